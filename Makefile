@@ -1,0 +1,62 @@
+# make demo   makes the environment, then runs the main job on an embedded database
+# make test   makes the environment with the test tools and the servers it needs, then runs every test
+# make check  lint, types, import floors and the fast tests
+# make bench  the benchmark table against the peers
+# make lock   resolves the pinned versions again (needs uv)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+TEST_WORKERS ?= 2
+SHELL = /bin/sh
+
+.PHONY: demo test check bench lock clean help needs
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+needs:
+	@command -v git >/dev/null || { echo "git is missing: install it first (Debian: apt-get install git)" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11 or newer, or say PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is too old: Python 3.11 or newer is needed; say PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv: install it first (Debian: apt-get install python3-venv)" >&2; exit 1; }
+
+# The lock has two parts: what backupd runs on, then a marker line, then what its tests need.
+$(VENV)/core.done: pyproject.toml requirements.lock | needs
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@sed '/^# ---- test tools/,$$d' requirements.lock > $(VENV)/core.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $(VENV)/core.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/test.done: $(VENV)/core.done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements.lock
+	@touch $@
+
+demo: $(VENV)/core.done
+	@$(BIN)/backupctl demo ./backupd-demo
+
+check: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -n $(TEST_WORKERS) -m "not slow and not s3server"
+
+test: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
+
+bench: $(VENV)/test.done
+	$(BIN)/python tests/bench/run.py
+
+lock:
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 pyproject.toml --group build -o core.lock.tmp
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 pyproject.toml --group build --group test -c core.lock.tmp -o all.lock.tmp
+	$(PYTHON) tests/split_lock.py core.lock.tmp all.lock.tmp > requirements.lock
+	rm -f core.lock.tmp all.lock.tmp
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

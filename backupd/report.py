@@ -1,0 +1,55 @@
+"""The reporter: where expected problems and progress go while a job works on.
+
+A job tells its reporter what it counts and which problems it met; it never prints and never logs by itself.
+Nothing given to a reporter may hold a record's content.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing found wrong with a stored object: its name, the kind of problem, and a sentence."""
+
+    object: str
+    kind: str
+    detail: str
+
+
+class Reporter(Protocol):
+    """What a job tells while it works."""
+
+    def phase(self, name: str, total_bytes: int | None = None) -> None:
+        """A new phase begins; `total_bytes` is what `advance` will add up to, if known."""
+
+    def advance(self, done_bytes: int) -> None:
+        """That many more bytes of the phase are done."""
+
+    def warning(self, text: str) -> None:
+        """Something the operator should know, though the job goes on."""
+
+    def problem(self, problem: Problem) -> None:
+        """A stored object is not as it should be."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """A reporter that only collects: for tests, for `--quiet`, and under every other reporter."""
+
+    warnings: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def phase(self, name: str, total_bytes: int | None = None) -> None:
+        """Collects nothing."""
+
+    def advance(self, done_bytes: int) -> None:
+        """Collects nothing."""
+
+    def warning(self, text: str) -> None:
+        """Keeps the warning."""
+        self.warnings.append(text)
+
+    def problem(self, problem: Problem) -> None:
+        """Keeps the problem."""
+        self.problems.append(problem)

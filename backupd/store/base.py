@@ -1,0 +1,125 @@
+"""What a store must promise, and the rules of names, checked both ways.
+
+A store holds whole objects under flat names. It knows nothing of encryption, packs or snapshots, and it must never
+change or rename an object once written. The repository relies on exactly what the protocol's docstrings say; the
+conformance suite in `tests/contracts/test_object_store.py` checks every implementation against them.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from backupd.errors import BackupdError, Failed, StorageRefused, TryAgain, UsageError
+
+MAX_OBJECT_BYTES = 64 * 1024 * 1024
+"""No object of the format is larger; a store may hold it in memory."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}(/[a-z0-9][a-z0-9._-]{0,127}){0,5}")
+
+
+class StoreError(BackupdError):
+    """Base of a store's own failures; never raised itself."""
+
+
+class ObjectMissing(StoreError):
+    """There is no object of this name."""
+
+    code = "object_missing"
+
+
+class ObjectExists(StoreError):
+    """A create-only write found an object of this name."""
+
+    code = "object_exists"
+
+
+class ShortRead(StoreError):
+    """The store gave fewer or other bytes than it announced: truncated, transcoded, or a range it did not honour."""
+
+    code = "short_read"
+
+
+class StoreRefused(StorageRefused, StoreError):
+    """Credentials, permissions, quota, a full disk: trying again does not help."""
+
+
+class StoreUnavailable(TryAgain, StoreError):
+    """Timeouts, throttling, resets: the bounded retries are used up."""
+
+
+class StoreMissing(Failed, StoreError):
+    """The bucket or the folder itself does not exist."""
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether `name` follows the grammar: 1 to 6 lower-case parts of [a-z0-9._-], at most 512 characters."""
+    return len(name) <= 512 and _NAME.fullmatch(name) is not None
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it follows the grammar.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if not is_valid_name(name):
+        raise UsageError(f"not a valid object name: {name[:80]!r}")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a listing tells of an object: its name, its size in bytes, and when the store says it was written (UTC)."""
+
+    name: str
+    size: int
+    modified: datetime
+
+
+class ObjectStore(Protocol):
+    """A place for whole objects. Safe for use from several threads at once.
+
+    Attributes:
+        url: where it is, for people; holds no secret.
+        retries_inside: whether calls already retry transient failures.
+    """
+
+    @property
+    def url(self) -> str:
+        """Where it is, for people; holds no secret."""
+
+    def put(self, name: str, data: bytes | bytearray | memoryview, *, create_only: bool = True) -> datetime:
+        """Write a whole object, durably and atomically: it is visible whole, or not at all.
+
+        With `create_only`, an existing object of this name is left as it is and ObjectExists is raised; of several
+        concurrent writers one wins. Without it, concurrent writers may all succeed and one of the contents stays:
+        only for names that are bound to the content. When the answer to a create-only write was lost and a retry
+        meets an object that equals `data`, that is success.
+
+        Returns:
+            When the store says it was written (UTC, the store's own clock).
+
+        Raises:
+            ObjectExists, StoreRefused, StoreUnavailable, StoreMissing.
+        """
+
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+        """Read an object, or `length` bytes of it from `start`; exactly those bytes or an error.
+
+        Raises:
+            ObjectMissing, ShortRead (a range past the end included), StoreRefused, StoreUnavailable, StoreMissing.
+        """
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """All complete objects whose name starts with `prefix`, in name order, without names outside the grammar."""
+
+    def strangers(self) -> Iterator[str]:
+        """Names under the store's place that are outside the grammar (shortened, printable), for reports."""
+
+    def delete(self, name: str) -> None:
+        """Remove an object; one that is not there is fine."""
+
+    def close(self) -> None:
+        """Give connections back; the store is not used afterwards."""
