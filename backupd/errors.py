@@ -71,6 +71,12 @@ class IntegrityError(BackupdError):
     code = "integrity"
 
 
+class MissingObject(IntegrityError):
+    """An object that the repository needs is not in the storage."""
+
+    code = "missing_object"
+
+
 class NoRepository(BackupdError):
     """There is no repository (or no bucket) at this place."""
 

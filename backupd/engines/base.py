@@ -92,7 +92,6 @@ class LoadResult:
     """What a restore wrote.
 
     Attributes:
-        rows: rows in all tables, if they were counted.
         bytes: bytes written.
         check_seconds: time of the engine's own check, which is not part of the restore time.
     """

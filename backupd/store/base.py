@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from backupd.errors import BackupdError, Failed, StorageRefused, TryAgain, UsageError
+from backupd.errors import BackupdError, NoRepository, StorageRefused, TryAgain, UsageError
 
 MAX_OBJECT_BYTES = 64 * 1024 * 1024
 """No object of the format is larger; a store may hold it in memory."""
@@ -49,7 +49,7 @@ class StoreUnavailable(TryAgain, StoreError):
     """Timeouts, throttling, resets: the bounded retries are used up."""
 
 
-class StoreMissing(Failed, StoreError):
+class StoreMissing(NoRepository, StoreError):
     """The bucket or the folder itself does not exist."""
 
 
@@ -83,7 +83,6 @@ class ObjectStore(Protocol):
 
     Attributes:
         url: where it is, for people; holds no secret.
-        retries_inside: whether calls already retry transient failures.
     """
 
     @property

@@ -1,0 +1,278 @@
+"""Captures an SQLite database: one pinned read transaction, its pages streamed in order through the backup API.
+
+Because the transaction is pinned before the copy starts, the copy never restarts, however busy the writers are. In WAL
+mode writers are not held up, but no checkpoint gets past the pinned moment; in rollback mode they wait until it ends.
+
+It must never change what the source is, beyond what any reader of SQLite does: a hot journal is rolled back (and said
+so), a WAL is never written into the database while another program has it open, and the folder is left with the files
+that it had. It must never open the source by another way than SQLite, because closing any other descriptor drops
+SQLite's locks.
+"""
+
+import inspect
+import os
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from backupd.engines.base import StreamInfo, TableInfo
+from backupd.engines.sqlite_facts import read_facts, read_tables
+from backupd.engines.sqlite_open import first_fault, harden, require_regular, source_errors
+from backupd.engines.sqlite_pages import BUFFER, LOCK_BYTE, PageSink, Watch, sink_connection, watched_connection
+from backupd.errors import SourceIncomplete, Unreachable
+
+_WAL_MODE = 2
+# A hot journal; a write lock asked for on a read-only descriptor; a journal that its writer removed meanwhile.
+_NEEDS_WRITING = (apsw.ReadOnlyError, apsw.IOError, apsw.CantOpenError)
+
+
+class _Stream:
+    """The buffers of one copy. Cut short by the end of its view, it fails instead of looking complete."""
+
+    def __init__(self, copy: Generator[bytes, None, None]) -> None:
+        self._copy = copy
+        self._cut = False
+
+    def __iter__(self) -> "_Stream":
+        return self
+
+    def __next__(self) -> bytes:
+        if self._cut:
+            raise SourceIncomplete("the view was closed before its stream had been read", hint="run again")
+        return next(self._copy)
+
+    def close(self) -> None:
+        """End the copy; a copy that is finished stays finished."""
+        self._cut = inspect.getgeneratorstate(self._copy) != inspect.GEN_CLOSED
+        self._copy.close()
+
+
+class SqliteView:
+    """One pinned moment of an SQLite database; made by `SqliteSource.view`, which also ends it."""
+
+    def __init__(self, path: Path, timeout: float, patience: float, connection: apsw.Connection, watch: Watch) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._patience = patience
+        self._connection = connection
+        self._watch = watch
+        self._pinned_at = time.monotonic()
+        self._wal_size = _size(connection.filename_wal)
+        self.facts: Mapping[str, object] = read_facts(connection, watch.page_one)
+        self._page_size = int(connection.pragma("page_size"))
+        self._page_count = int(connection.pragma("page_count"))
+        self.streams: Sequence[StreamInfo] = (
+            StreamInfo("main", "pages", self._page_size * self._page_count, self._page_size),
+        )
+        tables, warnings = read_tables(connection)
+        self.tables: Sequence[TableInfo] = tables
+        self.warnings: Sequence[str] = warnings
+        self._copies: list[_Stream] = []
+        self._closed = False
+
+    @property
+    def pressing(self) -> bool:
+        """True after the patience in rollback mode, where writers wait; or once the WAL grew by a quarter of the database."""
+        if self.facts["journal_mode"] == "wal":
+            grown = _size(self._connection.filename_wal) - self._wal_size
+            return grown * 4 > self._page_size * self._page_count
+        return time.monotonic() - self._pinned_at > self._patience
+
+    def read(self, stream: StreamInfo) -> Iterator[bytes]:
+        """The database file of this moment, in buffers of 1 MiB; at most about 4 MiB are held at a time.
+
+        Raises:
+            SourceIncomplete: a page could not be read, or the copy is not exactly the pages of this moment.
+        """
+        if stream != self.streams[0]:
+            raise ValueError(f"no such stream: {stream.name}")
+        if self._closed:
+            raise SourceIncomplete("the view is closed", object_name=str(self._path), hint="run again")
+        copy = _Stream(self._copy())
+        self._copies.append(copy)
+        return copy
+
+    def close(self) -> None:
+        """End a copy that its reader left half-way."""
+        self._closed = True
+        for copy in self._copies:
+            copy.close()
+
+    def _copy(self) -> Generator[bytes, None, None]:
+        if self._page_count == 0:
+            return
+        with source_errors(self._path, self._timeout):
+            sink = PageSink(self._page_size, self._page_count, self._page_one(), self._lock_page())
+            with sink_connection(sink) as target, target.backup("main", self._connection, "main") as backup:
+                while not backup.done:
+                    backup.step(BUFFER // self._page_size)
+                    yield from sink.take()
+            last = sink.finish()
+            if self._watch.short_reads:
+                self._require_sound()
+            if last:
+                yield last
+
+    def _page_one(self) -> bytes:
+        page = self._watch.page_one
+        if page is None or len(page) != self._page_size:
+            name = str(self._path)
+            raise SourceIncomplete(f"page 1 of {name} was not seen", object_name=name, hint="run again")
+        return page
+
+    def _lock_page(self) -> bytes:
+        if self._page_size * self._page_count <= LOCK_BYTE:
+            return b""
+        seen = self._watch.short_reads  # the file may end before this page if all behind it is in the WAL yet
+        page = self._connection.read("main", 0, LOCK_BYTE, self._page_size)[1]
+        self._watch.short_reads = seen
+        return page
+
+    def _require_sound(self) -> None:
+        """A file too short for its pages was cut off, unless the engine finds that the missing pages are unused."""
+        if (fault := first_fault(self._connection, full=False)) is not None:
+            raise SourceIncomplete(
+                f"{self._path} is cut off: {fault}",
+                object_name=str(self._path),
+                hint="run PRAGMA integrity_check on it; restore an older snapshot if it is damaged",
+            )
+
+
+class SqliteSource:
+    """An SQLite database file.
+
+    Args:
+        path: the file; every name that the system allows, never read as a URI.
+        timeout: seconds to wait for a lock.
+        patience: seconds that writers may be kept waiting in rollback mode before the view says that it is pressing.
+    """
+
+    engine = "sqlite"
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout: float = 30.0, patience: float = 30.0) -> None:
+        self._path = Path(path).absolute()
+        self._timeout = timeout
+        self._patience = patience
+
+    @property
+    def default_name(self) -> str:
+        """The file's name without its suffix."""
+        return self._path.stem
+
+    @contextmanager
+    def view(self, *, check: bool = False) -> Iterator[SqliteView]:
+        """Pin one moment; with `check`, `PRAGMA quick_check` of that moment must say ok.
+
+        Raises:
+            Unreachable: missing, encrypted, no database, or no access.
+            TryAgain: locked for longer than the timeout.
+            SourceIncomplete: corrupt, cut off, or the check failed.
+        """
+        require_regular(self._path)
+        with source_errors(self._path, self._timeout):
+            connection, watch, notes = self._pin()
+            try:
+                view = SqliteView(self._path, self._timeout, self._patience, connection, watch)
+                view.warnings = (*notes, *view.warnings)
+                if check:
+                    self._check(connection)
+            except BaseException:
+                connection.close(True)
+                raise
+        try:
+            yield view
+        finally:
+            view.close()
+            with source_errors(self._path, self._timeout):
+                connection.close(True)
+
+    def _check(self, connection: apsw.Connection) -> None:
+        try:
+            fault = first_fault(connection, full=False)
+        except apsw.SQLError as error:
+            raise SourceIncomplete(
+                f"{self._path} cannot be checked: it needs a collation, function or module of its own",
+                object_name=str(self._path),
+                hint="back it up without the check",
+            ) from error
+        if fault is not None:
+            raise SourceIncomplete(
+                f"{self._path} fails SQLite's quick_check: {fault}",
+                object_name=str(self._path),
+                hint="repair the database, or back it up as it is, without the check",
+            )
+
+    def _pin(self) -> tuple[apsw.Connection, Watch, list[str]]:
+        """Open and pin: read-only, unless SQLite has to roll back first or would leave files of its own behind.
+
+        A connection that may not write cannot delete the -wal and -shm files that it had to create, so a WAL database
+        that nobody has open is opened for writing: SQLite then removes both again. If a WAL is there already, whether
+        a running program's or a killed one's, the connection stays read-only and leaves it alone.
+        """
+        connection, watch = self._connect(apsw.SQLITE_OPEN_READONLY)
+        try:
+            if self._is_wal(connection) and not self._has_wal(connection):
+                connection.close()
+                connection, watch = self._connect(apsw.SQLITE_OPEN_READWRITE)
+            try:
+                _begin(connection, watch)
+            except _NEEDS_WRITING as error:
+                connection.close(True)
+                connection, watch = self._connect(apsw.SQLITE_OPEN_READWRITE)
+                _begin(connection, watch)
+                if isinstance(error, apsw.ReadOnlyError):
+                    return connection, watch, ["what a killed program had left half-way was rolled back by SQLite"]
+        except BaseException:
+            connection.close(True)
+            raise
+        return connection, watch, []
+
+    def _connect(self, flags: int) -> tuple[apsw.Connection, Watch]:
+        connection, watch = watched_connection(self._path.resolve(), flags)
+        try:
+            # A WAL that is there stays as it is; and on a read-only descriptor the lock for a checkpoint would fail.
+            if flags & apsw.SQLITE_OPEN_READONLY or Path(connection.filename_wal).exists():
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            connection.set_busy_timeout(round(self._timeout * 1000))
+            harden(connection)
+        except BaseException:
+            connection.close(True)
+            raise
+        return connection, watch
+
+    def _is_wal(self, connection: apsw.Connection) -> bool:
+        header = connection.read("main", 0, 0, 100)[1]
+        return _WAL_MODE in header[18:20]
+
+    def _has_wal(self, connection: apsw.Connection) -> bool:
+        """Whether the WAL is there already; if files must be created, this user must be one who may write the database.
+
+        Raises:
+            Unreachable: files would be left behind that the database's own programs might not be able to write.
+        """
+        wal = Path(connection.filename_wal)
+        shm = wal.with_name(wal.name.removesuffix("-wal") + "-shm")
+        if not (wal.exists() and shm.exists()) and not os.access(self._path, os.W_OK):
+            raise Unreachable(
+                f"{self._path} is in WAL mode, no program has it open, and this user may not write it",
+                object_name=str(self._path),
+                hint="let this user write the file and its folder, or back it up while its program runs",
+            )
+        return wal.exists()
+
+
+def _begin(connection: apsw.Connection, watch: Watch) -> None:
+    """Pin the moment: the first read inside BEGIN takes the lock (or the WAL's end mark) that holds until the end."""
+    connection.execute("BEGIN").fetchall()
+    connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    watch.pinned = True
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except FileNotFoundError:
+        return 0

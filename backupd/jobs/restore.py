@@ -1,0 +1,143 @@
+"""Restore: a snapshot's stream comes back into a target, checked chunk by chunk and as a whole, before anybody sees it."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from backupd.crypto.chunks import Kind
+from backupd.crypto.primitives import stream_digest
+from backupd.engines.base import CheckLevel, Target
+from backupd.errors import Failed, IntegrityError
+from backupd.repo.nodes import ChunkRef, walk
+from backupd.repo.reading import ChunkReader, PackCache, Spool
+from backupd.repo.repository import Repository, SnapshotView
+from backupd.repo.snapshot import StreamRoot
+from backupd.report import Reporter
+
+BATCH = 16
+AHEAD_BATCHES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """What a restore did. `seconds` ends with the rename; the engine's check is counted apart."""
+
+    tables: int
+    rows: int | None
+    bytes: int
+    seconds: float
+    check_seconds: float
+    fetched_bytes: int
+    warnings: tuple[str, ...]
+
+
+def open_content(repo: Repository, view: SnapshotView) -> dict[str, Any]:
+    """A snapshot's content part.
+
+    Raises:
+        MissingRight: no key at hand can read.
+        IntegrityError: it is damaged.
+    """
+    return view.object.content(repo.keyring.session(view.object.envelope).session_key)
+
+
+def restore(
+    repo: Repository,
+    view: SnapshotView,
+    target: Target,
+    *,
+    check: CheckLevel,
+    report: Reporter,
+    spool_folder: Path | None = None,
+) -> RestoreResult:
+    """Write a snapshot into a prepared target.
+
+    Args:
+        repo: the repository, with the read right.
+        view: the verified snapshot.
+        target: prepared already, so that nothing that is refused at the end costs hours.
+        check: the engine's own check before the result becomes visible.
+        report: progress.
+        spool_folder: where packs wait on disk, as ciphertext, if fetching one twice is dear.
+
+    Raises:
+        IntegrityError: an object that this snapshot needs is missing, damaged or forged; nothing is left behind.
+    """
+    began = time.monotonic()
+    content = open_content(repo, view)
+    if len(view.structure.streams) != 1 or content.get("engine") != "sqlite":
+        raise Failed(
+            f"snapshot {view.id[:12]} holds a {content.get('engine')} database, which this version cannot restore",
+            hint="use a newer backupctl",
+        )
+    root, described = view.structure.streams[0], content["streams"][0]
+    report.phase("restoring", root.size)
+    cache = PackCache(repo, spool=Spool(spool_folder) if spool_folder else None)
+    try:
+        reader = ChunkReader(repo, cache)
+        if spool_folder:
+            cache.uses = _count_uses(root, reader)
+        buffers = _joined(root, reader, cache, described["digest"], report)
+        loaded = target.load(buffers, size=root.size, facts=content["facts"], check=check)
+    finally:
+        cache.close()
+    return RestoreResult(
+        len(content["tables"]),
+        view.structure.rows,
+        loaded.bytes,
+        time.monotonic() - began - loaded.check_seconds,
+        loaded.check_seconds,
+        cache.fetched_bytes,
+        loaded.warnings,
+    )
+
+
+def _count_uses(root: StreamRoot, reader: ChunkReader) -> dict[bytes, int]:
+    uses: dict[bytes, int] = {}
+    waiting: list[ChunkRef]
+    for ref in walk(root.top, root.kind, reader.node_loader()):
+        waiting = [ref]
+        while waiting:
+            one = waiting.pop()
+            uses[one.pack] = uses.get(one.pack, 0) + 1
+            waiting += one.bases
+    return uses
+
+
+def _joined(
+    root: StreamRoot, reader: ChunkReader, cache: PackCache, digest: str | None, report: Reporter
+) -> Iterator[bytes]:
+    """The stream's chunks in order, opened by a few threads; ends with an error unless the whole is what it was."""
+    running = stream_digest()
+    threads = min(8, max(2, len(os.sched_getaffinity(0))))
+    refs = walk(root.top, root.kind, reader.node_loader())
+    pending: deque[Future[list[bytes]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="open") as pool:
+        try:
+            while True:
+                while len(pending) < AHEAD_BATCHES and (batch := list(islice(refs, BATCH))):
+                    for pack in {ref.pack for ref in batch}:
+                        cache.prefetch(pack)
+                    pending.append(pool.submit(_open_batch, reader, batch, root.kind))
+                if not pending:
+                    break
+                for plain in pending.popleft().result():
+                    running.update(plain)
+                    report.advance(len(plain))
+                    yield plain
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    if digest is not None and running.hexdigest() != digest:
+        raise IntegrityError(
+            "the restored stream is not the one that was captured", hint="please report this: it is a bug"
+        )
+
+
+def _open_batch(reader: ChunkReader, batch: list[ChunkRef], kind: Kind) -> list[bytes]:
+    return [reader.read(ref, kind) for ref in batch]

@@ -1,0 +1,135 @@
+"""From a stored payload back to a chunk's plaintext, for every codec of version 1. FORMAT.md, section 6.
+
+Pure functions on bytes that were authenticated before. The caller recomputes the id of what comes out.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from backupd.crypto.chunks import Kind
+from backupd.errors import IntegrityError
+from backupd.repo.compression import Bytes, compress, decompress
+
+RAW, ZSTD, ROW_DELTA, DICT_DELTA = range(4)
+MAX_CHUNK = 1024 * 1024
+MAX_DELTA = 4 * MAX_CHUNK
+MAX_LINKS = 8
+_BASES = {RAW: (0,), ZSTD: (0,), ROW_DELTA: (1, 2), DICT_DELTA: (1, 2)}
+
+
+def encode(plaintext: Bytes, level: int) -> tuple[int, Bytes]:
+    """Store in full: compressed if that is smaller, else as it is. Returns (codec, payload)."""
+    packed = compress(plaintext, level)
+    return (ZSTD, packed) if len(packed) < len(plaintext) else (RAW, plaintext)
+
+
+def check_shape(kind: Kind, codec: int, bases: int, payload_length: int, plain_length: int) -> None:
+    """Refuse what no writer of version 1 may store, before anything is read.
+
+    Raises:
+        IntegrityError: an unknown codec, or lengths or bases that do not fit it.
+    """
+    if codec not in _BASES or bases not in _BASES[codec] or (codec == ROW_DELTA and kind is not Kind.ROWS):
+        raise IntegrityError(f"a chunk has codec {codec} with {bases} bases, which version 1 does not know")
+    if not 1 <= plain_length <= MAX_CHUNK or not 1 <= payload_length <= MAX_DELTA + 65536:
+        raise IntegrityError("a chunk has an impossible length")
+    if codec == RAW and payload_length != plain_length:
+        raise IntegrityError("a chunk stored as it is has two lengths")
+
+
+def decode(codec: int, payload: bytes, plain_length: int, bases: Sequence[bytes]) -> bytes:
+    """Undo a codec.
+
+    Args:
+        codec: one that `check_shape` passed.
+        payload: the authenticated payload.
+        plain_length: the length that must come out.
+        bases: plaintexts of the bases, in order.
+
+    Raises:
+        IntegrityError: the payload does not yield a plaintext of that length.
+    """
+    if codec == RAW:
+        return payload
+    if codec == ZSTD:
+        return decompress(payload, limit=MAX_CHUNK, exact=plain_length)
+    if codec == DICT_DELTA:
+        return decompress(payload, limit=MAX_CHUNK, exact=plain_length, dictionary=b"".join(bases))
+    out = apply_row_delta(decompress(payload, limit=MAX_DELTA), bases)
+    if len(out) != plain_length:
+        raise IntegrityError("a row delta does not yield the length it was stored with")
+    return out
+
+
+def split_rows(data: bytes) -> list[bytes]:
+    """Cut into rows, each with its line feed; the last may lack it (`splitlines` would cut at carriage returns too)."""
+    pieces = data.split(b"\n")
+    rows = [piece + b"\n" for piece in pieces[:-1]]
+    return [*rows, pieces[-1]] if pieces[-1] else rows
+
+
+class _Varints:
+    """Reads LEB128 numbers of at most 5 bytes."""
+
+    __slots__ = ("at", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def next(self) -> int:
+        value = shift = 0
+        while True:
+            if self.at >= len(self.data) or shift > 28:
+                raise IntegrityError("a row delta is damaged")
+            byte = self.data[self.at]
+            self.at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    def many(self, n: int) -> list[int]:
+        if n > len(self.data) - self.at:
+            raise IntegrityError("a row delta counts more than it holds")
+        return [self.next() for _ in range(n)]
+
+    def places(self, n: int, end: int) -> list[int]:
+        at, out = -1, []
+        for gap in self.many(n):
+            at += gap + 1
+            out.append(at)
+        if out and at >= end:
+            raise IntegrityError("a row delta names a place outside")
+        return out
+
+    def rows(self, lengths: Sequence[int]) -> Iterator[bytes]:
+        if sum(lengths) > len(self.data) - self.at:
+            raise IntegrityError("a row delta holds less than it says")
+        for length in lengths:
+            yield self.data[self.at : self.at + length]
+            self.at += length
+
+
+def apply_row_delta(delta: bytes, bases: Sequence[bytes]) -> bytes:
+    """Apply a row delta to its bases' rows.
+
+    Raises:
+        IntegrityError: the delta was not made for these bases, or is damaged.
+    """
+    reader = _Varints(delta)
+    base = [row for piece in bases for row in split_rows(piece)]
+    base_rows, result_rows, removed_count, added_count = (reader.next() for _ in range(4))
+    if base_rows != len(base) or base_rows - removed_count + added_count != result_rows:
+        raise IntegrityError("a row delta was made for other bases")
+    removed_at = reader.places(removed_count, base_rows)
+    added_at = reader.places(added_count, result_rows)
+    removed_lengths, added_lengths = reader.many(removed_count), reader.many(added_count)
+    removed = list(reader.rows(removed_lengths))
+    added = list(reader.rows(added_lengths))
+    if reader.at != len(delta):
+        raise IntegrityError("a row delta has bytes behind its end")
+    if any(base[at] != row for at, row in zip(removed_at, removed, strict=True)):
+        raise IntegrityError("a row delta removes rows that are not there")
+    gone = set(removed_at)
+    kept = iter([row for at, row in enumerate(base) if at not in gone])
+    new = dict(zip(added_at, added, strict=True))
+    return b"".join(new[at] if at in new else next(kept) for at in range(result_rows))

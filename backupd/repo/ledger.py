@@ -1,0 +1,92 @@
+"""What this machine remembers of a repository: the newest trust version and each writer's newest snapshot.
+
+A missing tail of a chain is noticed only by one who remembers its head. The ledger is a small file in the state folder;
+it is believed over the storage, and replaced whole.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fcntl import LOCK_EX, LOCK_UN, flock
+from pathlib import Path
+
+from backupd.errors import Failed
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Remembered heads: writer to (number, hash); and the highest trust version seen."""
+
+    path: Path
+    trust: int = 0
+    heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    records: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Ledger":
+        """Read the ledger of a repository's state folder; an absent one is empty.
+
+        Raises:
+            Failed: it is there but cannot be read: deleting it must be somebody's decision.
+        """
+        path = folder / "heads.json"
+        try:
+            document = json.loads(path.read_bytes())
+            heads = {bytes.fromhex(w): (int(h["seq"]), bytes.fromhex(h["hash"])) for w, h in document["heads"].items()}
+            records = {str(r): int(n) for r, n in document.get("records", {}).items()}
+            return cls(path, int(document["trust"]), heads, records)
+        except FileNotFoundError:
+            return cls(path)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise Failed(
+                f"the ledger {path} cannot be read",
+                object_name=str(path),
+                hint="it remembers the newest snapshots, so that a rollback is noticed; move it away only if you know why",
+            ) from None
+
+    def remember(
+        self,
+        trust: int,
+        heads: dict[bytes, tuple[int, bytes]],
+        *,
+        records: dict[str, int] | None = None,
+        lower: bool = False,
+    ) -> None:
+        """Keep newer heads, record numbers and a newer trust version; with `lower`, these heads even if they are older."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with state_lock(self.path.parent, "ledger"):
+            now = Ledger.load(self.path.parent)
+            self.trust = max(now.trust, trust)
+            self.heads = dict(now.heads)
+            self.records = {**now.records, **{r: max(n, now.records.get(r, 0)) for r, n in (records or {}).items()}}
+            for writer, head in heads.items():
+                if lower or head[0] > self.heads.get(writer, (0, b""))[0]:
+                    self.heads[writer] = head
+            if (now.trust, now.heads, now.records) != (self.trust, self.heads, self.records):
+                self._save()
+
+    def _save(self) -> None:
+        heads = {w.hex(): {"seq": seq, "hash": h.hex()} for w, (seq, h) in sorted(self.heads.items())}
+        data = json.dumps({"trust": self.trust, "heads": heads, "records": self.records}, indent=1).encode()
+        fresh = self.path.with_suffix(".new")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        fresh.replace(self.path)
+
+
+@contextmanager
+def state_lock(folder: Path, name: str) -> Iterator[None]:
+    """Hold a lock of this machine, by a file in the state folder."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        flock(fd, LOCK_EX)
+        yield
+    finally:
+        flock(fd, LOCK_UN)
+        os.close(fd)

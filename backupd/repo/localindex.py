@@ -1,0 +1,144 @@
+"""The local index: where this writer's chunks are. A cache, made from signed segments, thrown away at any time.
+
+Each row carries a short keyed checksum, so that a damaged or doctored cache costs space and never a snapshot: a row that
+does not check is no row.
+"""
+
+import contextlib
+import sqlite3
+import struct
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from backupd.crypto.chunks import Kind
+from backupd.crypto.primitives import b3_derive, b3_keyed
+from backupd.repo.nodes import ChunkRef, PackPlace
+from backupd.repo.segments import IndexedPack
+
+_SCHEMA = """
+create table if not exists packs(n integer primary key, digest blob unique not null, segment text not null);
+create table if not exists segments(name text primary key) without rowid;
+create table if not exists chunks(id blob not null, kind integer not null, pack integer not null, offset integer not null,
+  payload integer not null, plain integer not null, codec integer not null, bases blob not null, mac blob not null,
+  primary key(id, kind)) without rowid;
+"""
+_ROW = struct.Struct("<IIIBB")
+_MANY = 400
+
+
+class LocalIndex:
+    """An index file of one writer and epoch. Look-ups may come from several threads."""
+
+    def __init__(self, path: Path, secret: bytes) -> None:
+        self._path = path
+        self._key = b3_derive("backupd/v1/local-index", secret)
+        self._lock = threading.Lock()
+        self._absent: set[bytes] = set()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._db = self._open()
+        except sqlite3.DatabaseError:
+            self.throw_away(path)
+            self._db = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=60)
+        self._path.chmod(0o600)
+        db.execute("pragma journal_mode=wal")
+        db.execute("pragma synchronous=off")
+        db.execute("pragma cache_size=-8000")
+        for statement in _SCHEMA.split(";\n"):
+            db.execute(statement)
+        return db
+
+    @staticmethod
+    def throw_away(path: Path) -> None:
+        """Delete an index file; the next run makes it anew."""
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).unlink()
+
+    def segments(self) -> set[str]:
+        """Names of the segments that are in already."""
+        with self._lock:
+            return {name for (name,) in self._db.execute("select name from segments")}
+
+    def add(self, segment: str, packs: Iterable[IndexedPack]) -> None:
+        """Take a verified segment in."""
+        with self._lock:
+            self._db.execute("begin immediate")
+            try:
+                for pack in packs:
+                    self._add_pack(segment, pack)
+                self._db.execute("insert or ignore into segments values(?)", (segment,))
+            except BaseException:
+                self._db.execute("rollback")
+                raise
+            self._db.execute("commit")
+
+    def _add_pack(self, segment: str, pack: IndexedPack) -> None:
+        self._db.execute("insert or ignore into packs(digest, segment) values(?,?)", (pack.digest, segment))
+        (n,) = self._db.execute("select n from packs where digest=?", (pack.digest,)).fetchone()
+        rows = []
+        for e in pack.entries:
+            bases = b"".join(e.bases)
+            mac = self._mac(e.id, e.kind, pack.digest, e.offset, e.payload_length, e.plain_length, e.codec, bases)
+            rows.append((e.id, int(e.kind), n, e.offset, e.payload_length, e.plain_length, e.codec, bases, mac))
+        self._db.executemany("insert or replace into chunks values(?,?,?,?,?,?,?,?,?)", rows)
+
+    def _mac(
+        self, chunk: bytes, kind: int, digest: bytes, offset: int, payload: int, plain: int, codec: int, bases: bytes
+    ) -> bytes:
+        row = chunk + digest + _ROW.pack(offset, payload, plain, kind, codec) + bases
+        return b3_keyed(self._key, row)[:8]
+
+    def forget_segments(self, gone: Iterable[str]) -> None:
+        """Drop what came from segments that are no longer in the storage."""
+        with self._lock:
+            for name in gone:
+                packs = [n for (n,) in self._db.execute("select n from packs where segment=?", (name,))]
+                for n in packs:
+                    self._db.execute("delete from chunks where pack=?", (n,))
+                    self._db.execute("delete from packs where n=?", (n,))
+                self._db.execute("delete from segments where name=?", (name,))
+
+    def set_absent(self, digests: set[bytes]) -> None:
+        """From now on, chunks in these packs count as absent: marked, bad, or gone."""
+        self._absent = digests
+
+    def packs(self) -> set[bytes]:
+        """Digests of all packs that it knows."""
+        with self._lock:
+            return {digest for (digest,) in self._db.execute("select digest from packs")}
+
+    def count(self) -> int:
+        """How many chunks it knows."""
+        with self._lock:
+            (n,) = self._db.execute("select count(*) from chunks").fetchone()
+            return int(n)
+
+    def find(self, kind: Kind, ids: Sequence[bytes]) -> dict[bytes, ChunkRef]:
+        """Where these chunks are; those that are not known, absent, or do not check are left out."""
+        rows: list[tuple[bytes, bytes, int, int, int, int, bytes, bytes]] = []
+        with self._lock:
+            for at in range(0, len(ids), _MANY):
+                some = ids[at : at + _MANY]
+                rows += self._db.execute(
+                    "select c.id, p.digest, c.offset, c.payload, c.plain, c.codec, c.bases, c.mac"  # noqa: S608 - marks only
+                    " from chunks c join packs p on p.n=c.pack"
+                    f" where c.kind=? and c.id in ({','.join('?' * len(some))})",
+                    (int(kind), *some),
+                ).fetchall()
+        found = {}
+        for chunk, digest, offset, payload, plain, codec, bases, mac in rows:
+            good = self._mac(chunk, kind, digest, offset, payload, plain, codec, bases) == mac
+            # a delta is reused through the list that names its chain, never from here
+            if good and not bases and digest not in self._absent:
+                found[chunk] = ChunkRef(chunk, PackPlace(digest), offset, payload, plain, codec)
+        return found
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()

@@ -1,0 +1,354 @@
+"""Lists as data: the structure tree and the content tree of a stream. FORMAT.md, section 9.
+
+A node is self-contained: it names the packs, places and bases of everything its entries need. Trees are cut by content,
+so that an unchanged stretch of a stream gives the same nodes, stored once. Memory follows the depth of the tree, never
+its length.
+"""
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from backupd.crypto.chunks import Kind
+from backupd.errors import IntegrityError
+from backupd.repo.codecs import MAX_CHUNK, MAX_LINKS, check_shape
+
+STRUCTURE, CONTENT = 1, 2
+MIN_ENTRIES, MAX_ENTRIES, MAX_REFS = 16, 1024, 8192
+TOP_ENTRIES = 64
+MAX_DEPTH = 8
+CUT_MASK = 0x7F
+NO_BASE = 0xFFFF
+_HEAD = struct.Struct("<BBHIII")
+
+
+@dataclass(slots=True)
+class PackPlace:
+    """The pack that a chunk is in; its digest is known once the pack is complete."""
+
+    digest: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkRef:
+    """Where a stored chunk is and what it leans on."""
+
+    id: bytes
+    place: PackPlace
+    offset: int
+    payload_length: int
+    plain_length: int
+    codec: int
+    bases: tuple["ChunkRef", ...] = ()
+
+    @property
+    def pack(self) -> bytes:
+        """The digest of its pack, which must be complete."""
+        assert self.place.digest is not None
+        return self.place.digest
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a structure node: a chunk, or a node with what lies below it."""
+
+    ref: ChunkRef
+    chunks: int = 1
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContentEntry:
+    """What the content tree says of a chunk, or of a node below (then without flags)."""
+
+    rows: int
+    first: bytes = field(repr=False)
+    last: bytes = field(repr=False)
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A decoded node. `content` is empty for structure nodes, `entries` for content leaves."""
+
+    tree: int
+    level: int
+    entries: tuple[Entry, ...]
+    content: tuple[ContentEntry, ...] = ()
+
+
+def is_cut(ref_id: bytes, entries: int, refs: int) -> bool:
+    """Whether a node ends behind an entry of that id."""
+    return entries >= MAX_ENTRIES or refs >= MAX_REFS or (entries >= MIN_ENTRIES and ref_id[-1] & CUT_MASK == 0)
+
+
+def _closure(entries: Sequence[Entry]) -> list[ChunkRef]:
+    """The entries' refs, then every base and base of a base, each once."""
+    out = [entry.ref for entry in entries]
+    numbered: set[int] = set()
+    waiting = list(out)
+    while waiting:
+        ref = waiting.pop()
+        for base in ref.bases:
+            if id(base) not in numbered:
+                numbered.add(id(base))
+                out.append(base)
+                waiting.append(base)
+    return out
+
+
+def encode_node(tree: int, level: int, entries: Sequence[Entry], content: Sequence[ContentEntry] = ()) -> bytes:
+    """The plaintext of a node. A content leaf has `content` and no `entries`."""
+    refs = _closure(entries)
+    number: dict[int, int] = {}
+    for n, ref in enumerate(refs):
+        number.setdefault(id(ref), n)
+    packs: dict[bytes, int] = {}
+    for ref in refs:
+        packs.setdefault(ref.pack, len(packs))
+    count = len(content) if tree == CONTENT else len(entries)
+    n = len(refs)
+    bases = [(*(number[id(b)] for b in ref.bases), NO_BASE, NO_BASE)[:2] for ref in refs]
+    return b"".join(
+        [
+            _HEAD.pack(tree, level, 0, len(packs), n, count),
+            *packs,
+            *(ref.id for ref in refs),
+            struct.pack(f"<{n}I", *(ref.offset for ref in refs)),
+            struct.pack(f"<{n}I", *(ref.payload_length for ref in refs)),
+            struct.pack(f"<{n}I", *(ref.plain_length for ref in refs)),
+            struct.pack(f"<{n}H", *(packs[ref.pack] for ref in refs)),
+            struct.pack(f"<{n}H", *(first for first, _ in bases)),
+            struct.pack(f"<{n}H", *(second for _, second in bases)),
+            bytes(ref.codec for ref in refs),
+            _encode_tail(tree, level, entries, content),
+        ]
+    )
+
+
+def _encode_tail(tree: int, level: int, entries: Sequence[Entry], content: Sequence[ContentEntry]) -> bytes:
+    n = len(entries)
+    if tree == STRUCTURE:
+        if level == 0:
+            return b""
+        return struct.pack(f"<{n}Q", *(e.chunks for e in entries)) + struct.pack(f"<{n}Q", *(e.bytes for e in entries))
+    n = len(content)
+    rows = struct.pack(f"<{n}{'Q' if level else 'I'}", *(c.rows for c in content))
+    flags = b"" if level else bytes(c.flags for c in content)
+    lengths = struct.pack(f"<{n}I", *(len(c.first) for c in content)) + struct.pack(
+        f"<{n}I", *(len(c.last) for c in content)
+    )
+    return rows + flags + lengths + b"".join(c.first + c.last for c in content)
+
+
+class _Columns:
+    """Takes columns off a node's plaintext."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def raw(self, n: int) -> bytes:
+        piece = self.data[self.at : self.at + n]
+        if len(piece) != n:
+            raise IntegrityError("a list node is truncated")
+        self.at += n
+        return piece
+
+    def ints(self, n: int, code: str) -> tuple[int, ...]:
+        layout = struct.Struct(f"<{n}{code}")
+        return layout.unpack(self.raw(layout.size))
+
+
+def decode_node(data: bytes, tree: int, kind: Kind) -> Node:
+    """Parse a node's plaintext with every bound checked.
+
+    Args:
+        data: the authenticated plaintext.
+        tree: STRUCTURE or CONTENT.
+        kind: the kind of chunk that level 0 lists.
+
+    Raises:
+        IntegrityError: it is no such node.
+    """
+    columns = _Columns(data)
+    found, level, zero, packs_n, n, count = _HEAD.unpack(columns.raw(_HEAD.size))
+    if (found, zero) != (tree, 0) or level > MAX_DEPTH or count > MAX_ENTRIES or n > 3 * MAX_REFS or packs_n > n:
+        raise IntegrityError("a list node has an impossible head")
+    if tree == CONTENT and level == 0 and n:
+        raise IntegrityError("a content leaf lists chunks")
+    if not (tree == CONTENT and level == 0) and count > n:
+        raise IntegrityError("a list node counts more entries than refs")
+    child = (Kind.STRUCTURE if tree == STRUCTURE else Kind.CONTENT) if level else kind
+    refs = _decode_refs(columns, packs_n, n, child)
+    entries, content = _decode_tail(columns, tree, level, count, refs)
+    if columns.at != len(data):
+        raise IntegrityError("a list node has bytes behind its end")
+    return Node(tree, level, entries, content)
+
+
+def _decode_refs(columns: _Columns, packs_n: int, n: int, kind: Kind) -> list[ChunkRef]:
+    places = [PackPlace(columns.raw(32)) for _ in range(packs_n)]
+    ids = [columns.raw(32) for _ in range(n)]
+    offsets, payloads, plains = (columns.ints(n, "I") for _ in range(3))
+    packs, first, second = (columns.ints(n, "H") for _ in range(3))
+    codecs = columns.raw(n)
+    if n and max(packs) >= packs_n:
+        raise IntegrityError("a list node names a pack that it does not list")
+    refs: list[ChunkRef | None] = [None] * n
+
+    def build(at: int, depth: int) -> ChunkRef:
+        ready = refs[at]
+        if depth > MAX_LINKS:
+            raise IntegrityError("a chain of deltas is too long, or turns on itself")
+        if ready is not None:
+            if depth + _links(ready) > MAX_LINKS:
+                raise IntegrityError("a chain of deltas is too long, or turns on itself")
+            return ready
+        named = [b for b in (first[at], second[at]) if b != NO_BASE]
+        if any(b >= n for b in named) or (first[at] == NO_BASE and named):
+            raise IntegrityError("a list node names a base that it does not list")
+        check_shape(kind, codecs[at], len(named), payloads[at], plains[at])
+        bases = tuple(build(b, depth + 1) for b in named)
+        ref = ChunkRef(ids[at], places[packs[at]], offsets[at], payloads[at], plains[at], codecs[at], bases)
+        refs[at] = ref
+        return ref
+
+    return [build(at, 0) for at in range(n)]
+
+
+def _links(ref: ChunkRef) -> int:
+    return 1 + max(_links(base) for base in ref.bases) if ref.bases else 0
+
+
+def _decode_tail(
+    columns: _Columns, tree: int, level: int, count: int, refs: list[ChunkRef]
+) -> tuple[tuple[Entry, ...], tuple[ContentEntry, ...]]:
+    if tree == STRUCTURE:
+        if level == 0:
+            return tuple(Entry(ref, 1, ref.plain_length) for ref in refs[:count]), ()
+        below = zip(refs, columns.ints(count, "Q"), columns.ints(count, "Q"), strict=False)
+        return tuple(Entry(ref, chunks, size) for ref, chunks, size in below), ()
+    rows = columns.ints(count, "Q" if level else "I")
+    flags = bytes(count) if level else columns.raw(count)
+    firsts, lasts = columns.ints(count, "I"), columns.ints(count, "I")
+    content = tuple(
+        ContentEntry(r, columns.raw(a), columns.raw(b), f)
+        for r, a, b, f in zip(rows, firsts, lasts, flags, strict=True)
+    )
+    return tuple(Entry(ref) for ref in refs[:count]) if level else (), content
+
+
+class TreeBuilder:
+    """Builds a structure tree while its stream is read.
+
+    A node can be written only when the packs of all its entries are complete, so cut nodes wait in line; `waiting`
+    tells how many, and the owner completes open packs before the line grows long.
+
+    Args:
+        store: writes a node's plaintext as a chunk and returns where it is.
+    """
+
+    def __init__(self, store: Callable[[bytes], ChunkRef]) -> None:
+        self._store = store
+        self._open: list[list[Entry]] = [[]]
+        self._refs: list[int] = [0]
+        self._line: list[list[list[Entry]]] = [[]]
+
+    @property
+    def waiting(self) -> int:
+        """How many cut nodes wait for a pack, at all levels."""
+        return sum(len(line) for line in self._line)
+
+    def add(self, ref: ChunkRef) -> None:
+        """Append a chunk to the stream."""
+        self._add(0, Entry(ref, 1, ref.plain_length))
+
+    def _add(self, level: int, entry: Entry) -> None:
+        if level == len(self._open):
+            self._open.append([])
+            self._refs.append(0)
+            self._line.append([])
+        self._open[level].append(entry)
+        self._refs[level] += 1 + _family(entry.ref)
+        if is_cut(entry.ref.id, len(self._open[level]), self._refs[level]):
+            self._cut(level)
+
+    def _cut(self, level: int) -> None:
+        self._line[level].append(self._open[level])
+        self._open[level], self._refs[level] = [], 0
+        self.drain(level)
+
+    def drain(self, level: int = 0) -> None:
+        """Write the nodes whose packs are complete, in order."""
+        line = self._line[level]
+        while line and all(_complete(entry.ref) for entry in line[0]):
+            entries = line.pop(0)
+            ref = self._store(encode_node(STRUCTURE, level, entries))
+            self._add(level + 1, Entry(ref, sum(e.chunks for e in entries), sum(e.bytes for e in entries)))
+
+    def drain_all(self) -> None:
+        """Write what can be written at every level."""
+        for level in range(MAX_DEPTH):
+            if level < len(self._line):
+                self.drain(level)
+
+    def finish(self, complete_packs: Callable[[], None]) -> bytes:
+        """End the stream; returns the plaintext of the top node.
+
+        Args:
+            complete_packs: completes every open pack, so that all places are known.
+        """
+        level = 0
+        while True:
+            complete_packs()
+            self.drain(level)
+            highest = level == len(self._open) - 1
+            if highest and not self._line[level] and len(self._open[level]) <= TOP_ENTRIES:
+                return encode_node(STRUCTURE, level, self._open[level])
+            if self._open[level]:
+                self._cut(level)
+            level += 1
+
+
+def _family(ref: ChunkRef) -> int:
+    return sum(1 + _family(base) for base in ref.bases)
+
+
+def _complete(ref: ChunkRef) -> bool:
+    return ref.place.digest is not None and all(_complete(base) for base in ref.bases)
+
+
+def walk(
+    top: bytes, kind: Kind, load: Callable[[ChunkRef], bytes], seen: Callable[[ChunkRef], bool] = lambda _: False
+) -> Iterator[ChunkRef]:
+    """The chunks of a structure tree, in order.
+
+    Args:
+        top: the top node's plaintext.
+        kind: what the stream's chunks are.
+        load: reads a node's chunk, checked against its id.
+        seen: asked before a node is loaded; True leaves the node and all below it out.
+
+    Raises:
+        IntegrityError: a node is not as the format says.
+    """
+    yield from _walk(decode_node(top, STRUCTURE, kind), kind, load, seen)
+
+
+def _walk(
+    node: Node, kind: Kind, load: Callable[[ChunkRef], bytes], seen: Callable[[ChunkRef], bool]
+) -> Iterator[ChunkRef]:
+    for entry in node.entries:
+        if node.level == 0:
+            yield entry.ref
+        elif not seen(entry.ref):
+            child = decode_node(load(entry.ref), STRUCTURE, kind)
+            if child.level != node.level - 1:
+                raise IntegrityError("a list node stands at the wrong level")
+            totals = (sum(e.chunks for e in child.entries), sum(e.bytes for e in child.entries))
+            if totals != (entry.chunks, entry.bytes):
+                raise IntegrityError("a list node holds other totals than its parent says")
+            yield from _walk(child, kind, load, seen)
+
+
+assert MAX_REFS * 60 < MAX_CHUNK

@@ -1,0 +1,158 @@
+"""Signed records (holds, bad packs, prunes, ...) and the marks of garbage collection. FORMAT.md, section 11.
+
+Which role may sign which type is the table in FORMAT.md, section 3; a record signed by another role is reported and ignored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backupd.crypto.chunks import open_part, seal_part
+from backupd.crypto.keyfile import Role
+from backupd.crypto.keyring import Keyring, Signer
+from backupd.crypto.primitives import Unauthentic
+from backupd.errors import IntegrityError
+from backupd.repo.format import (
+    GC,
+    OWNER_BYTES,
+    RECORD,
+    Cursor,
+    block,
+    check_frame,
+    dump_json,
+    frame,
+    owner_block,
+    pack_json,
+    parse_json,
+    parse_owner,
+    sign_object,
+    split_signed,
+    unpack_json,
+)
+from backupd.repo.trust import Trust
+
+PLAIN, WRITER, ROOT = range(3)
+OPEN_TYPES = frozenset({"bad-packs", "prune"})
+_EVERY = frozenset(Role)
+_READERS = frozenset({Role.READ, Role.RECOVERY, Role.ROOT})
+SIGNERS: Mapping[str, frozenset[Role]] = {
+    "hold": _READERS | {Role.WRITE, Role.PRUNE},
+    "release": frozenset({Role.PRUNE, Role.ROOT}),
+    "brake": _EVERY,
+    "brake-release": frozenset({Role.PRUNE, Role.ROOT}),
+    "bad-packs": _READERS | {Role.CHECK, Role.PRUNE},
+    "evidence": _READERS | {Role.CHECK},
+    "prune": frozenset({Role.PRUNE, Role.ROOT}),
+    "erasure": _READERS,
+    "incident": _READERS,
+    "audit": _READERS | {Role.CHECK, Role.PRUNE},
+}
+
+
+def record_name(role: Role, n: int) -> str:
+    """`records/<role>/<n>`."""
+    return f"records/{role}/{n:012d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A verified record."""
+
+    name: str
+    role: Role
+    type: str
+    document: Mapping[str, Any]
+
+
+def encode_record(
+    name: str, document: Mapping[str, object], repository: bytes, signer: Signer, keyring: Keyring
+) -> bytes:
+    """Seal and sign a record: plain for types of object names only, else under the records key.
+
+    Raises:
+        IntegrityError: the signer's role may not sign this type.
+    """
+    kind = str(document["type"])
+    if signer.role not in SIGNERS[kind]:
+        raise IntegrityError(f"a {signer.role} key may not sign a {kind} record")
+    if kind in OPEN_TYPES:
+        return _join(name, repository, bytes(OWNER_BYTES), PLAIN, dump_json(document), signer)
+    writer = next((k for k in keyring.keys if k.role is Role.WRITE), None)
+    records_key = keyring.records_key()
+    if records_key is not None:
+        body = seal_part(records_key, "record", name.encode(), pack_json(document))
+        return _join(name, repository, bytes(OWNER_BYTES), ROOT, body, signer)
+    assert writer is not None
+    from backupd.crypto.envelope import structure_key_id
+
+    key = writer.secrets["structure"]
+    body = seal_part(key, "record", name.encode(), pack_json(document))
+    owner = owner_block(writer.header.writer, writer.secrets.epoch, structure_key_id(key))
+    return _join(name, repository, owner, WRITER, body, signer)
+
+
+def _join(name: str, repository: bytes, owner: bytes, sealing: int, body: bytes, signer: Signer) -> bytes:
+    return sign_object(name, frame(RECORD, repository) + owner + bytes([sealing]) + block(body), [signer])
+
+
+def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Record | None:
+    """Verify and open a record; None if it is sealed for keys that are not at hand.
+
+    Raises:
+        IntegrityError: forged, damaged, or signed by a role that may not.
+    """
+    check_frame(data, name, trust.repository)
+    signed = split_signed(name, data)
+    known = trust.signer_public(signed.signer())
+    if known is None or known[0] != name.split("/")[1]:
+        raise IntegrityError(f"{name} is signed by a key that may not", object_name=name)
+    role, public = known
+    signed.verify(signed.signer(), public)
+    cursor = Cursor(signed.body, name)
+    writer, epoch, structure_id = parse_owner(cursor.take(OWNER_BYTES))
+    sealing, body = cursor.u8(), cursor.block()
+    cursor.end()
+    if sealing == PLAIN:
+        document = parse_json(body, name)
+    else:
+        key = keyring.structure_key(writer, epoch, structure_id) if sealing == WRITER else keyring.records_key()
+        if key is None:
+            return None
+        try:
+            document = unpack_json(open_part(key, "record", name.encode(), body), name)
+        except Unauthentic:
+            raise IntegrityError(f"{name} does not open", object_name=name) from None
+    kind = str(document.get("type"))
+    if kind in SIGNERS and role not in SIGNERS[kind]:
+        raise IntegrityError(f"{name}: a {role} key may not sign a {kind} record", object_name=name)
+    return Record(name, role, kind, document)
+
+
+def encode_mark(
+    generation: int, packs: list[str], created: str, repository: bytes, signer: Signer
+) -> tuple[str, bytes]:
+    """A gc mark: these packs are about to go."""
+    name = f"gc/{generation:012d}.mark"
+    document = {"generation": generation, "created": created, "packs": packs}
+    return name, sign_object(name, frame(GC, repository) + block(dump_json(document)), [signer])
+
+
+def decode_mark(data: bytes, name: str, trust: Trust) -> frozenset[str]:
+    """The names of the packs that a verified mark lists.
+
+    Raises:
+        IntegrityError: forged or damaged.
+    """
+    check_frame(data, name, trust.repository)
+    signed = split_signed(name, data)
+    known = trust.signer_public(signed.signer())
+    if known is None or known[0] not in {Role.PRUNE, Role.ROOT}:
+        raise IntegrityError(f"{name} is signed by a key that may not", object_name=name)
+    signed.verify(signed.signer(), known[1])
+    cursor = Cursor(signed.body, name)
+    document = parse_json(cursor.block(), name)
+    cursor.end()
+    packs = document.get("packs")
+    if not isinstance(packs, list):
+        raise IntegrityError(f"{name} holds a document that cannot be read", object_name=name)
+    return frozenset(str(pack) for pack in packs)

@@ -1,0 +1,303 @@
+"""A repository as its users see it: trust, the history of snapshots, and the keys that open them.
+
+Everything read here is verified before it is believed: trust against the pin, snapshots against trust, and the history
+against itself and against what this machine remembers. Nothing here writes; see `writing`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from backupd.crypto.envelope import Envelope
+from backupd.crypto.keyring import Keyring, Right, missing_right
+from backupd.errors import IntegrityError, MissingObject, NoRepository
+from backupd.repo.format import frame_repository, kind_of, trust_name
+from backupd.repo.ledger import Ledger
+from backupd.repo.records import Record, decode_mark, decode_record
+from backupd.repo.snapshot import SnapshotObject, Structure, parse_snapshot
+from backupd.repo.trust import Trust, decode_trust
+from backupd.report import Problem, Reporter
+from backupd.store.base import ObjectMissing, ObjectStore, ShortRead, StoreMissing
+
+READ_THREADS = 8
+
+
+def repository_id(store: ObjectStore) -> bytes:
+    """The id that the repository at this place claims: enough to choose keys by, not enough to trust.
+
+    Raises:
+        NoRepository: there is none.
+        IntegrityError: the first trust document is damaged.
+    """
+    try:
+        name = next((info.name for info in store.list("trust/") if kind_of(info.name)), None)
+    except StoreMissing as error:
+        raise NoRepository(error.message, object_name=store.url, hint=error.hint) from None
+    if name is None:
+        if next(store.list("snapshots/"), None) or next(store.list("packs/"), None):
+            raise MissingObject(
+                "the trust document is missing from the storage, though there are snapshots",
+                object_name=trust_name(1),
+                hint="bring it back from a copy of the repository or an older version in the storage",
+            )
+        raise NoRepository(
+            f"there is no backupd repository at {store.url}",
+            object_name=store.url,
+            hint=f"make one with `backupctl init {store.url} --keys DIR`",
+        )
+    found = frame_repository(read_object(store, name))
+    if found is None:
+        raise IntegrityError(f"{name} is damaged", object_name=name)
+    return found
+
+
+def read_object(store: ObjectStore, name: str) -> bytes:
+    """Read a whole object that must be there.
+
+    Raises:
+        MissingObject: it is not there.
+        IntegrityError: it comes back cut.
+    """
+    try:
+        return store.get(name)
+    except ObjectMissing:
+        raise MissingObject(f"{name} is missing from the storage", object_name=name) from None
+    except ShortRead as error:
+        raise IntegrityError(f"{name} cannot be read whole: {error.message}", object_name=name) from None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotView:
+    """A verified snapshot: the object and its opened structure part."""
+
+    object: SnapshotObject
+    structure: Structure
+    writer_label: str
+
+    @property
+    def id(self) -> str:
+        """The snapshot's id in hex."""
+        return self.object.id.hex()
+
+    @property
+    def source(self) -> str:
+        """The source's name within its writer."""
+        return self.structure.source
+
+
+@dataclass(slots=True)
+class History:
+    """All snapshots that verify, oldest first, and what is wrong with the rest."""
+
+    views: list[SnapshotView] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Repository:
+    """An opened repository. Reading only; safe for several threads."""
+
+    store: ObjectStore
+    keyring: Keyring
+    trust: Trust
+    ledger: Ledger
+
+    @property
+    def id(self) -> bytes:
+        """The repository's id."""
+        return self.trust.repository
+
+    @classmethod
+    def open(cls, store: ObjectStore, keyring: Keyring, ledger: Ledger) -> "Repository":
+        """Verify trust from the pin up to the newest version.
+
+        Raises:
+            IntegrityError: trust is missing, forged, or older than what was seen before.
+        """
+        pin = keyring.pin
+        there = {info.name for info in store.list("trust/")}
+        version, trust = pin.trust, None
+        while trust is None or trust_name(version) in there:
+            data = read_object(store, trust_name(version))
+            trust = decode_trust(data, version, pin.repository, trust, pin.root)
+            version += 1
+        later = sorted(name for name in there if name > trust_name(version) and kind_of(name))
+        if later or trust.version < ledger.trust:
+            newest = max(ledger.trust, int(later[-1].split("/")[1]) if later else 0)
+            raise IntegrityError(
+                f"the storage lacks a trust document: version {newest} was seen, {trust.version} is the newest whole one",
+                object_name=trust_name(trust.version + 1),
+                hint="somebody removed it or restored an old state of the storage; do not go on before you know who",
+            )
+        return cls(store, keyring, trust, ledger)
+
+    def structure_key(self, envelope: Envelope) -> bytes:
+        """The structure key that an envelope names.
+
+        Raises:
+            MissingRight: no key at hand leads to it.
+        """
+        key = self.keyring.structure_key(envelope.writer, envelope.epoch, envelope.structure_id)
+        if key is not None:
+            return key
+        if self.keyring.find(Right.READ):
+            return self.keyring.session(envelope).structure_key
+        raise missing_right(Right.CHECK, [k.role for k in self.keyring.keys])
+
+    def view(self, data: bytes, name: str) -> SnapshotView:
+        """Verify one snapshot object's signature and open its structure part.
+
+        Raises:
+            IntegrityError: forged or damaged.
+            MissingRight: no structure key for it.
+        """
+        found = parse_snapshot(data, name, self.id)
+        signer = found.signed.signer()
+        entry = self.trust.writer_entry(found.writer, signer)
+        if entry is None:
+            raise IntegrityError(f"{name} is signed by a key that is no writer of this repository", object_name=name)
+        found.signed.verify(signer, entry.public)
+        structure = found.structure(self.structure_key(found.envelope))
+        if structure.trust > self.trust.version:
+            raise IntegrityError(
+                f"{name} was made under trust version {structure.trust}, the storage shows only {self.trust.version}",
+                object_name=name,
+                hint="the storage was rolled back, or hides trust documents",
+            )
+        return SnapshotView(found, structure, self.trust.label_of(found.writer))
+
+    def newest_name(self, writer: bytes) -> str | None:
+        """The name of a writer's newest snapshot object."""
+        name = None
+        for info in self.store.list(f"snapshots/{writer.hex()}/"):
+            if kind_of(info.name):
+                name = info.name
+        return name
+
+    def head(self, writer: bytes) -> SnapshotView | None:
+        """A writer's newest snapshot, verified.
+
+        Raises:
+            IntegrityError: it is damaged or forged.
+        """
+        name = self.newest_name(writer)
+        return self.view(read_object(self.store, name), name) if name else None
+
+    def history(self) -> History:
+        """Read and verify every snapshot there is, and the chains between them; problems are collected, not raised."""
+        history = History()
+        names = [info.name for info in self.store.list("snapshots/")]
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            results = list(pool.map(self._try_view, names))
+        broken: set[tuple[str, int]] = set()
+        for name, result in zip(names, results, strict=True):
+            if isinstance(result, Problem):
+                history.problems.append(result)
+                if kind_of(name):
+                    broken.add((name.split("/")[1], int(name.split("/")[2])))
+            else:
+                history.views.append(result)
+        self._check_chains(history, broken)
+        history.views.sort(key=lambda v: (v.structure.taken_at, v.object.seq))
+        return history
+
+    def _try_view(self, name: str) -> "SnapshotView | Problem":
+        if not kind_of(name):
+            return Problem(name, "unknown", "this name is not one of version 1")
+        try:
+            return self.view(read_object(self.store, name), name)
+        except IntegrityError as error:
+            return Problem(name, "missing" if isinstance(error, MissingObject) else "damaged", error.message)
+
+    def _check_chains(self, history: History, broken: set[tuple[str, int]]) -> None:
+        pruned = self._pruned()
+        for writer in sorted({view.object.writer for view in history.views} | set(self.ledger.heads)):
+            chain = sorted((v for v in history.views if v.object.writer == writer), key=lambda v: v.object.seq)
+            history.problems += list(_chain_problems(writer, chain, pruned, broken, self.ledger.heads.get(writer)))
+            if chain:
+                history.heads[writer] = (chain[-1].object.seq, chain[-1].object.id)
+            revoked = {e.id: e.last_good for e in self.trust.writers if e.writer == writer and e.last_good}
+            for view in _untrusted(chain, revoked):
+                history.views.remove(view)
+                history.problems.append(
+                    Problem(
+                        view.object.name, "revoked", "signed by a revoked writer key and not on its last good chain"
+                    )
+                )
+
+    def _pruned(self) -> dict[tuple[bytes, int], bytes]:
+        pruned = {}
+        for record in self.records(lambda _: None):
+            if record.type == "prune":
+                for item in record.document.get("snapshots", []):
+                    pruned[(bytes.fromhex(item["writer"]), int(item["seq"]))] = bytes.fromhex(item["hash"])
+        return pruned
+
+    def records(self, problem: Callable[[Problem], None]) -> Iterator[Record]:
+        """All records that verify; the others are handed to `problem`."""
+        for info in self.store.list("records/"):
+            if not kind_of(info.name):
+                problem(Problem(info.name, "unknown", "this name is not one of version 1"))
+                continue
+            try:
+                record = decode_record(read_object(self.store, info.name), info.name, self.trust, self.keyring)
+            except IntegrityError as error:
+                problem(Problem(info.name, "damaged", error.message))
+                continue
+            if record is not None:
+                yield record
+
+    def avoided_packs(self, report: Reporter) -> set[str]:
+        """Names of packs that count as absent for new snapshots: reported bad, or marked by garbage collection."""
+        avoided: set[str] = set()
+        for record in self.records(report.problem):
+            if record.type == "bad-packs":
+                avoided |= {str(name) for name in record.document.get("packs", [])}
+        names = [info.name for info in self.store.list("gc/") if kind_of(info.name)]
+        swept = {name.partition(".")[0] for name in names if name.endswith(".sweep")}
+        for name in names:
+            if name.endswith(".mark") and name.partition(".")[0] not in swept:
+                avoided |= decode_mark(read_object(self.store, name), name, self.trust)
+        return avoided
+
+
+def _chain_problems(
+    writer: bytes,
+    chain: list[SnapshotView],
+    pruned: dict[tuple[bytes, int], bytes],
+    broken: set[tuple[str, int]],
+    remembered: tuple[int, bytes] | None,
+) -> Iterator[Problem]:
+    prefix = f"snapshots/{writer.hex()}/"
+    known = {view.object.seq: view.object.id for view in chain}
+    last = max([0, *known, *(seq for w, seq in broken if w == writer.hex())])
+    if remembered and remembered[0] > last:
+        yield Problem(
+            f"{prefix}{remembered[0]:012d}",
+            "missing",
+            f"this machine has seen snapshot {remembered[0]}; the newest is {last}",
+        )
+    if remembered and remembered[0] in known and known[remembered[0]] != remembered[1]:
+        yield Problem(
+            f"{prefix}{remembered[0]:012d}", "forked", "this machine has seen another snapshot of this number"
+        )
+    for seq in range(1, last):
+        if seq not in known and (writer, seq) not in pruned and (writer.hex(), seq) not in broken:
+            yield Problem(f"{prefix}{seq:012d}", "missing", "a snapshot is missing and no signed record tells why")
+    for view in chain:
+        before = view.object.seq - 1
+        expected = known.get(before, pruned.get((writer, before)))
+        if (before == 0) != (view.structure.previous is None) or (expected and view.structure.previous != expected):
+            yield Problem(view.object.name, "chain", "it does not follow the snapshot before it")
+
+
+def _untrusted(chain: list[SnapshotView], revoked: Mapping[bytes, tuple[int, bytes]]) -> list[SnapshotView]:
+    by_id = {view.object.id: view for view in chain}
+    good: set[bytes] = set()
+    for last_good in revoked.values():
+        at = by_id.get(last_good[1])
+        while at is not None and at.object.id not in good:
+            good.add(at.object.id)
+            at = by_id.get(at.structure.previous or b"")
+    return [v for v in chain if v.object.signed.signer() in revoked and v.object.id not in good]

@@ -1,0 +1,216 @@
+"""Snapshot objects: what a snapshot is, signed and chained. FORMAT.md, section 10.
+
+The structure part is for everybody who may check; the content part opens only with the session's key.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from backupd.crypto.chunks import Kind, open_part, seal_part
+from backupd.crypto.envelope import Envelope, parse_envelope
+from backupd.crypto.keyring import Signer
+from backupd.crypto.primitives import Unauthentic, sha256
+from backupd.errors import IntegrityError
+from backupd.repo.format import (
+    SNAPSHOT,
+    Cursor,
+    Signed,
+    block,
+    check_frame,
+    frame,
+    pack_json,
+    sign_object,
+    snapshot_name,
+    split_signed,
+    unpack_json,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRoot:
+    """A stream as the structure part lists it."""
+
+    kind: Kind
+    size_class: int
+    chunks: int
+    size: int
+    top: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What everybody with a structure key may know of a snapshot."""
+
+    seq: int
+    previous: bytes | None
+    trust: int
+    source: str
+    taken_at: str
+    stored_at: str
+    kind: str
+    streams: tuple[StreamRoot, ...]
+    rows: int | None
+    read_bytes: int
+    stored_bytes: int
+    chunks: Mapping[str, int]
+    segments: int = 0
+    tags: tuple[str, ...] = ()
+    hold: str | None = None
+
+    def document(self) -> dict[str, object]:
+        """As JSON."""
+        return {
+            "seq": self.seq,
+            "previous": self.previous.hex() if self.previous else None,
+            "trust": self.trust,
+            "source": self.source,
+            "taken_at": self.taken_at,
+            "stored_at": self.stored_at,
+            "kind": self.kind,
+            "streams": [
+                {
+                    "kind": int(s.kind),
+                    "class": s.size_class,
+                    "chunks": s.chunks,
+                    "bytes": s.size,
+                    "top": base64.b64encode(s.top).decode(),
+                }
+                for s in self.streams
+            ],
+            "rows": self.rows,
+            "read_bytes": self.read_bytes,
+            "stored_bytes": self.stored_bytes,
+            "chunks": dict(self.chunks),
+            "segments": self.segments,
+            "tags": list(self.tags),
+            "hold": self.hold,
+        }
+
+
+def _structure(document: dict[str, Any], name: str) -> Structure:
+    try:
+        streams = tuple(
+            StreamRoot(
+                Kind(s["kind"]),
+                int(s["class"]),
+                int(s["chunks"]),
+                int(s["bytes"]),
+                base64.b64decode(s["top"], validate=True),
+            )
+            for s in document["streams"]
+        )
+        return Structure(
+            int(document["seq"]),
+            bytes.fromhex(document["previous"]) if document["previous"] else None,
+            int(document["trust"]),
+            str(document["source"]),
+            str(document["taken_at"]),
+            str(document["stored_at"]),
+            str(document["kind"]),
+            streams,
+            None if document["rows"] is None else int(document["rows"]),
+            int(document["read_bytes"]),
+            int(document["stored_bytes"]),
+            {str(k): int(v) for k, v in document["chunks"].items()},
+            int(document["segments"]),
+            tuple(str(t) for t in document["tags"]),
+            None if document["hold"] is None else str(document["hold"]),
+        )
+    except (KeyError, ValueError, TypeError, AttributeError, binascii.Error):
+        raise IntegrityError(f"{name} holds a document that cannot be read", object_name=name) from None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotObject:
+    """A snapshot object taken apart; believed only once `signed` was verified."""
+
+    name: str
+    id: bytes
+    writer: bytes
+    seq: int
+    envelope: Envelope = field(repr=False)
+    signed: Signed = field(repr=False)
+    sealed_structure: bytes = field(repr=False)
+    sealed_content: bytes = field(repr=False)
+    size: int = 0
+
+    def _aad(self) -> bytes:
+        return self.name.encode() + sha256(self.envelope.raw)
+
+    def structure(self, key: bytes) -> Structure:
+        """Open the structure part.
+
+        Raises:
+            IntegrityError: damaged, of another writer or number, or not readable.
+        """
+        try:
+            plain = open_part(key, "snapshot-structure", self._aad(), self.sealed_structure)
+        except Unauthentic:
+            raise IntegrityError(f"the structure of {self.name} does not open", object_name=self.name) from None
+        structure = _structure(unpack_json(plain, self.name), self.name)
+        if structure.seq != self.seq:
+            raise IntegrityError(f"{self.name} says that it is another number", object_name=self.name)
+        return structure
+
+    def content(self, session_key: bytes) -> dict[str, Any]:
+        """Open the content part.
+
+        Raises:
+            IntegrityError: damaged, or not readable.
+        """
+        try:
+            plain = open_part(session_key, "snapshot-content", self._aad(), self.sealed_content)
+        except Unauthentic:
+            raise IntegrityError(f"the content of {self.name} does not open", object_name=self.name) from None
+        return unpack_json(plain, self.name)
+
+
+def parse_snapshot(data: bytes, name: str, repository: bytes) -> SnapshotObject:
+    """Take a snapshot object apart; nothing is verified or opened yet.
+
+    Raises:
+        IntegrityError: it is no snapshot of this repository, writer and version.
+    """
+    check_frame(data, name, repository)
+    signed = split_signed(name, data)
+    cursor = Cursor(signed.body, name)
+    raw, structure, content = cursor.block(), cursor.block(), cursor.block()
+    cursor.end()
+    _, writer, seq = name.split("/")
+    try:
+        envelope = parse_envelope(raw)
+    except IntegrityError as error:
+        raise IntegrityError(f"{name}: {error.message}", object_name=name) from None
+    if (envelope.writer.hex(), envelope.repository) != (writer, repository):
+        raise IntegrityError(f"{name} was written by another writer", object_name=name)
+    return SnapshotObject(
+        name, sha256(data), envelope.writer, int(seq), envelope, signed, structure, content, len(data)
+    )
+
+
+def encode_snapshot(
+    structure: Structure,
+    content: Mapping[str, object],
+    *,
+    envelope: Envelope,
+    structure_key: bytes,
+    session_key: bytes,
+    signer: Signer,
+    stored_overhead: bool = True,
+) -> tuple[str, bytes]:
+    """Seal, join and sign a snapshot; returns its name and bytes.
+
+    With `stored_overhead`, the object's own length is added to `stored_bytes`, as near as it can be known beforehand.
+    """
+    name = snapshot_name(envelope.writer, structure.seq)
+    aad = name.encode() + sha256(envelope.raw)
+    sealed_content = seal_part(session_key, "snapshot-content", aad, pack_json(content))
+    head = frame(SNAPSHOT, envelope.repository) + block(envelope.raw)
+    if stored_overhead:
+        guess = len(head) + len(sealed_content) + len(pack_json(structure.document())) + 40 + 8 + 81
+        structure = replace(structure, stored_bytes=structure.stored_bytes + guess)
+    sealed_structure = seal_part(structure_key, "snapshot-structure", aad, pack_json(structure.document()))
+    return name, sign_object(name, head + block(sealed_structure) + block(sealed_content), [signer])

@@ -1,0 +1,285 @@
+"""Trust: who may write, check, prune and read, signed by the root and pinned by every key. FORMAT.md, section 4.
+
+Nothing unsigned is ever taken from the storage: a public key that only the bucket vouches for is no key.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from backupd.crypto.keyfile import Key, Pin, Role
+from backupd.crypto.keyring import Signer
+from backupd.crypto.primitives import RECIPIENT_BYTES, sha256
+from backupd.errors import IntegrityError
+from backupd.repo.format import (
+    MAX_SIGNATURES,
+    SUITE,
+    TRUST,
+    VERSION,
+    Cursor,
+    block,
+    check_frame,
+    dump_json,
+    frame,
+    parse_json,
+    sign_object,
+    split_signed,
+    trust_name,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A key that may sign records of its role and, with a recipient half, open sessions."""
+
+    id: bytes
+    role: Role
+    public: bytes
+    recipient: bytes = field(default=b"", repr=False)
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterEntry:
+    """One credential of a writer. With `last_good` it is revoked: only what that hash leads back to is trusted."""
+
+    writer: bytes
+    id: bytes
+    public: bytes
+    epoch: int
+    label: str = ""
+    last_good: tuple[int, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the repository's owner promised for all its writers."""
+
+    base_max_age_days: int = 30
+    max_session_hours: int = 24
+    grace_hours: int = 25
+    undo_days: int = 7
+    pack_bytes: int = 16 * 1024 * 1024
+    create_only: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """A verified trust document."""
+
+    repository: bytes
+    version: int
+    created: str
+    expires: str | None
+    threshold: int
+    roots: Mapping[bytes, bytes]
+    identities: tuple[Identity, ...]
+    writers: tuple[WriterEntry, ...]
+    policy: Policy
+    min_format: int = VERSION
+    min_suite: int = SUITE
+
+    @property
+    def recipients(self) -> dict[bytes, bytes]:
+        """Key id to public key of everybody a session is sealed to."""
+        return {i.id: i.recipient for i in self.identities if i.recipient}
+
+    def recipients_hash(self) -> bytes:
+        """What a write key remembers of the recipient set of its epoch."""
+        return recipients_hash(self.recipients)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The root fingerprint."""
+        return root_fingerprint(self.threshold, self.roots.values())
+
+    def signer_public(self, key: bytes) -> tuple[Role, bytes] | None:
+        """Role and public key of somebody who may sign records."""
+        if key in self.roots:
+            return Role.ROOT, self.roots[key]
+        for identity in self.identities:
+            if identity.id == key:
+                return identity.role, identity.public
+        for entry in self.writers:
+            if entry.id == key:
+                return Role.WRITE, entry.public
+        return None
+
+    def writer_entry(self, writer: bytes, key: bytes) -> WriterEntry | None:
+        """The credential `key` of a writer."""
+        return next((e for e in self.writers if e.writer == writer and e.id == key), None)
+
+    def label_of(self, writer: bytes) -> str:
+        """A writer's label for people."""
+        return next((e.label for e in self.writers if e.writer == writer and e.label), writer.hex()[:8])
+
+
+def recipients_hash(recipients: Iterable[bytes]) -> bytes:
+    """H of the sorted recipient ids."""
+    return sha256(b"".join(sorted(recipients)))
+
+
+def root_fingerprint(threshold: int, publics: Iterable[bytes]) -> bytes:
+    """The fingerprint of a root set."""
+    return sha256(b"backupd/v1/root" + bytes([threshold]) + b"".join(sorted(publics)))
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def encode_trust(trust: Trust, signers: list[Signer]) -> bytes:
+    """The signed object."""
+    document = {
+        "format": VERSION,
+        "repository": trust.repository.hex(),
+        "version": trust.version,
+        "created": trust.created,
+        "expires": trust.expires,
+        "min_format": trust.min_format,
+        "min_suite": trust.min_suite,
+        "root": {
+            "threshold": trust.threshold,
+            "keys": [{"id": k.hex(), "public": _b64(p)} for k, p in sorted(trust.roots.items())],
+        },
+        "identities": [
+            {
+                "id": i.id.hex(),
+                "role": i.role,
+                "public": _b64(i.public),
+                "label": i.label,
+                **({"recipient": _b64(i.recipient)} if i.recipient else {}),
+            }
+            for i in trust.identities
+        ],
+        "writers": [
+            {
+                "writer": w.writer.hex(),
+                "id": w.id.hex(),
+                "public": _b64(w.public),
+                "epoch": w.epoch,
+                "label": w.label,
+                "last_good": {"seq": w.last_good[0], "hash": w.last_good[1].hex()} if w.last_good else None,
+            }
+            for w in trust.writers
+        ],
+        "policy": {name: getattr(trust.policy, name) for name in Policy.__slots__},
+    }
+    return sign_object(trust_name(trust.version), frame(TRUST, trust.repository) + block(dump_json(document)), signers)
+
+
+def _parse(document: dict[str, Any]) -> Trust:
+    identities = tuple(
+        Identity(
+            bytes.fromhex(i["id"]),
+            Role(i["role"]),
+            base64.b64decode(i["public"], validate=True),
+            base64.b64decode(i.get("recipient", ""), validate=True),
+            str(i.get("label", "")),
+        )
+        for i in document["identities"]
+    )
+    writers = tuple(
+        WriterEntry(
+            bytes.fromhex(w["writer"]),
+            bytes.fromhex(w["id"]),
+            base64.b64decode(w["public"], validate=True),
+            int(w["epoch"]),
+            str(w.get("label", "")),
+            (int(w["last_good"]["seq"]), bytes.fromhex(w["last_good"]["hash"])) if w.get("last_good") else None,
+        )
+        for w in document["writers"]
+    )
+    roots = {bytes.fromhex(k["id"]): base64.b64decode(k["public"], validate=True) for k in document["root"]["keys"]}
+    policy = Policy(**{k: v for k, v in document["policy"].items() if k in Policy.__slots__})
+    return Trust(
+        bytes.fromhex(document["repository"]),
+        int(document["version"]),
+        str(document["created"]),
+        document["expires"],
+        int(document["root"]["threshold"]),
+        roots,
+        identities,
+        writers,
+        policy,
+        int(document["min_format"]),
+        int(document["min_suite"]),
+    )
+
+
+def _check_sense(trust: Trust, name: str) -> None:
+    recipients = trust.recipients
+    recovery = any(i.role is Role.RECOVERY and i.recipient for i in trust.identities)
+    distinct = len(set(trust.roots.values())) == len(trust.roots)
+    quorum = 1 <= trust.threshold <= len(trust.roots) <= MAX_SIGNATURES and distinct
+    lengths = all(len(r) == RECIPIENT_BYTES for r in recipients.values()) and len(recipients) <= 32
+    if not (recovery and quorum and lengths):
+        raise IntegrityError(
+            f"{name} is not a sane trust document: it needs a root quorum and a recovery recipient", object_name=name
+        )
+    if trust.min_format > VERSION or trust.min_suite > SUITE:
+        raise IntegrityError(
+            f"{name} asks for a newer format than this program knows", object_name=name, hint="upgrade backupctl"
+        )
+
+
+def decode_trust(data: bytes, version: int, repository: bytes, previous: Trust | None, fingerprint: bytes) -> Trust:
+    """Verify one trust document.
+
+    Args:
+        data: the object.
+        version: the version its name says.
+        repository: the repository it must belong to.
+        previous: the verified version before it; None for the pinned one.
+        fingerprint: the pinned root fingerprint, which counts where there is no `previous`.
+
+    Raises:
+        IntegrityError: wrong place, version or root, or not enough signatures of different root keys.
+    """
+    name = trust_name(version)
+    check_frame(data, name, repository)
+    signed = split_signed(name, data)
+    # The document must be parsed to learn which roots sign it; it is believed only after their quorum was counted.
+    cursor = Cursor(signed.body, name)
+    try:
+        trust = _parse(parse_json(cursor.block(), name))
+    except (KeyError, ValueError, TypeError, binascii.Error):
+        raise IntegrityError(f"{name} holds a document that cannot be read", object_name=name) from None
+    cursor.end()
+    if (trust.repository, trust.version) != (repository, version):
+        raise IntegrityError(f"{name} says that it is another version or repository", object_name=name)
+    _check_sense(trust, name)
+    if previous is None and trust.fingerprint != fingerprint:
+        raise IntegrityError(
+            f"{name} has another root than the one your key pins",
+            object_name=name,
+            hint="the storage may have been tampered with: compare the fingerprint with the one that `init` printed",
+        )
+    for quorum in ([previous] if previous else []) + [trust]:
+        good = set()
+        for key in {key for key, _ in signed.signatures} & quorum.roots.keys():
+            signed.verify(key, quorum.roots[key])
+            good.add(quorum.roots[key])
+        if len(good) < quorum.threshold:
+            raise IntegrityError(f"{name} is not signed by enough root keys", object_name=name)
+    return trust
+
+
+def first_trust(keys: Sequence[Key], pin: Pin, created: datetime, policy: Policy, label: str) -> Trust:
+    """The trust document that `init` signs: one root, one writer, and the other keys as identities."""
+    identities = tuple(
+        Identity(k.header.id, k.role, k.header.public, k.header.recipient)
+        for k in keys
+        if k.role not in {Role.ROOT, Role.WRITE}
+    )
+    writers = tuple(
+        WriterEntry(k.header.writer, k.header.id, k.header.public, k.secrets.epoch, label)
+        for k in keys
+        if k.role is Role.WRITE
+    )
+    roots = {k.header.id: k.header.public for k in keys if k.role is Role.ROOT}
+    stamp = created.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Trust(pin.repository, pin.trust, stamp, None, 1, roots, identities, writers, policy)

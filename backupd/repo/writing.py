@@ -1,0 +1,317 @@
+"""A run's writing half: from plaintext chunks to packs, index segments and, last of all, the snapshot object.
+
+The session key lives in this object only and dies with it. The order of writes is the promise: session, packs, index,
+snapshot. Whatever is interrupted leaves earlier snapshots whole and no trace of the new one but unreferenced packs.
+"""
+
+import random
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from backupd.crypto.chunks import ChunkHead, ChunkNamer, ChunkSealer, Kind, seal_part
+from backupd.crypto.envelope import SessionSecrets, seal_envelope
+from backupd.crypto.keyfile import Key, Role
+from backupd.crypto.keyring import Signer
+from backupd.crypto.primitives import random_bytes
+from backupd.errors import IntegrityError, KeyProblem
+from backupd.repo.codecs import encode
+from backupd.repo.compression import Bytes
+from backupd.repo.format import SESSION, block, frame, kind_of, pack_json, pack_name, sign_object
+from backupd.repo.localindex import LocalIndex
+from backupd.repo.nodes import ChunkRef, PackPlace, TreeBuilder
+from backupd.repo.pack import PackBuilder, PackEntry
+from backupd.repo.repository import Repository
+from backupd.repo.segments import IndexedPack, encode_segment, segment_name
+from backupd.repo.snapshot import StreamRoot
+
+PACKS_IN_FLIGHT = 3
+PACKS_A_SEGMENT = 64
+SMALL_STREAM = 64 * 1024 * 1024
+NODES_IN_LINE = 512
+SIZE_CLASS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A chunk ready to be placed: known already, or sealed."""
+
+    head: ChunkHead
+    known: ChunkRef | None
+    blob: bytes = field(default=b"", repr=False)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a run adds up."""
+
+    total: int = 0
+    full: int = 0
+    delta: int = 0
+    reused: int = 0
+    read_bytes: int = 0
+    stored_bytes: int = 0
+
+    def chunks(self) -> dict[str, int]:
+        """As the contract's `chunks`."""
+        return {"total": self.total, "full": self.full, "delta": self.delta, "reused": self.reused}
+
+
+def check_credential(repo: Repository, key: Key) -> None:
+    """Whether trust still knows this write key, for this epoch and these recipients.
+
+    Raises:
+        KeyProblem: it does not; a new write key is needed.
+    """
+    entry = repo.trust.writer_entry(key.header.writer, key.header.id)
+    why = None
+    if entry is None:
+        why = "the trust document does not name it"
+    elif entry.last_good is not None:
+        why = "it was revoked"
+    elif entry.epoch != key.secrets.epoch:
+        why = f"it is of epoch {key.secrets.epoch}, the trust document says {entry.epoch}"
+    elif key.secrets["recipients"] != repo.trust.recipients_hash():
+        why = "the restore and recovery keys have changed since it was made"
+    if why:
+        raise KeyProblem(
+            f"the write key {key.header.path} is no longer good: {why}",
+            object_name=key.header.path,
+            hint="get the current write.key from whoever holds the root key",
+        )
+
+
+class WriteSession:
+    """One run of one writer. `prepare` may run in several threads; everything else belongs to the run's own thread.
+
+    Args:
+        repo: the opened repository.
+        key: the write key.
+        index: the local index, up to date.
+        started: the host's time, for the session object.
+        level: zstd level.
+    """
+
+    def __init__(self, repo: Repository, key: Key, index: LocalIndex, *, started: datetime, level: int = 3) -> None:
+        check_credential(repo, key)
+        self.repo = repo
+        self.index = index
+        self.writer = key.header.writer
+        self.signer = Signer(Role.WRITE, key.header.id, key.secrets["sign"])
+        self.secrets = SessionSecrets(
+            random_bytes(32),
+            key.secrets["id"],
+            key.secrets["cut"],
+            key.secrets["structure"],
+            self.writer,
+            key.secrets.epoch,
+            repo.id,
+        )
+        self.envelope = seal_envelope(self.secrets, repo.trust.recipients, repo.trust.version)
+        self.counts = Counts()
+        self.referenced: set[bytes] = set()
+        self._level = level
+        self._sealer = ChunkSealer(self.secrets.session_key)
+        self._structure = ChunkSealer(self.secrets.structure_key)
+        self._namers = {k: ChunkNamer.of(self._name_secret(k), k) for k in Kind}
+        self._fresh: dict[tuple[Kind, bytes], ChunkRef] = {}
+        self._lists = OpenPacks(self, 1)
+        self._uploads: set[Future[IndexedPack]] = set()
+        self._unindexed: list[IndexedPack] = []
+        self.segments = 0
+        self._pool = ThreadPoolExecutor(PACKS_IN_FLIGHT, thread_name_prefix="upload")
+        self._lock = threading.Lock()
+        self.stored_at = self._announce(started)
+
+    def _name_secret(self, kind: Kind) -> bytes:
+        return self.secrets.structure_key if kind is Kind.STRUCTURE else self.secrets.id_key
+
+    def _announce(self, started: datetime) -> datetime:
+        name = f"sessions/{self.writer.hex()}/{self.envelope.session.hex()}"
+        stamp = {"started": started.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        sealed = seal_part(self.secrets.structure_key, "session", name.encode(), pack_json(stamp))
+        body = frame(SESSION, self.repo.id) + block(self.envelope.raw) + block(sealed)
+        return self._put(name, sign_object(name, body, [self.signer]))
+
+    def _put(self, name: str, data: bytes | bytearray, *, create_only: bool = True) -> datetime:
+        stored = self.repo.store.put(name, data, create_only=create_only)
+        with self._lock:
+            self.counts.stored_bytes += len(data)
+        return stored
+
+    def prepare(self, kind: Kind, pieces: Sequence[Bytes]) -> list[Prepared]:
+        """Name, look up, compress and seal chunks; for worker threads."""
+        namer = self._namers[kind]
+        ids = [namer.name(piece) for piece in pieces]
+        known = {i: ref for i in ids if (ref := self._fresh.get((kind, i)))}
+        known |= self.index.find(kind, [i for i in ids if i not in known])
+        out = []
+        for chunk_id, piece in zip(ids, pieces, strict=True):
+            ref = known.get(chunk_id)
+            if ref is not None:
+                head = ChunkHead(self.repo.id, kind, ref.codec, chunk_id, ref.payload_length, ref.plain_length)
+                out.append(Prepared(head, ref))
+                continue
+            codec, payload = encode(piece, self._level)
+            head = ChunkHead(self.repo.id, kind, codec, chunk_id, len(payload), len(piece))
+            sealer = self._structure if kind is Kind.STRUCTURE else self._sealer
+            out.append(Prepared(head, None, sealer.seal(head, bytes(payload))))
+        return out
+
+    def place(self, prepared: Prepared, packs: "OpenPacks") -> tuple[ChunkRef, bool]:
+        """Put a prepared chunk into a pack unless it is known; returns where it is, and whether it is new."""
+        key = (prepared.head.kind, prepared.head.id)
+        ref = prepared.known or self._fresh.get(key)
+        if ref is None:
+            ref = self._fresh[key] = packs.add(prepared)
+            return ref, True
+        if ref.place.digest is not None:
+            self.referenced.add(ref.place.digest)
+        return ref, False
+
+    def store_node(self, plaintext: bytes) -> ChunkRef:
+        """Store a structure node as a chunk."""
+        return self.place(self.prepare(Kind.STRUCTURE, [plaintext])[0], self._lists)[0]
+
+    def complete_lists(self) -> None:
+        """Complete the open list pack and wait for all uploads."""
+        self._lists.complete()
+        self.settle()
+
+    def stream(self, kind: Kind, size_hint: int | None) -> "StreamWriter":
+        """Begin a stream."""
+        return StreamWriter(self, kind, 1 if size_hint is not None and size_hint < SMALL_STREAM else 2)
+
+    def upload(self, builder: PackBuilder) -> None:
+        """Finish a pack in another thread and store it; waits while too many are under way."""
+        while len(self._uploads) >= PACKS_IN_FLIGHT:
+            self._collect(wait(self._uploads, return_when=FIRST_COMPLETED).done)
+        self._uploads.add(self._pool.submit(self._finish_pack, builder))
+
+    def _finish_pack(self, builder: PackBuilder) -> IndexedPack:
+        digest, data = builder.finish(self._sealer, self._structure)
+        self._put(pack_name(digest), data, create_only=False)
+        builder.place.digest = digest
+        return IndexedPack(digest, len(data), tuple(builder.entries))
+
+    def _collect(self, done: set[Future[IndexedPack]]) -> None:
+        for future in done:
+            self._uploads.discard(future)
+            pack = future.result()
+            self.referenced.add(pack.digest)
+            self._unindexed.append(pack)
+        if len(self._unindexed) >= PACKS_A_SEGMENT:
+            self.write_segment()
+
+    def settle(self) -> None:
+        """Wait for all uploads."""
+        self._collect(wait(self._uploads).done)
+
+    def write_segment(self) -> None:
+        """Write a signed segment of the packs stored since the last one, and take it into the local index."""
+        if not self._unindexed:
+            return
+        packs, self._unindexed = self._unindexed, []
+        name = segment_name(self.writer, self.envelope.session, self.segments)
+        self.segments += 1
+        self._put(name, encode_segment(name, packs, self.envelope, self.secrets.structure_key, self.signer))
+        self.index.add(name, packs)
+        for pack in packs:
+            for entry in pack.entries:
+                self._fresh.pop((entry.kind, entry.id), None)
+
+    def check_packs(self) -> None:
+        """Every pack that this run leans on must still be in the storage.
+
+        Raises:
+            IntegrityError: one was removed meanwhile.
+        """
+        there = present_packs(self.repo)
+        gone = [pack_name(digest) for digest in self.referenced if digest not in there]
+        if gone:
+            raise IntegrityError(
+                f"{len(gone)} of the packs that this run needs vanished from the storage while it ran",
+                object_name=gone[0],
+                hint="run again: what is missing is stored anew; find out who deletes there",
+            )
+
+    def close(self) -> None:
+        """End the session; uploads under way are waited for, the rest dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class OpenPacks:
+    """The packs a stream is filling: chunks go into either at random, so that neighbours cannot be told."""
+
+    def __init__(self, session: WriteSession, count: int) -> None:
+        self._session = session
+        self._builders: list[PackBuilder | None] = [None] * count
+        self._random = random.SystemRandom()
+
+    def add(self, prepared: Prepared) -> ChunkRef:
+        """Append a sealed chunk to one of the packs."""
+        session, head = self._session, prepared.head
+        n = self._random.getrandbits(1) if len(self._builders) == 2 else 0
+        builder = self._builders[n]
+        if builder is not None and not builder.fits(head.payload_length, len(head.bases)):
+            session.upload(builder)
+            builder = None
+        if builder is None:
+            limit = session.repo.trust.policy.pack_bytes
+            builder = PackBuilder(session.repo.id, session.envelope, session.secrets.structure_key, limit)
+            self._builders[n] = builder
+        entry = builder.add(head, prepared.blob)
+        return _ref(entry, builder.place)
+
+    def complete(self) -> None:
+        """Send off what is open."""
+        for n, builder in enumerate(self._builders):
+            if builder is not None:
+                self._session.upload(builder)
+                self._builders[n] = None
+
+
+def _ref(entry: PackEntry, place: PackPlace) -> ChunkRef:
+    return ChunkRef(entry.id, place, entry.offset, entry.payload_length, entry.plain_length, entry.codec)
+
+
+class StreamWriter:
+    """One stream of a run: takes prepared chunks in order, builds its tree."""
+
+    def __init__(self, session: WriteSession, kind: Kind, packs: int) -> None:
+        self._session = session
+        self._kind = kind
+        self._packs = OpenPacks(session, packs)
+        self._tree = TreeBuilder(session.store_node)
+        self._chunks = self._bytes = 0
+
+    def add(self, prepared: Sequence[Prepared]) -> None:
+        """Append chunks to the stream."""
+        counts = self._session.counts
+        for item in prepared:
+            ref, new = self._session.place(item, self._packs)
+            counts.total += 1
+            counts.full += new
+            counts.reused += not new
+            self._chunks += 1
+            self._bytes += item.head.plain_length
+            self._tree.add(ref)
+        if self._tree.waiting > NODES_IN_LINE:
+            self._complete()
+            self._tree.drain_all()
+
+    def _complete(self) -> None:
+        self._packs.complete()
+        self._session.complete_lists()
+
+    def finish(self) -> StreamRoot:
+        """End the stream."""
+        top = self._tree.finish(self._complete)
+        return StreamRoot(self._kind, SIZE_CLASS, self._chunks, self._bytes, top)
+
+
+def present_packs(repo: Repository) -> set[bytes]:
+    """Digests of all packs in the storage."""
+    return {bytes.fromhex(info.name[9:]) for info in repo.store.list("packs/") if kind_of(info.name)}

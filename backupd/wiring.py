@@ -1,0 +1,87 @@
+"""The one place that names concrete stores and engines, and joins keys, places and repositories.
+
+Drivers are imported where they are chosen: a command pays only for what it uses.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backupd.config.paths import Places, places
+from backupd.config.urls import DatabaseUrl, RepositoryUrl
+from backupd.crypto.keyfile import LockedKey, read_key_file
+from backupd.crypto.keyring import Right, unlock
+from backupd.engines.base import Source, Target
+from backupd.errors import KeyProblem
+from backupd.repo.ledger import Ledger
+from backupd.repo.repository import Repository, repository_id
+from backupd.store.base import ObjectStore
+
+
+def open_store(url: RepositoryUrl, *, create: bool = False) -> ObjectStore:
+    """The store behind a repository URL.
+
+    Args:
+        url: where.
+        create: whether a folder that is not there is made.
+    """
+    if url.path is not None:
+        from backupd.store.folder import FolderStore
+
+        return FolderStore(url.path, create=create)
+    from backupd.store.s3 import S3Store
+
+    return S3Store(url.bucket, url.prefix, endpoint=url.endpoint, region=url.region)
+
+
+def open_source(url: DatabaseUrl, *, timeout: float = 30.0) -> Source:
+    """The source behind a database URL; `timeout` seconds are waited for a lock."""
+    from backupd.engines.sqlite import open_source as sqlite_source
+
+    return sqlite_source(url.path, timeout=timeout)
+
+
+def open_target(url: DatabaseUrl) -> Target:
+    """The target behind a database URL."""
+    from backupd.engines.sqlite import open_target as sqlite_target
+
+    return sqlite_target(url.path)
+
+
+def read_keys(paths: Sequence[Path]) -> list[LockedKey]:
+    """Read key files without opening them.
+
+    Raises:
+        KeyProblem: there are none, or one is no key file.
+    """
+    if not paths:
+        raise KeyProblem(
+            "no key was given", hint="name one with --key FILE, or several in BACKUPCTL_KEY, separated by ':'"
+        )
+    return [read_key_file(path) for path in paths]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An opened repository with its places on this machine."""
+
+    repo: Repository
+    places: Places
+
+
+def open_repository(
+    store: ObjectStore,
+    keys: Sequence[LockedKey],
+    right: Right,
+    passphrase: Callable[[LockedKey], bytes | None],
+    state: str | None,
+) -> Opened:
+    """Choose and unlock the key that holds `right`, and verify the repository's trust.
+
+    Raises:
+        NoRepository, KeyProblem, MissingRight, IntegrityError.
+    """
+    found = repository_id(store)
+    keyring = unlock(keys, right, found, passphrase)
+    here = places(found, state)
+    return Opened(Repository.open(store, keyring, Ledger.load(here.state)), here)

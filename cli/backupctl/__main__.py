@@ -1,0 +1,161 @@
+"""`backupctl`: the verbs, and the one place where an error becomes a message and an exit code."""
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from backupctl import output
+from backupctl.options import Settings, global_options, settings_of
+from backupd.errors import BackupdError, Exit, Interrupted, Terminated, UsageError
+
+VERBS = {
+    "demo": "demo",
+    "doctor": "doctor",
+    "init": "init",
+    "keys": "keys",
+    "repo": "repo",
+    "restore": "restore",
+    "run": "run",
+    "show": "show",
+    "snapshots": "snapshots",
+    "verify": "verify",
+}
+PLANNED = frozenset(
+    {"drill", "diff", "find", "recover", "query", "prune", "forget", "brake", "export", "hold", "erase", "incident"}
+    | {"policy", "status", "posture", "notify", "catalog", "audit", "evidence"}
+)
+
+
+class Verbs(click.Group):
+    """Loads a verb's module when it is used; names what is not built yet."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return sorted(VERBS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in PLANNED:
+            raise UsageError(f"`backupctl {cmd_name}` is not built yet in this version")
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"backupctl.commands.{VERBS[cmd_name]}").command
+        return command
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Example: backupctl run --source app.db --repository /backup/app --key keys/write.key",
+)
+@global_options
+@click.version_option(package_name="backupd", prog_name="backupctl")
+@click.pass_context
+def cli(ctx: click.Context, /, **values: Any) -> None:
+    """Encrypted, deduplicated, verified backups of databases."""
+    ctx.obj = settings_of(ctx, values, Settings())
+
+
+def _terminated(_signal: int, _frame: object) -> None:
+    raise Terminated("terminated by SIGTERM")
+
+
+def _verb(arguments: list[str]) -> str:
+    words = [a for a in arguments if not a.startswith("-")]
+    for n, word in enumerate(words):
+        if word in VERBS or word in PLANNED:
+            two = word in {"keys", "repo"} and n + 1 < len(words)
+            return f"{word}-{words[n + 1]}" if two else word
+    return "usage"
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    return "--json" in arguments or os.environ.get("BACKUPCTL_JSON", "").lower() in {"1", "true", "yes", "on"}
+
+
+def _fail(error: BackupdError, arguments: list[str]) -> int:
+    if _wants_json(arguments):
+        values = {**getattr(error, "values", {}), "error": output.error_values(error)}
+        output.document(_verb(arguments), values, ok=False)
+    else:
+        output.note(f"backupctl: {error.message}")
+        if error.hint:
+            output.note(f"  {error.hint}")
+    return int(error.exit)
+
+
+def _ending(error: BaseException) -> BackupdError:
+    """What an exception means to the user."""
+    match error:
+        case BackupdError():
+            return error
+        case click.Abort() | KeyboardInterrupt():
+            return Interrupted("interrupted")
+        case click.ClickException():
+            return UsageError(error.format_message(), hint="see `backupctl --help`")
+        case MemoryError():
+            return BackupdError("out of memory")
+        case OSError():
+            return _system(error)
+        case _:
+            return _bug(error)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = cli.main(arguments, prog_name="backupctl", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return int(Exit.FAILED)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge: everything becomes a clear ending
+        if "--debug" in arguments:
+            traceback.print_exc()
+        return _fail(_ending(error), arguments)
+
+
+def _bug(error: BaseException) -> BackupdError:
+    # the type only: an unexpected exception's text may quote data
+    return BackupdError(
+        f"something unexpected happened ({type(error).__name__}); this is a bug",
+        hint="run it again with --debug and report the traceback, without any customer's data in it",
+    )
+
+
+def _system(error: OSError) -> BackupdError:
+    name = str(error.filename) if error.filename else None
+    return BackupdError(f"the system refused: {error.strerror or 'input/output error'}", object_name=name, hint=name)
+
+
+def _harden() -> None:
+    """No core dumps and no new files that others can read: memory holds keys, files hold backups."""
+    import resource
+
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_dumpable = 4
+        ctypes.CDLL(None).prctl(pr_set_dumpable, 0, 0, 0, 0)
+
+
+def main() -> None:
+    """The console script."""
+    _harden()
+    signal.signal(signal.SIGTERM, _terminated)
+    code = _run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""`backupctl run`: take a snapshot now."""
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from backupctl import output
+from backupctl.options import Settings, option, verb
+from backupctl.progress import TerminalReporter
+from backupctl.session import opened, repository_url
+
+
+@click.command(epilog="Example: backupctl run --source app.db --repository /backup/app --key keys/write.key")
+@click.argument("policy", required=False)
+@click.argument("name_in_policy", metavar="[SOURCE]", required=False)
+@option("--source", metavar="URL", help="The database: sqlite:////path/db or a path.")
+@option("--name", metavar="NAME", help="The source's name (default: the file's stem).")
+@option("--tag", metavar="TAG", multiple=True, help="A tag for the snapshot; may be given several times.")
+@option("--note", metavar="TEXT", default="", help="A note, readable with the read right only.")
+@option("--hold", metavar="REASON", help="Keep this snapshot whatever retention says, and why.")
+@option("--check", is_flag=True, help="Let the engine check the database first; a failed check means no snapshot.")
+@option("--compression", type=click.IntRange(1, 19), default=3, show_default=True, help="zstd level.")
+@option("--lock-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds to wait for a lock.")
+@option(
+    "--accept-rollback", is_flag=True, help="Go on although the storage lost snapshots that this machine remembers."
+)
+@verb
+def command(
+    settings: Settings,
+    policy: str | None,
+    name_in_policy: str | None,
+    source: str | None,
+    name: str | None,
+    tag: tuple[str, ...],
+    note: str,
+    hold: str | None,
+    check: bool,
+    compression: int,
+    lock_timeout: float,
+    accept_rollback: bool,
+) -> None:
+    """Take a snapshot of a database now."""
+    from backupd.config.clock import now
+    from backupd.config.urls import parse_database
+    from backupd.crypto.keyring import Right
+    from backupd.errors import UsageError
+    from backupd.jobs.backup import BackupOptions, backup
+    from backupd.store.dryrun import DryRunStore
+    from backupd.wiring import open_source, open_store
+
+    if policy or name_in_policy:
+        raise UsageError(
+            "policies are not built yet in this version", hint="say backupctl run --source URL --repository URL"
+        )
+    if not source:
+        raise UsageError("no source was given", hint="name the database with --source, for example --source app.db")
+    database = open_source(parse_database(source), timeout=lock_timeout)
+    options = BackupOptions(
+        _checked(name or database.default_name), tag, note, hold, check, compression, accept_rollback
+    )
+    report = TerminalReporter(settings)
+    with ExitStack() as stack:
+        store = open_store(repository_url(settings))
+        if settings.dry_run:
+            store = DryRunStore(store, now)
+        session = stack.enter_context(opened(settings, Right.WRITE, store=store))
+        repo, places = session.opened.repo, session.opened.places
+        if settings.dry_run:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="backupd-")))
+            places = replace(places, cache=scratch, state=scratch)
+            repo.ledger = replace(repo.ledger, path=scratch / "heads.json")
+        key = repo.keyring.need(Right.WRITE)
+        result = backup(database, repo, key, folder=places, clock=now, options=options, report=report)
+    report.clear()
+    warnings = [*result.warnings, *report.warnings, *(f"{p.object}: {p.detail}" for p in report.problems)]
+    if settings.json:
+        values = {
+            "snapshot": result.snapshot,
+            "source": result.source,
+            "read_bytes": result.read_bytes,
+            "stored_bytes": result.stored_bytes,
+            "chunks": result.chunks,
+            "rows": result.rows,
+            "seconds": round(result.seconds, 3),
+            "warnings": warnings,
+            "dry_run": settings.dry_run,
+        }
+        output.document("run", values)
+        return
+    _tell(result, settings)
+
+
+def _checked(name: str) -> str:
+    from backupd.errors import UsageError
+
+    if not 1 <= len(name) <= 128 or not name.isprintable() or set(name) & set("/@\\"):
+        raise UsageError(
+            "a source's name has 1 to 128 printable characters without / @ and \\", hint="choose one with --name"
+        )
+    return name
+
+
+def _tell(result, settings: Settings) -> None:  # type: ignore[no-untyped-def]  # BackupResult is imported late
+    chunks = result.chunks
+    what = "would be snapshot" if settings.dry_run else "snapshot"
+    output.say(f"{what} {result.snapshot[:12]} of {result.source}: {output.count(result.rows)} rows")
+    if settings.quiet:
+        return
+    output.say(
+        f"read {output.size(result.read_bytes)}, stored {output.size(result.stored_bytes)} in {result.seconds:.1f} s; "
+        f"{output.plural(chunks['total'], 'chunk')}: {chunks['full']:,} new, {chunks['delta']:,} as deltas, "
+        f"{chunks['reused']:,} known"
+    )
+    for warning in result.warnings:
+        output.note(f"warning: {warning}")

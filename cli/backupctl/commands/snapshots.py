@@ -1,0 +1,63 @@
+"""`backupctl snapshots`: what there is."""
+
+import click
+
+from backupctl import output
+from backupctl.options import Settings, option, verb
+from backupctl.progress import TerminalReporter
+from backupctl.session import opened
+
+
+@click.command(epilog="Example: backupctl snapshots --repository /backup/app --key keys/check.key --source crm")
+@option("--source", metavar="NAME", help="Only this source.")
+@verb
+def command(settings: Settings, source: str | None) -> None:
+    """List the snapshots, oldest first."""
+    from backupd.crypto.keyring import Right
+    from backupd.jobs.select import of_source, source_names
+
+    report = TerminalReporter(settings)
+    with opened(settings, Right.LIST) as session:
+        history = session.opened.repo.history()
+    for problem in history.problems:
+        report.problem(problem)
+    names = source_names(history.views)
+    views = of_source(history.views, source) if source else history.views
+    if settings.json:
+        listed = [
+            {
+                "id": v.id,
+                "source": names[v.id],
+                "taken_at": v.structure.taken_at,
+                "rows": v.structure.rows,
+                "read_bytes": v.structure.read_bytes,
+                "stored_bytes": v.structure.stored_bytes,
+                "holds": [v.structure.hold] if v.structure.hold else [],
+                "drilled_at": None,
+                "tags": list(v.structure.tags),
+                "kind": v.structure.kind,
+            }
+            for v in views
+        ]
+        problems = [{"object": p.object, "kind": p.kind, "detail": p.detail} for p in history.problems]
+        output.document("snapshots", {"snapshots": listed, "problems": problems})
+        return
+    if not views:
+        output.note("no snapshots yet" + (f" of {source}" if source else ""))
+        return
+    output.table(
+        ["id", "source", "taken (UTC)", "rows", "size", "stored", "tags"],
+        [
+            [
+                v.id[:12],
+                names[v.id],
+                v.structure.taken_at.replace("T", " ").rstrip("Z"),
+                output.count(v.structure.rows),
+                output.size(v.structure.read_bytes),
+                output.size(v.structure.stored_bytes),
+                ",".join([*v.structure.tags, *(["held"] if v.structure.hold else [])]),
+            ]
+            for v in views
+        ],
+        right=[3, 4, 5],
+    )

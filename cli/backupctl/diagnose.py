@@ -1,0 +1,118 @@
+"""The checks of `backupctl doctor`. Each returns what it found; none changes anything but throw-away objects."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from backupctl.options import Settings
+from backupctl.session import Passphrase, repository_url
+from backupd.errors import BackupdError
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One finding."""
+
+    name: str
+    passed: bool
+    detail: str
+    hint: str | None = None
+
+
+def _try(name: str, work: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, work())
+    except BackupdError as error:
+        return Check(name, False, error.message, error.hint)
+    except OSError as error:
+        return Check(name, False, error.strerror or "input/output error")
+
+
+def diagnose(settings: Settings, source: str | None) -> list[Check]:
+    """Run every check that the given options allow."""
+    checks = [
+        _try("program", _program),
+        _try("post-quantum keys", _mlkem),
+        _try("state folder", lambda: _state(settings)),
+    ]
+    if settings.key_paths:
+        checks += [_try(f"key {path}", lambda path=path: _key(path)) for path in settings.key_paths]  # type: ignore[misc]
+    if settings.repository:
+        checks += [_try("storage", lambda: _storage(settings))]
+        if settings.key_paths:
+            checks += [_try("repository", lambda: _repository(settings))]
+    if source:
+        checks += [_try("source", lambda: _source(source))]
+    return checks
+
+
+def _program() -> str:
+    return f"backupd {version('backupd')}, Python {sys.version.split()[0]}, {os.cpu_count()} processors"
+
+
+def _mlkem() -> str:
+    from backupd.crypto.primitives import require_mlkem
+
+    require_mlkem()
+    return f"cryptography {version('cryptography')} has ML-KEM-768"
+
+
+def _state(settings: Settings) -> str:
+    from backupd.config.paths import places
+
+    here = places(bytes(16), settings.state)
+    for folder in (here.state.parent, here.cache.parent):
+        there = next(p for p in (folder, *folder.parents) if p.exists())
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(13, f"{there} cannot be written to")
+    return f"{here.state.parent} and {here.cache.parent} can be written to"
+
+
+def _key(path: Path) -> str:
+    from backupd.crypto.keyfile import read_key_file
+
+    header = read_key_file(path).header
+    return f"{header.role} key of repository {header.pin.repository.hex()[:12]}, made {header.created}"
+
+
+def _storage(settings: Settings) -> str:
+    from backupd.config.clock import now
+    from backupd.errors import Failed
+    from backupd.store.probe import probe
+    from backupd.wiring import open_store
+
+    store = open_store(repository_url(settings))
+    try:
+        found = probe(store, now=now())
+    finally:
+        store.close()
+    bad = [fact.follows for fact in found.facts if not fact.honoured]
+    if found.level == "C":
+        raise Failed(bad[0], hint="`backupctl repo probe` tells all")
+    return f"level {found.level}" + (f": {bad[0]}" if bad else ", everything is honoured")
+
+
+def _repository(settings: Settings) -> str:
+    from backupd.crypto.keyring import Right
+    from backupd.wiring import open_repository, open_store, read_keys
+
+    store = open_store(repository_url(settings))
+    try:
+        found = open_repository(
+            store, read_keys(settings.key_paths), Right.LIST, Passphrase(settings).for_key, settings.state
+        )
+        return f"trust version {found.repo.trust.version} verifies against the pin"
+    finally:
+        store.close()
+
+
+def _source(source: str) -> str:
+    from backupd.config.urls import parse_database
+    from backupd.wiring import open_source
+
+    with open_source(parse_database(source)).view() as view:
+        size = sum(stream.size_hint or 0 for stream in view.streams)
+        return f"opens: {len(view.tables)} tables, {size:,} bytes" + "".join(f"; {w}" for w in view.warnings)

@@ -1,0 +1,109 @@
+"""Options: the global ones, accepted before and after the verb, and the variable that each option has.
+
+The variable of an option is BACKUPCTL_ plus its name, without the verb; `--yes`, `--apply` and `--overwrite` have none. Secrets
+never come as options: key files, passphrase files, prompts.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+WITHOUT_VARIABLE = frozenset({"yes", "apply", "overwrite", "help"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The global options as given."""
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+    config: str | None = None
+    repository: str | None = None
+    key: tuple[str, ...] = ()
+    passphrase_file: str | None = None
+    state: str | None = None
+    yes: bool = False
+    dry_run: bool = False
+
+    @property
+    def key_paths(self) -> list[Path]:
+        """The key files: --key, else BACKUPCTL_KEY."""
+        return [Path(k) for k in self.key]
+
+
+class Opt(click.Option):
+    """An option with its variable."""
+
+    def __init__(self, *args: Any, **attrs: Any) -> None:
+        super().__init__(*args, **attrs)
+        if self.envvar is None and self.name and self.name not in WITHOUT_VARIABLE and not attrs.get("no_variable"):
+            self.envvar = f"BACKUPCTL_{self.name.upper()}"
+
+
+def option(*names: str, **attrs: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`click.option` with the variable that the contract promises."""
+    return click.option(*names, cls=Opt, **attrs)
+
+
+class _KeyOption(Opt):
+    """--key: repeatable; its variable holds several, separated by ':'."""
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        text = self.resolve_envvar_value(ctx)
+        return tuple(part for part in text.split(os.pathsep) if part) if text else None
+
+
+_GLOBAL: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (("--json",), {"is_flag": True, "help": "One JSON document on standard output."}),
+    (("--quiet", "-q"), {"is_flag": True, "help": "No progress and no remarks."}),
+    (("--verbose", "-v"), {"is_flag": True, "help": "Say more."}),
+    (("--debug",), {"is_flag": True, "help": "Show a traceback when something fails."}),
+    (("--config",), {"metavar": "FILE", "help": "Policies are read from here (default: /etc/backupd/policies.d)."}),
+    (("--repository", "-r"), {"metavar": "URL", "help": "A folder, or s3://bucket/prefix?endpoint=...&region=..."}),
+    (("--key", "-k"), {"metavar": "FILE", "multiple": True, "help": "A key file; may be given several times."}),
+    (("--passphrase-file",), {"metavar": "FILE", "help": "The passphrase of keys that have one."}),
+    (("--state",), {"metavar": "DIR", "help": "What this machine remembers (default: ~/.local/state/backupd)."}),
+    (("--yes", "-y"), {"is_flag": True, "help": "Do not ask."}),
+    (("--dry-run", "-n"), {"is_flag": True, "help": "Change nothing; show what would be done."}),
+]
+_NAMES = [names[0][2:].replace("-", "_") for names, _ in _GLOBAL]
+
+
+def global_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the global options."""
+    for names, attrs in reversed(_GLOBAL):
+        cls = _KeyOption if names[0] == "--key" else Opt
+        function = click.option(*names, cls=cls, **attrs)(function)
+    return function
+
+
+def settings_of(ctx: click.Context, values: Mapping[str, Any], before: Settings) -> Settings:
+    """Join what stands before the verb with what stands behind it; the command line beats the environment."""
+    changes = {}
+    for name in _NAMES:
+        source = ctx.get_parameter_source(name)
+        given = source is ParameterSource.COMMANDLINE
+        fresh = source is ParameterSource.ENVIRONMENT and getattr(before, name) == getattr(Settings(), name)
+        if given or fresh:
+            changes[name] = values[name]
+    return replace(before, **changes)
+
+
+def verb(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function a verb: it gets `settings` first, and its own options by name."""
+
+    def wrapper(ctx: click.Context, /, **values: Any) -> Any:
+        settings = settings_of(ctx, values, ctx.obj or Settings())
+        ctx.find_root().obj = settings
+        own = {name: value for name, value in values.items() if name not in _NAMES}
+        return function(settings, **own)
+
+    return global_options(click.pass_context(functools.update_wrapper(wrapper, function)))

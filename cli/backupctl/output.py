@@ -1,0 +1,68 @@
+"""The only printer: results on standard output, everything else on standard error.
+
+With --json there is one document on standard output, also when something fails. Nothing here colours anything that
+carries a meaning, and nothing prints what a key file or a record holds.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from backupd.errors import BackupdError
+
+
+def say(text: str) -> None:
+    """A line of the result."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """A remark, on standard error."""
+    sys.stderr.write(text + "\n")
+
+
+def document(verb: str, values: Mapping[str, Any], *, ok: bool = True) -> None:
+    """The JSON document of a verb."""
+    whole = {"schema": f"backupctl/{verb.replace(' ', '-')}/1", "ok": ok, **values}
+    sys.stdout.write(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+
+
+def error_values(error: BackupdError) -> dict[str, Any]:
+    """The `error` of a failed document."""
+    return {
+        "code": error.code,
+        "exit": int(error.exit),
+        "message": error.message,
+        "hint": error.hint,
+        "object": error.object_name,
+    }
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> None:
+    """An aligned table; columns whose numbers stand in `right` are right-aligned."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[n]) for line in [list(headings), *cells]) for n in range(len(headings))]
+    for line in [list(headings), ["-" * width for width in widths], *cells]:
+        parts = [c.rjust(w) if n in right else c.ljust(w) for n, (c, w) in enumerate(zip(line, widths, strict=True))]
+        say("  ".join(parts).rstrip())
+
+
+def size(n: int) -> str:
+    """Bytes for people."""
+    value = float(n)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def count(n: int | None) -> str:
+    """A number with separators, or a dash."""
+    return "-" if n is None else f"{n:,}"
+
+
+def plural(n: int, word: str) -> str:
+    """A number and its word."""
+    return f"{n:,} {word}" + ("" if n == 1 else "s")

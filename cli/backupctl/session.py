@@ -1,0 +1,107 @@
+"""What every verb does first: find the repository, read the keys, ask for the passphrase, open."""
+
+import getpass
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from backupctl.options import Settings
+from backupd.config.urls import RepositoryUrl, parse_repository
+from backupd.crypto.keyfile import LockedKey
+from backupd.crypto.keyring import Right
+from backupd.errors import UsageError
+from backupd.store.base import ObjectStore
+from backupd.wiring import Opened, open_repository, open_store, read_keys
+
+_MAX_PASSPHRASE = 64 * 1024
+
+
+def repository_url(settings: Settings, given: str | None = None) -> RepositoryUrl:
+    """The repository's URL.
+
+    Raises:
+        UsageError: none was given.
+    """
+    text = given or settings.repository
+    if not text:
+        raise UsageError("no repository was given", hint="name it with --repository URL or BACKUPCTL_REPOSITORY")
+    return parse_repository(text)
+
+
+class Passphrase:
+    """Asks once: the passphrase file, else the terminal."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._file = settings.passphrase_file
+        self._value: bytes | None = None
+        self.seconds = 0.0
+
+    def get(self, *, confirm: bool = False) -> bytes:
+        """The passphrase; one trailing newline is ignored.
+
+        Raises:
+            UsageError: there is neither a file nor a terminal, or it is empty.
+        """
+        if self._value is None:
+            began = time.monotonic()
+            self._value = self._from_file(self._file) if self._file else self._ask(confirm)
+            self.seconds = time.monotonic() - began
+        return self._value
+
+    def for_key(self, _: LockedKey) -> bytes:
+        """The passphrase of a key."""
+        return self.get()
+
+    @staticmethod
+    def _from_file(name: str) -> bytes:
+        try:
+            with Path(name).open("rb") as file:
+                data = file.read(_MAX_PASSPHRASE)
+        except OSError as error:
+            raise UsageError(f"the passphrase file {name} cannot be read: {error.strerror}", object_name=name) from None
+        data = data.removesuffix(b"\n").removesuffix(b"\r")
+        if not data:
+            raise UsageError(f"the passphrase file {name} is empty", object_name=name)
+        return data
+
+    @staticmethod
+    def _ask(confirm: bool) -> bytes:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "a passphrase is needed, and there is neither a file nor a terminal",
+                hint="name a file with --passphrase-file or BACKUPCTL_PASSPHRASE_FILE",
+            )
+        text = getpass.getpass("Passphrase: ")
+        if not text:
+            raise UsageError("the passphrase is empty")
+        if confirm and getpass.getpass("Again: ") != text:
+            raise UsageError("the two passphrases differ")
+        return text.encode()
+
+
+@dataclass(slots=True)
+class Session:
+    """An opened repository, and how long unlocking took (without the time for typing)."""
+
+    opened: Opened
+    store: ObjectStore
+    unlock_seconds: float
+    remote: bool
+
+
+@contextmanager
+def opened(settings: Settings, right: Right, *, store: ObjectStore | None = None) -> Iterator[Session]:
+    """Open the repository with a key that holds `right`; closes the store at the end."""
+    url = repository_url(settings)
+    keys = read_keys(settings.key_paths)
+    store = store or open_store(url)
+    try:
+        passphrase = Passphrase(settings)
+        began = time.monotonic()
+        found = open_repository(store, keys, right, passphrase.for_key, settings.state)
+        yield Session(found, store, time.monotonic() - began - passphrase.seconds, url.path is None)
+    finally:
+        store.close()

@@ -1,0 +1,56 @@
+"""Fixtures for every test: the real S3 server, started once, and fresh buckets on it."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.servers import ceph
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A fresh bucket on the real S3 server; the AWS_* variables are set for it."""
+
+    name: str
+    endpoint: str
+    region: str
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[ceph.Server]:
+    """The real S3 server. Without it tests skip with the reason; where CI is set they fail.
+
+    Tests that use it carry `pytest.mark.xdist_group("s3server")`, so that one worker has it and starts it once.
+    """
+    server = ceph.running()
+    try:
+        started = server.__enter__()
+    except ceph.Unavailable as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"the real S3 server cannot be had: {error}")
+        pytest.skip(f"the real S3 server cannot be had: {error}")
+    try:
+        yield started
+    finally:
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def s3_bucket(s3_server: ceph.Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A fresh, empty bucket; credentials are in the environment for as long as the test runs."""
+    import boto3
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    name = f"test-{secrets.token_hex(8)}"
+    client = boto3.session.Session().client("s3", endpoint_url=s3_server.endpoint, region_name=s3_server.region)
+    client.create_bucket(Bucket=name)
+    client.close()
+    return Bucket(name, s3_server.endpoint, s3_server.region)
