@@ -59,8 +59,20 @@ def cli(ctx: click.Context, /, **values: Any) -> None:
     ctx.obj = settings_of(ctx, values, Settings())
 
 
-def _terminated(_signal: int, _frame: object) -> None:
-    raise Terminated("terminated by SIGTERM")
+class _Signals:
+    """Remembers which signal asked for an end: an exception raised in the middle of a wait may surface as another one."""
+
+    arrived: BackupdError | None = None
+
+    @classmethod
+    def terminate(cls, _signal: int, _frame: object) -> None:
+        cls.arrived = Terminated("terminated by SIGTERM")
+        raise cls.arrived
+
+    @classmethod
+    def interrupt(cls, _signal: int, _frame: object) -> None:
+        cls.arrived = Interrupted("interrupted")
+        raise KeyboardInterrupt
 
 
 def _verb(arguments: list[str]) -> str:
@@ -89,6 +101,8 @@ def _fail(error: BackupdError, arguments: list[str]) -> int:
 
 def _ending(error: BaseException) -> BackupdError:
     """What an exception means to the user."""
+    if _Signals.arrived is not None:
+        return _Signals.arrived
     match error:
         case BackupdError():
             return error
@@ -148,7 +162,9 @@ def _harden() -> None:
 def main() -> None:
     """The console script."""
     _harden()
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _Signals.terminate)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _Signals.interrupt)
     code = _run(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backupctl.options import Settings
 from backupd.config.urls import RepositoryUrl, parse_repository
-from backupd.crypto.keyfile import LockedKey
-from backupd.crypto.keyring import Right
 from backupd.errors import UsageError
-from backupd.store.base import ObjectStore
-from backupd.wiring import Opened, open_repository, open_store, read_keys
+
+if TYPE_CHECKING:
+    from backupd.crypto.keyfile import LockedKey
+    from backupd.crypto.keyring import Right
+    from backupd.store.base import ObjectStore
+    from backupd.wiring import Opened
 
 _MAX_PASSPHRASE = 64 * 1024
 
@@ -51,7 +54,7 @@ class Passphrase:
             self.seconds = time.monotonic() - began
         return self._value
 
-    def for_key(self, _: LockedKey) -> bytes:
+    def for_key(self, _: "LockedKey") -> bytes:
         """The passphrase of a key."""
         return self.get()
 
@@ -86,15 +89,17 @@ class Passphrase:
 class Session:
     """An opened repository, and how long unlocking took (without the time for typing)."""
 
-    opened: Opened
-    store: ObjectStore
+    opened: "Opened"
+    store: "ObjectStore"
     unlock_seconds: float
     remote: bool
 
 
 @contextmanager
-def opened(settings: Settings, right: Right, *, store: ObjectStore | None = None) -> Iterator[Session]:
+def opened(settings: Settings, right: "Right", *, store: "ObjectStore | None" = None) -> Iterator[Session]:
     """Open the repository with a key that holds `right`; closes the store at the end."""
+    from backupd.wiring import open_repository, open_store, read_keys
+
     url = repository_url(settings)
     keys = read_keys(settings.key_paths)
     store = store or open_store(url)

@@ -4,6 +4,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from backupctl import output
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
 from backupctl.session import opened, repository_url
+
+if TYPE_CHECKING:
+    from backupd.jobs.backup import BackupResult
 
 
 @click.command(epilog="Example: backupctl run --source app.db --repository /backup/app --key keys/write.key")
@@ -75,22 +79,7 @@ def command(
         key = repo.keyring.need(Right.WRITE)
         result = backup(database, repo, key, folder=places, clock=now, options=options, report=report)
     report.clear()
-    warnings = [*result.warnings, *report.warnings, *(f"{p.object}: {p.detail}" for p in report.problems)]
-    if settings.json:
-        values = {
-            "snapshot": result.snapshot,
-            "source": result.source,
-            "read_bytes": result.read_bytes,
-            "stored_bytes": result.stored_bytes,
-            "chunks": result.chunks,
-            "rows": result.rows,
-            "seconds": round(result.seconds, 3),
-            "warnings": warnings,
-            "dry_run": settings.dry_run,
-        }
-        output.document("run", values)
-        return
-    _tell(result, settings)
+    _tell(result, report, settings)
 
 
 def _checked(name: str) -> str:
@@ -103,8 +92,22 @@ def _checked(name: str) -> str:
     return name
 
 
-def _tell(result, settings: Settings) -> None:  # type: ignore[no-untyped-def]  # BackupResult is imported late
+def _tell(result: "BackupResult", report: TerminalReporter, settings: Settings) -> None:
     chunks = result.chunks
+    if settings.json:
+        values = {
+            "snapshot": result.snapshot,
+            "source": result.source,
+            "read_bytes": result.read_bytes,
+            "stored_bytes": result.stored_bytes,
+            "chunks": chunks,
+            "rows": result.rows,
+            "seconds": round(result.seconds, 3),
+            "warnings": [*result.warnings, *report.warnings, *(f"{p.object}: {p.detail}" for p in report.problems)],
+            "dry_run": settings.dry_run,
+        }
+        output.document("run", values)
+        return
     what = "would be snapshot" if settings.dry_run else "snapshot"
     output.say(f"{what} {result.snapshot[:12]} of {result.source}: {output.count(result.rows)} rows")
     if settings.quiet:

@@ -1,0 +1,79 @@
+"""Runs `backupctl` as a user does: a process of its own, an environment of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PASSPHRASE = "correct horse battery staple"
+CHINOOK = Path(__file__).resolve().parents[1] / "data/chinook.sqlite"
+
+
+@dataclass
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document on standard output."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+
+@dataclass
+class User:
+    """A user with a folder, a passphrase file, and a repository in it."""
+
+    folder: Path
+    repository: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        (self.folder / "passphrase").write_text(PASSPHRASE + "\n")
+        self.repository = self.repository or str(self.folder / "repo")
+
+    def env(self, **extra: str) -> dict[str, str]:
+        """The environment of the user's commands."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("BACKUPCTL_", "XDG_"))}
+        return kept | {
+            "HOME": str(self.folder),
+            "XDG_STATE_HOME": str(self.folder / "state"),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            "BACKUPCTL_PASSPHRASE_FILE": str(self.folder / "passphrase"),
+            "BACKUPCTL_REPOSITORY": self.repository,
+            **self.environment,
+            **extra,
+        }
+
+    def run(self, *arguments: str, key: str | None = None, env: dict[str, str] | None = None) -> Ran:
+        """Run `backupctl ARGUMENTS`; `key` is a role, for --key keys/ROLE.key."""
+        more = ["--key", str(self.folder / f"keys/{key}.key")] if key else []
+        done = subprocess.run(
+            [sys.executable, "-m", "backupctl", *arguments, *more],
+            cwd=self.folder,
+            env=env if env is not None else self.env(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            stdin=subprocess.DEVNULL,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def init(self) -> None:
+        """Make the repository and the keys."""
+        done = self.run("init", self.repository, "--keys", "keys")
+        assert done.code == 0, done.err
+
+    def back_up(self, source: Path | str = CHINOOK, *more: str) -> dict[str, Any]:
+        """Take a snapshot."""
+        done = self.run("run", "--source", str(source), "--json", *more, key="write")
+        assert done.code == 0, done.err + done.out
+        return done.document
