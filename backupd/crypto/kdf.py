@@ -44,6 +44,13 @@ class KdfSettings:
         Raises:
             KeyProblem: not one of the two forms, or out of bounds.
         """
+        settings = cls._parse(value)
+        if settings.header() != value:
+            raise KeyProblem("the key file's kdf line cannot be read")
+        return settings
+
+    @classmethod
+    def _parse(cls, value: str) -> "KdfSettings":
         name, *pairs = value.split(" ")
         try:
             options = dict(pair.split("=", 1) for pair in pairs)

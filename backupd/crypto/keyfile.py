@@ -120,7 +120,7 @@ class LockedKey:
         """
         key = body_key(self.header.kdf, passphrase)
         try:
-            document = json.loads(chacha_open(key, self.body, self.bound))
+            opened = chacha_open(key, self.body, self.bound)
         except Unauthentic:
             what = (
                 "wrong passphrase, or the file is damaged"
@@ -132,11 +132,12 @@ class LockedKey:
             ) from None
         names = _SECRETS[self.header.role]
         try:
+            document = json.loads(opened)
             values = {name: bytes.fromhex(document[name]) for name in names}
             epoch = int(document.get("epoch", 0))
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
             raise KeyProblem(f"the key file {self.header.path} lacks a secret of its role") from None
-        if any(len(value) != 32 for value in values.values()):
+        if any(len(value) != 32 for value in values.values()) or not 0 <= epoch < 1 << 32:
             raise KeyProblem(f"the key file {self.header.path} holds a secret of the wrong length")
         self._check_public(values)
         return Key(self.header, Secrets(values, epoch))
@@ -281,6 +282,6 @@ def parse_key(data: bytes, path: str) -> LockedKey:
         raise KeyProblem(f"{path} is no backupd key file of version 1, or it is damaged", object_name=path) from None
     if (len(pin.repository), len(pin.root), len(header.id)) != (16, 32, 16) or pin.trust < 1:
         raise KeyProblem(f"{path} is no backupd key file of version 1, or it is damaged", object_name=path)
-    if (header.role is Role.WRITE) != (len(header.writer) == 16):
+    if len(header.writer) != (16 if header.role is Role.WRITE else 0):
         raise KeyProblem(f"{path} names no writer, or is no write key", object_name=path)
     return LockedKey(header, bound + b"\n", sealed)

@@ -189,7 +189,11 @@ def _suite() -> "hpke.Suite":
 
 
 def hpke_seal(public: bytes, plaintext: bytes, info: bytes) -> bytes:
-    """HPKE base mode of suite 1 to a 1216-byte public key; returns encapsulation and ciphertext."""
+    """HPKE base mode of suite 1 to a 1216-byte public key; returns encapsulation and ciphertext.
+
+    Raises:
+        IntegrityError: it is no such key.
+    """
     from cryptography.hazmat.primitives import hpke
     from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
@@ -197,10 +201,13 @@ def hpke_seal(public: bytes, plaintext: bytes, info: bytes) -> bytes:
     require_mlkem()
     if len(public) != RECIPIENT_BYTES:
         raise IntegrityError("a recipient's public key has the wrong length")
-    key = hpke.MLKEM768X25519PublicKey(
-        MLKEM768PublicKey.from_public_bytes(public[:1184]), X25519PublicKey.from_public_bytes(public[1184:])
-    )
-    sealed: bytes = _suite().encrypt(plaintext, key, info=info)
+    try:
+        key = hpke.MLKEM768X25519PublicKey(
+            MLKEM768PublicKey.from_public_bytes(public[:1184]), X25519PublicKey.from_public_bytes(public[1184:])
+        )
+        sealed: bytes = _suite().encrypt(plaintext, key, info=info)
+    except ValueError:
+        raise IntegrityError("a recipient's public key is no MLKEM768-X25519 key") from None
     return sealed
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from backupd.crypto.primitives import sha256
 from backupd.errors import IntegrityError, SafetyRefused, TryAgain
 from backupd.repo.ledger import state_lock
-from backupd.repo.repository import Repository, SnapshotView, read_object
-from backupd.repo.snapshot import Structure, encode_snapshot
+from backupd.repo.repository import Repository, read_object
+from backupd.repo.snapshot import SnapshotObject, Structure, encode_snapshot
 from backupd.repo.writing import WriteSession
 from backupd.store.base import ObjectExists
 
@@ -28,7 +28,7 @@ class Committed:
     seq: int
 
 
-def check_head(repo: Repository, writer: bytes, *, accept_rollback: bool = False) -> SnapshotView | None:
+def check_head(repo: Repository, writer: bytes, *, accept_rollback: bool = False) -> SnapshotObject | None:
     """A writer's newest snapshot, verified and not older than this machine remembers.
 
     Raises:
@@ -39,7 +39,7 @@ def check_head(repo: Repository, writer: bytes, *, accept_rollback: bool = False
     remembered = repo.ledger.heads.get(writer)
     if remembered is None or accept_rollback:
         return head
-    seq = head.object.seq if head else 0
+    seq = head.seq if head else 0
     if seq < remembered[0]:
         raise SafetyRefused(
             f"this machine remembers snapshot {remembered[0]} of this writer, the storage's newest is {seq}",
@@ -47,9 +47,9 @@ def check_head(repo: Repository, writer: bytes, *, accept_rollback: bool = False
             hint="snapshots were removed or the storage was rolled back: find out why (`backupctl verify`), then run with"
             " --accept-rollback",
         )
-    if head and seq == remembered[0] and head.object.id != remembered[1]:
+    if head and seq == remembered[0] and head.id != remembered[1]:
         raise IntegrityError(
-            f"{head.object.name} is another snapshot than the one this machine remembers", object_name=head.object.name
+            f"{head.name} is another snapshot than the one this machine remembers", object_name=head.name
         )
     return head
 
@@ -80,8 +80,8 @@ def commit(
         for _ in range(TRIES):
             head = check_head(repo, session.writer, accept_rollback=accept_rollback)
             remembered = repo.ledger.heads.get(session.writer, (0, b""))[0]
-            seq = max(head.object.seq if head else 0, remembered) + 1
-            linked = replace(structure, seq=seq, previous=head.object.id if head else None)
+            seq = max(head.seq if head else 0, remembered) + 1
+            linked = replace(structure, seq=seq, previous=head.id if head else None)
             name, data = encode_snapshot(
                 linked,
                 content,

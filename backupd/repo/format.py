@@ -4,6 +4,7 @@ Parsing here is strict and bounded; nothing behind a frame is looked at before i
 """
 
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ SUITE = 1
 FEATURES_KNOWN = 0
 FRAME_BYTES = 32
 OWNER_BYTES = 36
+MAX_OBJECT = 64 * 1024 * 1024
 MAX_JSON = 64 * 1024 * 1024
 MAX_LEVELS = 16
 MAX_SIGNATURES = 16
@@ -37,13 +39,13 @@ _KINDS = {
 _FRAME = struct.Struct("<4sBBHII16s")
 _HEX16 = "[0-9a-f]{32}"
 _NAMES = {
-    TRUST: re.compile(r"trust/\d{12}"),
+    TRUST: re.compile("trust/[0-9]{12}"),
     SESSION: re.compile(rf"sessions/{_HEX16}/{_HEX16}"),
     PACK: re.compile(r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}"),
-    INDEX: re.compile(rf"index/{_HEX16}/{_HEX16}/\d{{6}}"),
-    SNAPSHOT: re.compile(rf"snapshots/{_HEX16}/\d{{12}}"),
-    RECORD: re.compile(r"records/(write|check|prune|read|root|recovery)/\d{12}"),
-    GC: re.compile(r"gc/\d{12}\.(mark|intent|sweep)"),
+    INDEX: re.compile(rf"index/{_HEX16}/{_HEX16}/[0-9]{{6}}"),
+    SNAPSHOT: re.compile(rf"snapshots/{_HEX16}/[0-9]{{12}}"),
+    RECORD: re.compile(r"records/(write|check|prune|read|root|recovery)/[0-9]{12}"),
+    GC: re.compile(r"gc/[0-9]{12}\.(mark|intent|sweep)"),
 }
 
 
@@ -161,7 +163,13 @@ def _message(name: str, rest: bytes) -> bytes:
 
 
 def sign_object(name: str, body: bytes, signers: list[Signer]) -> bytes:
-    """`body` (frame included) with its signature block."""
+    """`body` (frame included) with its signature block.
+
+    Raises:
+        IntegrityError: no signer, or too many.
+    """
+    if not 1 <= len(signers) <= MAX_SIGNATURES:
+        raise IntegrityError(f"{name} needs 1 to {MAX_SIGNATURES} signatures", object_name=name)
     message = _message(name, body)
     return body + bytes([len(signers)]) + b"".join(signer.id + signer.sign(message) for signer in signers)
 
@@ -208,7 +216,9 @@ def split_signed(name: str, data: bytes) -> Signed:
     Raises:
         IntegrityError: there is no well-formed block.
     """
-    at = _block_start(data)
+    if len(data) > MAX_OBJECT:
+        raise IntegrityError(f"{name} is larger than any object", object_name=name)
+    at = _block_start(data) if len(data) >= FRAME_BYTES else -1
     count = data[at] if 0 <= at < len(data) else 0
     if not 1 <= count <= MAX_SIGNATURES or len(data) != at + 1 + 80 * count:
         raise IntegrityError(f"{name} is truncated or has no signature block", object_name=name)
@@ -252,12 +262,19 @@ def _no_constant(_: str) -> Any:
     raise ValueError("not a number")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("not a number")
+    return value
+
+
 def _depth(value: Any, left: int = MAX_LEVELS) -> None:
-    if left < 0:
-        raise ValueError("too deep")
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
+        if left == 0:
+            raise ValueError("too deep")
         for item in value:
             _depth(item, left - 1)
 
@@ -266,13 +283,17 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     """Parse a JSON object strictly.
 
     Raises:
-        IntegrityError: not UTF-8 JSON, no object, duplicate keys, NaN, or too deep.
+        IntegrityError: not UTF-8 JSON, no object, duplicate keys, NaN or infinite numbers, or too deep.
     """
     try:
-        document = json.loads(data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        document = json.loads(
+            data.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
+        )
         if not isinstance(document, dict):
             raise ValueError("no object")
         _depth(document)
+        if b"\\u" in data:
+            dump_json(document)  # an escape may stand for half a character, which is not UTF-8
     except (ValueError, RecursionError):
         raise IntegrityError(f"{name} holds a document that cannot be read", object_name=name) from None
     return document

@@ -39,7 +39,7 @@ class Ledger:
             return cls(path, int(document["trust"]), heads, records)
         except FileNotFoundError:
             return cls(path)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise Failed(
                 f"the ledger {path} cannot be read",
                 object_name=str(path),

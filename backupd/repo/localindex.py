@@ -8,8 +8,9 @@ import contextlib
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import b3_derive, b3_keyed
@@ -25,6 +26,8 @@ create table if not exists chunks(id blob not null, kind integer not null, pack 
 """
 _ROW = struct.Struct("<IIIBB")
 _MANY = 400
+_Result = TypeVar("_Result")
+_Found = tuple[bytes, bytes, int, int, int, int, bytes, bytes]
 
 
 class LocalIndex:
@@ -52,6 +55,19 @@ class LocalIndex:
             db.execute(statement)
         return db
 
+    def _do(self, work: Callable[[], _Result]) -> _Result:
+        """Do something under the lock; a file that turns out to be damaged is made anew, empty, first."""
+        with self._lock:
+            try:
+                return work()
+            except sqlite3.DatabaseError as error:
+                if type(error) is not sqlite3.DatabaseError:
+                    raise
+                self._db.close()
+                self.throw_away(self._path)
+                self._db = self._open()
+                return work()
+
     @staticmethod
     def throw_away(path: Path) -> None:
         """Delete an index file; the next run makes it anew."""
@@ -61,21 +77,24 @@ class LocalIndex:
 
     def segments(self) -> set[str]:
         """Names of the segments that are in already."""
-        with self._lock:
-            return {name for (name,) in self._db.execute("select name from segments")}
+        return self._do(lambda: {name for (name,) in self._db.execute("select name from segments")})
 
     def add(self, segment: str, packs: Iterable[IndexedPack]) -> None:
         """Take a verified segment in."""
-        with self._lock:
-            self._db.execute("begin immediate")
-            try:
-                for pack in packs:
-                    self._add_pack(segment, pack)
-                self._db.execute("insert or ignore into segments values(?)", (segment,))
-            except BaseException:
+        listed = list(packs)
+        self._do(lambda: self._add(segment, listed))
+
+    def _add(self, segment: str, packs: Sequence[IndexedPack]) -> None:
+        self._db.execute("begin immediate")
+        try:
+            for pack in packs:
+                self._add_pack(segment, pack)
+            self._db.execute("insert or ignore into segments values(?)", (segment,))
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
                 self._db.execute("rollback")
-                raise
-            self._db.execute("commit")
+            raise
+        self._db.execute("commit")
 
     def _add_pack(self, segment: str, pack: IndexedPack) -> None:
         self._db.execute("insert or ignore into packs(digest, segment) values(?,?)", (pack.digest, segment))
@@ -95,13 +114,16 @@ class LocalIndex:
 
     def forget_segments(self, gone: Iterable[str]) -> None:
         """Drop what came from segments that are no longer in the storage."""
-        with self._lock:
-            for name in gone:
-                packs = [n for (n,) in self._db.execute("select n from packs where segment=?", (name,))]
-                for n in packs:
-                    self._db.execute("delete from chunks where pack=?", (n,))
-                    self._db.execute("delete from packs where n=?", (n,))
-                self._db.execute("delete from segments where name=?", (name,))
+        names = list(gone)
+        self._do(lambda: self._forget(names))
+
+    def _forget(self, names: Sequence[str]) -> None:
+        for name in names:
+            packs = [n for (n,) in self._db.execute("select n from packs where segment=?", (name,))]
+            for n in packs:
+                self._db.execute("delete from chunks where pack=?", (n,))
+                self._db.execute("delete from packs where n=?", (n,))
+            self._db.execute("delete from segments where name=?", (name,))
 
     def set_absent(self, digests: set[bytes]) -> None:
         """From now on, chunks in these packs count as absent: marked, bad, or gone."""
@@ -109,34 +131,39 @@ class LocalIndex:
 
     def packs(self) -> set[bytes]:
         """Digests of all packs that it knows."""
-        with self._lock:
-            return {digest for (digest,) in self._db.execute("select digest from packs")}
+        return self._do(
+            lambda: {bytes(digest) for (digest,) in self._db.execute("select cast(digest as blob) from packs")}
+        )
 
     def count(self) -> int:
         """How many chunks it knows."""
-        with self._lock:
-            (n,) = self._db.execute("select count(*) from chunks").fetchone()
-            return int(n)
+        return self._do(lambda: int(self._db.execute("select count(*) from chunks").fetchone()[0]))
 
     def find(self, kind: Kind, ids: Sequence[bytes]) -> dict[bytes, ChunkRef]:
         """Where these chunks are; those that are not known, absent, or do not check are left out."""
-        rows: list[tuple[bytes, bytes, int, int, int, int, bytes, bytes]] = []
-        with self._lock:
-            for at in range(0, len(ids), _MANY):
-                some = ids[at : at + _MANY]
-                rows += self._db.execute(
-                    "select c.id, p.digest, c.offset, c.payload, c.plain, c.codec, c.bases, c.mac"  # noqa: S608 - marks only
-                    " from chunks c join packs p on p.n=c.pack"
-                    f" where c.kind=? and c.id in ({','.join('?' * len(some))})",
-                    (int(kind), *some),
-                ).fetchall()
+        rows = self._do(lambda: self._rows(kind, ids))
         found = {}
         for chunk, digest, offset, payload, plain, codec, bases, mac in rows:
-            good = self._mac(chunk, kind, digest, offset, payload, plain, codec, bases) == mac
+            try:
+                good = self._mac(chunk, kind, digest, offset, payload, plain, codec, bases) == mac
+            except (struct.error, TypeError):
+                good = False
             # a delta is reused through the list that names its chain, never from here
             if good and not bases and digest not in self._absent:
                 found[chunk] = ChunkRef(chunk, PackPlace(digest), offset, payload, plain, codec)
         return found
+
+    def _rows(self, kind: Kind, ids: Sequence[bytes]) -> list[_Found]:
+        rows: list[_Found] = []
+        for at in range(0, len(ids), _MANY):
+            some = ids[at : at + _MANY]
+            rows += self._db.execute(
+                "select c.id, p.digest, c.offset, c.payload, c.plain, c.codec, c.bases, c.mac"  # noqa: S608 - marks only
+                " from chunks c join packs p on p.n=c.pack"
+                f" where c.kind=? and c.id in ({','.join('?' * len(some))})",
+                (int(kind), *some),
+            ).fetchall()
+        return rows
 
     def close(self) -> None:
         """Close the file."""

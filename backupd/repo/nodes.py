@@ -85,7 +85,7 @@ def is_cut(ref_id: bytes, entries: int, refs: int) -> bool:
 def _closure(entries: Sequence[Entry]) -> list[ChunkRef]:
     """The entries' refs, then every base and base of a base, each once."""
     out = [entry.ref for entry in entries]
-    numbered: set[int] = set()
+    numbered = {id(ref) for ref in out}
     waiting = list(out)
     while waiting:
         ref = waiting.pop()
@@ -172,7 +172,7 @@ def decode_node(data: bytes, tree: int, kind: Kind) -> Node:
     """
     columns = _Columns(data)
     found, level, zero, packs_n, n, count = _HEAD.unpack(columns.raw(_HEAD.size))
-    if (found, zero) != (tree, 0) or level > MAX_DEPTH or count > MAX_ENTRIES or n > 3 * MAX_REFS or packs_n > n:
+    if (found, zero) != (tree, 0) or level >= MAX_DEPTH or count > MAX_ENTRIES or n > 3 * MAX_REFS or packs_n > n:
         raise IntegrityError("a list node has an impossible head")
     if tree == CONTENT and level == 0 and n:
         raise IntegrityError("a content leaf lists chunks")
@@ -195,29 +195,30 @@ def _decode_refs(columns: _Columns, packs_n: int, n: int, kind: Kind) -> list[Ch
     if n and max(packs) >= packs_n:
         raise IntegrityError("a list node names a pack that it does not list")
     refs: list[ChunkRef | None] = [None] * n
+    links, below = [0] * n, [0] * n  # below: the ids on the ways from a ref, a bit for each
+    bit = {chunk_id: 1 << i for i, chunk_id in enumerate(ids)} if first.count(NO_BASE) < n else {}
 
     def build(at: int, depth: int) -> ChunkRef:
         ready = refs[at]
-        if depth > MAX_LINKS:
+        if depth + links[at] > MAX_LINKS:
             raise IntegrityError("a chain of deltas is too long, or turns on itself")
         if ready is not None:
-            if depth + _links(ready) > MAX_LINKS:
-                raise IntegrityError("a chain of deltas is too long, or turns on itself")
             return ready
         named = [b for b in (first[at], second[at]) if b != NO_BASE]
         if any(b >= n for b in named) or (first[at] == NO_BASE and named):
             raise IntegrityError("a list node names a base that it does not list")
         check_shape(kind, codecs[at], len(named), payloads[at], plains[at])
         bases = tuple(build(b, depth + 1) for b in named)
+        for b in named:
+            links[at] = max(links[at], links[b] + 1)
+            below[at] |= below[b] | bit[ids[b]]
+        if named and below[at] & bit[ids[at]]:
+            raise IntegrityError("a chunk stands among its own bases")
         ref = ChunkRef(ids[at], places[packs[at]], offsets[at], payloads[at], plains[at], codecs[at], bases)
         refs[at] = ref
         return ref
 
     return [build(at, 0) for at in range(n)]
-
-
-def _links(ref: ChunkRef) -> int:
-    return 1 + max(_links(base) for base in ref.bases) if ref.bases else 0
 
 
 def _decode_tail(

@@ -34,6 +34,7 @@ from backupd.repo.trust import Trust
 PLAIN, WRITER, ROOT = range(3)
 OPEN_TYPES = frozenset({"bad-packs", "prune"})
 _EVERY = frozenset(Role)
+_ROOT_ONLY = frozenset({Role.ROOT})
 _READERS = frozenset({Role.READ, Role.RECOVERY, Role.ROOT})
 SIGNERS: Mapping[str, frozenset[Role]] = {
     "hold": _READERS | {Role.WRITE, Role.PRUNE},
@@ -109,13 +110,15 @@ def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Rec
     role, public = known
     signed.verify(signed.signer(), public)
     cursor = Cursor(signed.body, name)
-    writer, epoch, structure_id = parse_owner(cursor.take(OWNER_BYTES))
+    owner = cursor.take(OWNER_BYTES)
     sealing, body = cursor.u8(), cursor.block()
     cursor.end()
+    if sealing not in (PLAIN, WRITER, ROOT) or (sealing != WRITER and any(owner)):
+        raise IntegrityError(f"{name} is sealed in a way that version 1 does not know", object_name=name)
     if sealing == PLAIN:
         document = parse_json(body, name)
     else:
-        key = keyring.structure_key(writer, epoch, structure_id) if sealing == WRITER else keyring.records_key()
+        key = keyring.structure_key(*parse_owner(owner)) if sealing == WRITER else keyring.records_key()
         if key is None:
             return None
         try:
@@ -123,7 +126,9 @@ def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Rec
         except Unauthentic:
             raise IntegrityError(f"{name} does not open", object_name=name) from None
     kind = str(document.get("type"))
-    if kind in SIGNERS and role not in SIGNERS[kind]:
+    if sealing == PLAIN and kind not in OPEN_TYPES:
+        raise IntegrityError(f"{name}: a {kind} record must be sealed", object_name=name)
+    if role not in SIGNERS.get(kind, _ROOT_ONLY):
         raise IntegrityError(f"{name}: a {role} key may not sign a {kind} record", object_name=name)
     return Record(name, role, kind, document)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from backupd.crypto.envelope import Envelope
 from backupd.crypto.keyring import Keyring, Right, missing_right
-from backupd.errors import IntegrityError, MissingObject, NoRepository
+from backupd.errors import IntegrityError, MissingObject, MissingRight, NoRepository
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.records import Record, decode_mark, decode_record
@@ -87,11 +87,12 @@ class SnapshotView:
 
 @dataclass(slots=True)
 class History:
-    """All snapshots that verify, oldest first, and what is wrong with the rest."""
+    """All snapshots that verify, oldest first; what is wrong with the rest; how many the keys at hand do not open."""
 
     views: list[SnapshotView] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
+    hidden: int = 0
 
 
 @dataclass(slots=True)
@@ -145,12 +146,11 @@ class Repository:
             return self.keyring.session(envelope).structure_key
         raise missing_right(Right.CHECK, [k.role for k in self.keyring.keys])
 
-    def view(self, data: bytes, name: str) -> SnapshotView:
-        """Verify one snapshot object's signature and open its structure part.
+    def verified(self, data: bytes, name: str) -> SnapshotObject:
+        """Take a snapshot object apart and check that a writer of this repository signed it.
 
         Raises:
             IntegrityError: forged or damaged.
-            MissingRight: no structure key for it.
         """
         found = parse_snapshot(data, name, self.id)
         signer = found.signed.signer()
@@ -158,13 +158,24 @@ class Repository:
         if entry is None:
             raise IntegrityError(f"{name} is signed by a key that is no writer of this repository", object_name=name)
         found.signed.verify(signer, entry.public)
-        structure = found.structure(self.structure_key(found.envelope))
-        if structure.trust > self.trust.version:
+        if found.envelope.trust_version > self.trust.version:
             raise IntegrityError(
-                f"{name} was made under trust version {structure.trust}, the storage shows only {self.trust.version}",
+                f"{name} was made under trust version {found.envelope.trust_version}, the storage shows only "
+                f"{self.trust.version}",
                 object_name=name,
                 hint="the storage was rolled back, or hides trust documents",
             )
+        return found
+
+    def view(self, data: bytes, name: str) -> SnapshotView:
+        """Verify one snapshot object and open its structure part.
+
+        Raises:
+            IntegrityError: forged or damaged.
+            MissingRight: no structure key for it (a write key opens its own epoch only).
+        """
+        found = self.verified(data, name)
+        structure = found.structure(self.structure_key(found.envelope))
         return SnapshotView(found, structure, self.trust.label_of(found.writer))
 
     def newest_name(self, writer: bytes) -> str | None:
@@ -175,14 +186,14 @@ class Repository:
                 name = info.name
         return name
 
-    def head(self, writer: bytes) -> SnapshotView | None:
+    def head(self, writer: bytes) -> SnapshotObject | None:
         """A writer's newest snapshot, verified.
 
         Raises:
             IntegrityError: it is damaged or forged.
         """
         name = self.newest_name(writer)
-        return self.view(read_object(self.store, name), name) if name else None
+        return self.verified(read_object(self.store, name), name) if name else None
 
     def history(self) -> History:
         """Read and verify every snapshot there is, and the chains between them; problems are collected, not raised."""
@@ -192,23 +203,28 @@ class Repository:
             results = list(pool.map(self._try_view, names))
         broken: set[tuple[str, int]] = set()
         for name, result in zip(names, results, strict=True):
-            if isinstance(result, Problem):
-                history.problems.append(result)
-                if kind_of(name):
-                    broken.add((name.split("/")[1], int(name.split("/")[2])))
-            else:
+            if isinstance(result, SnapshotView):
                 history.views.append(result)
+                continue
+            if kind_of(name):
+                broken.add((name.split("/")[1], int(name.split("/")[2])))
+            if result is None:
+                history.hidden += 1
+            else:
+                history.problems.append(result)
         self._check_chains(history, broken)
         history.views.sort(key=lambda v: (v.structure.taken_at, v.object.seq))
         return history
 
-    def _try_view(self, name: str) -> "SnapshotView | Problem":
+    def _try_view(self, name: str) -> "SnapshotView | Problem | None":
         if not kind_of(name):
             return Problem(name, "unknown", "this name is not one of version 1")
         try:
             return self.view(read_object(self.store, name), name)
         except IntegrityError as error:
             return Problem(name, "missing" if isinstance(error, MissingObject) else "damaged", error.message)
+        except MissingRight:
+            return None
 
     def _check_chains(self, history: History, broken: set[tuple[str, int]]) -> None:
         pruned = self._pruned()

@@ -90,6 +90,8 @@ def parse_segment(data: bytes, name: str, repository: bytes) -> Segment:
     Raises:
         IntegrityError: it is no segment of this repository, writer and version.
     """
+    if len(data) > MAX_SEGMENT:
+        raise IntegrityError(f"{name} is larger than any index segment", object_name=name)
     check_frame(data, name, repository)
     signed = split_signed(name, data)
     cursor = Cursor(signed.body, name)

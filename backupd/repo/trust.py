@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from backupd.crypto.keyfile import Key, Pin, Role
+from backupd.crypto.keyfile import Key, Pin, Role, key_id
 from backupd.crypto.keyring import Signer
 from backupd.crypto.primitives import RECIPIENT_BYTES, sha256
 from backupd.errors import IntegrityError
@@ -210,15 +210,31 @@ def _parse(document: dict[str, Any]) -> Trust:
     )
 
 
+_IDENTITIES = frozenset({Role.CHECK, Role.PRUNE, Role.READ, Role.RECOVERY})
+
+
+def _ids_fit(trust: Trust) -> bool:
+    """Whether every key has the id of its role and public halves, so that ids vouch for keys wherever they stand."""
+    keys = [(Role.ROOT, public, b"", key) for key, public in trust.roots.items()]
+    keys += [(i.role, i.public, i.recipient, i.id) for i in trust.identities]
+    keys += [(Role.WRITE, w.public, b"", w.id) for w in trust.writers]
+    return (
+        all(len(public) == 32 and key_id(role, public, recipient) == key for role, public, recipient, key in keys)
+        and all(i.role in _IDENTITIES for i in trust.identities)
+        and len({key for *_, key in keys}) == len(keys)
+    )
+
+
 def _check_sense(trust: Trust, name: str) -> None:
     recipients = trust.recipients
     recovery = any(i.role is Role.RECOVERY and i.recipient for i in trust.identities)
     distinct = len(set(trust.roots.values())) == len(trust.roots)
     quorum = 1 <= trust.threshold <= len(trust.roots) <= MAX_SIGNATURES and distinct
     lengths = all(len(r) == RECIPIENT_BYTES for r in recipients.values()) and len(recipients) <= 32
-    if not (recovery and quorum and lengths):
+    if not (recovery and quorum and lengths and _ids_fit(trust)):
         raise IntegrityError(
-            f"{name} is not a sane trust document: it needs a root quorum and a recovery recipient", object_name=name
+            f"{name} is not a sane trust document: it needs a root quorum, a recovery recipient and ids that fit",
+            object_name=name,
         )
     if trust.min_format > VERSION or trust.min_suite > SUITE:
         raise IntegrityError(
@@ -246,7 +262,7 @@ def decode_trust(data: bytes, version: int, repository: bytes, previous: Trust |
     cursor = Cursor(signed.body, name)
     try:
         trust = _parse(parse_json(cursor.block(), name))
-    except (KeyError, ValueError, TypeError, binascii.Error):
+    except (KeyError, ValueError, TypeError, AttributeError, binascii.Error):
         raise IntegrityError(f"{name} holds a document that cannot be read", object_name=name) from None
     cursor.end()
     if (trust.repository, trust.version) != (repository, version):

@@ -36,11 +36,12 @@ SIZE_CLASS = 64
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A chunk ready to be placed: known already, or sealed."""
+    """A chunk ready to be placed: known already, or sealed; `bases` are what it leans on, if it is a delta."""
 
     head: ChunkHead
     known: ChunkRef | None
     blob: bytes = field(default=b"", repr=False)
+    bases: tuple[ChunkRef, ...] = ()
 
 
 @dataclass(slots=True)
@@ -263,7 +264,7 @@ class OpenPacks:
             builder = PackBuilder(session.repo.id, session.envelope, session.secrets.structure_key, limit)
             self._builders[n] = builder
         entry = builder.add(head, prepared.blob)
-        return _ref(entry, builder.place)
+        return _ref(entry, builder.place, prepared.bases)
 
     def complete(self) -> None:
         """Send off what is open."""
@@ -273,8 +274,8 @@ class OpenPacks:
                 self._builders[n] = None
 
 
-def _ref(entry: PackEntry, place: PackPlace) -> ChunkRef:
-    return ChunkRef(entry.id, place, entry.offset, entry.payload_length, entry.plain_length, entry.codec)
+def _ref(entry: PackEntry, place: PackPlace, bases: tuple[ChunkRef, ...]) -> ChunkRef:
+    return ChunkRef(entry.id, place, entry.offset, entry.payload_length, entry.plain_length, entry.codec, bases)
 
 
 class StreamWriter:
@@ -293,7 +294,8 @@ class StreamWriter:
         for item in prepared:
             ref, new = self._session.place(item, self._packs)
             counts.total += 1
-            counts.full += new
+            counts.full += new and not item.bases
+            counts.delta += new and bool(item.bases)
             counts.reused += not new
             self._chunks += 1
             self._bytes += item.head.plain_length

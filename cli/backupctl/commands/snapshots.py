@@ -21,6 +21,8 @@ def command(settings: Settings, source: str | None) -> None:
         history = session.opened.repo.history()
     for problem in history.problems:
         report.problem(problem)
+    if history.hidden:
+        report.warning(f"{history.hidden} snapshots are not shown: the key at hand does not open their structure")
     names = source_names(history.views)
     views = of_source(history.views, source) if source else history.views
     if settings.json:
