@@ -246,9 +246,13 @@ def read_key_file(path: Path) -> LockedKey:
         ) from None
     except OSError as error:
         raise _refuse(path, error.strerror or "it cannot be opened") from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         _check_owner(path, os.fstat(fd))
-        return parse_key(file.read(MAX_FILE + 1), str(path))
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            data = file.read(MAX_FILE)
+    finally:
+        os.close(fd)
+    return parse_key(data, str(path))
 
 
 def parse_key(data: bytes, path: str) -> LockedKey:

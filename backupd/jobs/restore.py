@@ -80,7 +80,7 @@ def restore(
     report.phase("restoring", root.size)
     cache = PackCache(repo, spool=Spool(spool_folder) if spool_folder else None)
     try:
-        reader = ChunkReader(repo, cache)
+        reader = ChunkReader(repo, cache, view.object.envelope)
         if spool_folder:
             cache.uses = _count_uses(root, reader)
         buffers = _joined(root, reader, cache, described["digest"], report)

@@ -28,7 +28,7 @@ from backupd.repo.nodes import ChunkRef, walk
 from backupd.repo.pack import Pack, PackEntry, parse_pack
 from backupd.repo.reading import ChunkReader, PackCache
 from backupd.repo.records import decode_mark, encode_record, record_name
-from backupd.repo.repository import Repository, SnapshotView, read_object
+from backupd.repo.repository import Repository, SnapshotView, gaps, read_object
 from backupd.repo.segments import segment_name
 from backupd.report import Problem, Reporter
 from backupd.store.base import ObjectExists, ObjectInfo
@@ -74,7 +74,10 @@ class _Verify:
 
     def failed(self, name: str, error: BackupdError) -> None:
         kind = "missing" if isinstance(error, MissingObject) else "damaged"
-        self.found(error.object_name or name, kind, error.message)
+        culprit = error.object_name or name
+        if culprit.startswith("packs/"):
+            self.result.bad_packs.add(culprit)
+        self.found(culprit, kind, error.message)
 
     def close(self) -> None:
         self.cache.close()
@@ -113,9 +116,9 @@ class _Verify:
             self.result.records[role] = max(numbers, default=0)
 
     def _gaps(self, role: str, numbers: set[int], newest: int) -> None:
-        for n in range(1, newest + 1):
-            if n not in numbers:
-                self.found(record_name(Role(role), n), "missing", "a record is missing; records are never removed")
+        for first, last in gaps(numbers, newest):
+            what = f"records {first} to {last} are" if last > first else "a record is"
+            self.found(record_name(Role(role), first), "missing", f"{what} missing; records are never removed")
 
     def sessions(self, views: list[SnapshotView]) -> None:
         """The session object and the index segments of every snapshot are there."""
@@ -192,7 +195,7 @@ class _Verify:
         name = pack_name(digest)
         try:
             pack = parse_pack(read_object(self.repo.store, name), name, self.repo.id)
-            entries = pack.read_entries(self.repo.structure_key(pack.envelope))
+            entries = pack.read_entries(self.repo.structure_key(pack.envelope, name))
         except IntegrityError as error:
             kind = "missing" if isinstance(error, MissingObject) else "damaged"
             return 0, [Problem(name, kind, error.message)]
@@ -232,16 +235,17 @@ class _Verify:
             except IntegrityError as error:
                 self.failed(view.object.name, error)
             for root in view.structure.streams:
+                reader = ChunkReader(self.repo, self.cache, view.object.envelope)
                 for ref in self._refs(view, root.top, root.kind):
                     if ref.bases:
                         try:
-                            self.reader.read(ref, root.kind)
+                            reader.read(ref, root.kind)
                         except IntegrityError as error:
                             self.failed(view.object.name, error)
 
     def _refs(self, view: SnapshotView, top: bytes, kind: Kind) -> Iterator[ChunkRef]:
         try:
-            yield from walk(top, kind, self.reader.node_loader())
+            yield from walk(top, kind, self.reader.node_loader(), lambda ref: self.needs.seen_node(ref, b"content"))
         except IntegrityError as error:
             self.failed(view.object.name, error)
 
@@ -289,7 +293,8 @@ def verify(
     try:
         history = repo.history()
         for problem in history.problems:
-            work.found(problem.object, problem.kind, problem.detail)
+            if only is None or problem.object == only.object.name:
+                work.found(problem.object, problem.kind, problem.detail)
         work.result.heads = history.heads
         if only is None:
             work.objects()

@@ -43,11 +43,12 @@ class Needs:
         )
         self._db.execute("create table nodes(id blob primary key) without rowid")
 
-    def seen_node(self, ref: ChunkRef) -> bool:
-        """Whether a node was walked already; from now on it was."""
-        if self._db.execute("select 1 from nodes where id=?", (ref.id + ref.pack,)).fetchone():
+    def seen_node(self, ref: ChunkRef, walk: bytes = b"") -> bool:
+        """Whether a node was visited already in the walk of that name; from now on it was."""
+        key = walk + ref.id + ref.pack
+        if self._db.execute("select 1 from nodes where id=?", (key,)).fetchone():
             return True
-        self._db.execute("insert into nodes values(?)", (ref.id + ref.pack,))
+        self._db.execute("insert into nodes values(?)", (key,))
         return False
 
     def add(self, ref: ChunkRef, kind: Kind, snapshot: str) -> None:

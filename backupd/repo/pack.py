@@ -18,7 +18,7 @@ from backupd.repo.nodes import PackPlace
 
 PACK_BYTES = 16 * 1024 * 1024
 MAX_PACK_BYTES = 32 * 1024 * 1024
-MAX_BLOBS = 262_144
+MAX_BLOBS = 131_072
 _ENTRY = struct.Struct("<32sBBBxIII")
 _TRAILER = struct.Struct("<IIII")
 TRAILER_BYTES = _TRAILER.size + BLOB_OVERHEAD

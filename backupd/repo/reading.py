@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from backupd.crypto.chunks import ChunkHead, ChunkNamer, ChunkSealer, Kind
+from backupd.crypto.envelope import Envelope
 from backupd.errors import IntegrityError
 from backupd.repo.codecs import decode
 from backupd.repo.format import pack_name
@@ -115,11 +116,18 @@ class PackCache:
 
 
 class ChunkReader:
-    """Opens chunks. Safe for several threads."""
+    """Opens chunks. Safe for several threads.
 
-    def __init__(self, repo: Repository, cache: PackCache) -> None:
+    Args:
+        repo: the repository.
+        cache: where packs come from.
+        owner: the envelope of the snapshot that is read: packs of another writer or epoch are refused.
+    """
+
+    def __init__(self, repo: Repository, cache: PackCache, owner: Envelope | None = None) -> None:
         self._repo = repo
         self._cache = cache
+        self._owner = (owner.writer, owner.epoch) if owner else None
         self._lock = threading.Lock()
         self._sealers: dict[bytes, tuple[ChunkSealer, dict[Kind, ChunkNamer]]] = {}
         self._structure: dict[bytes, tuple[ChunkSealer, dict[Kind, ChunkNamer]]] = {}
@@ -157,6 +165,8 @@ class ChunkReader:
         name = pack_name(ref.pack)
         try:
             pack = self._cache.get(ref.pack)
+            if self._owner not in {None, (pack.envelope.writer, pack.envelope.epoch)}:
+                raise IntegrityError("the pack belongs to another writer or epoch than the snapshot")
             sealer, namer = self.opener(pack, kind)
             head = ChunkHead(
                 self._repo.id,

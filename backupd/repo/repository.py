@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from backupd.crypto.envelope import Envelope
+from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Keyring, Right, missing_right
 from backupd.errors import IntegrityError, MissingObject, MissingRight, NoRepository
 from backupd.repo.format import frame_repository, kind_of, trust_name
@@ -133,17 +134,18 @@ class Repository:
             )
         return cls(store, keyring, trust, ledger)
 
-    def structure_key(self, envelope: Envelope) -> bytes:
-        """The structure key that an envelope names.
+    def structure_key(self, envelope: Envelope, name: str | None = None) -> bytes:
+        """The structure key that the envelope of the object `name` names.
 
         Raises:
             MissingRight: no key at hand leads to it.
+            IntegrityError: there is no such key: the structure root leads to that of every writer and epoch.
         """
         key = self.keyring.structure_key(envelope.writer, envelope.epoch, envelope.structure_id)
         if key is not None:
             return key
-        if self.keyring.find(Right.READ):
-            return self.keyring.session(envelope).structure_key
+        if any(k.role is not Role.WRITE for k in self.keyring.keys):
+            raise IntegrityError(f"{name or 'it'} names a structure key that no writer has", object_name=name)
         raise missing_right(Right.CHECK, [k.role for k in self.keyring.keys])
 
     def verified(self, data: bytes, name: str) -> SnapshotObject:
@@ -175,7 +177,7 @@ class Repository:
             MissingRight: no structure key for it (a write key opens its own epoch only).
         """
         found = self.verified(data, name)
-        structure = found.structure(self.structure_key(found.envelope))
+        structure = found.structure(self.structure_key(found.envelope, name))
         return SnapshotView(found, structure, self.trust.label_of(found.writer))
 
     def newest_name(self, writer: bytes) -> str | None:
@@ -278,6 +280,15 @@ class Repository:
         return avoided
 
 
+def gaps(numbers: set[int], last: int) -> Iterator[tuple[int, int]]:
+    """The runs of numbers from 1 to `last` that are not in `numbers`, as (first, last) pairs."""
+    before = 0
+    for n in [*sorted(n for n in numbers if 0 < n <= last), last + 1]:
+        if n > before + 1:
+            yield before + 1, n - 1
+        before = n
+
+
 def _chain_problems(
     writer: bytes,
     chain: list[SnapshotView],
@@ -298,9 +309,10 @@ def _chain_problems(
         yield Problem(
             f"{prefix}{remembered[0]:012d}", "forked", "this machine has seen another snapshot of this number"
         )
-    for seq in range(1, last):
-        if seq not in known and (writer, seq) not in pruned and (writer.hex(), seq) not in broken:
-            yield Problem(f"{prefix}{seq:012d}", "missing", "a snapshot is missing and no signed record tells why")
+    explained = set(known) | {seq for w, seq in pruned if w == writer} | {seq for w, seq in broken if w == writer.hex()}
+    for first, end in gaps(explained, last):
+        what = f"snapshots {first} to {end} are" if end > first else f"snapshot {first} is"
+        yield Problem(f"{prefix}{first:012d}", "missing", f"{what} missing and no signed record tells why")
     for view in chain:
         before = view.object.seq - 1
         expected = known.get(before, pruned.get((writer, before)))

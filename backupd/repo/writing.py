@@ -29,6 +29,7 @@ from backupd.repo.snapshot import StreamRoot
 
 PACKS_IN_FLIGHT = 3
 PACKS_A_SEGMENT = 64
+CHUNKS_A_SEGMENT = 32_768
 SMALL_STREAM = 64 * 1024 * 1024
 NODES_IN_LINE = 512
 SIZE_CLASS = 64
@@ -121,6 +122,7 @@ class WriteSession:
         self._lists = OpenPacks(self, 1)
         self._uploads: set[Future[IndexedPack]] = set()
         self._unindexed: list[IndexedPack] = []
+        self._unindexed_chunks = 0
         self.segments = 0
         self._pool = ThreadPoolExecutor(PACKS_IN_FLIGHT, thread_name_prefix="upload")
         self._lock = threading.Lock()
@@ -203,7 +205,8 @@ class WriteSession:
             pack = future.result()
             self.referenced.add(pack.digest)
             self._unindexed.append(pack)
-        if len(self._unindexed) >= PACKS_A_SEGMENT:
+            self._unindexed_chunks += len(pack.entries)
+        if len(self._unindexed) >= PACKS_A_SEGMENT or self._unindexed_chunks >= CHUNKS_A_SEGMENT:
             self.write_segment()
 
     def settle(self) -> None:
@@ -214,7 +217,7 @@ class WriteSession:
         """Write a signed segment of the packs stored since the last one, and take it into the local index."""
         if not self._unindexed:
             return
-        packs, self._unindexed = self._unindexed, []
+        packs, self._unindexed, self._unindexed_chunks = self._unindexed, [], 0
         name = segment_name(self.writer, self.envelope.session, self.segments)
         self.segments += 1
         self._put(name, encode_segment(name, packs, self.envelope, self.secrets.structure_key, self.signer))
