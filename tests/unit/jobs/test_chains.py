@@ -31,12 +31,13 @@ PIECE = 65536
 class View:
     """What `_describe` asks of a view."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, data: bytes) -> None:
         from backupd.engines.base import StreamInfo
 
-        self.streams = [StreamInfo("main", "pages", size, 4096)]
+        page = int.from_bytes(data[16:18], "big")
+        self.streams = [StreamInfo("main", "pages", len(data), page)]
         self.tables: list[object] = []
-        self.facts = {"page_size": 4096, "page_count": size // 4096}
+        self.facts = {"page_size": page, "page_count": len(data) // page}
         self.warnings: list[str] = []
 
 
@@ -78,7 +79,7 @@ class ChainWriter:
             session.write_segment()
             structure, content = _describe(
                 Engine(),
-                View(len(data)),
+                View(data),
                 session,
                 [root],
                 [None],
