@@ -38,13 +38,11 @@ class Watch:
     Attributes:
         page_one: the last image of page 1 that SQLite read before `pinned`; None for a database of no pages.
         pinned: set once the moment is pinned; page 1 is not looked for any more.
-        short_reads: pages that the file was too short for, after `pinned`.
     """
 
     def __init__(self) -> None:
         self.page_one: bytes | None = None
         self.pinned = False
-        self.short_reads = 0
         self.vfs: apsw.VFS | None = None  # kept alive as long as its connection may call it
 
 
@@ -57,10 +55,7 @@ class _WatchedFile(apsw.VFSFile):
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802 - SQLite's name
         data = super().xRead(amount, offset)
-        if self._watch.pinned:
-            if len(data) < amount:
-                self._watch.short_reads += 1
-        elif offset == 0 and amount >= _MIN_PAGE:
+        if not self._watch.pinned and offset == 0 and amount >= _MIN_PAGE:
             self._watch.page_one = data.ljust(amount, b"\0")
         return data
 

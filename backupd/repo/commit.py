@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backupd.crypto.primitives import sha256
 from backupd.errors import IntegrityError, SafetyRefused, TryAgain
+from backupd.repo.format import snapshot_name
 from backupd.repo.ledger import state_lock
 from backupd.repo.repository import Repository, read_object
 from backupd.repo.snapshot import SnapshotObject, Structure, encode_snapshot
@@ -47,11 +48,20 @@ def check_head(repo: Repository, writer: bytes, *, accept_rollback: bool = False
             hint="snapshots were removed or the storage was rolled back: find out why (`backupctl verify`), then run with"
             " --accept-rollback",
         )
-    if head and seq == remembered[0] and head.id != remembered[1]:
+    same = head if head and seq == remembered[0] else _standing(repo, snapshot_name(writer, remembered[0]))
+    if same and same.id != remembered[1]:
         raise IntegrityError(
-            f"{head.name} is another snapshot than the one this machine remembers", object_name=head.name
+            f"{same.name} is another snapshot than the one this machine remembers", object_name=same.name
         )
     return head
+
+
+def _standing(repo: Repository, name: str) -> SnapshotObject | None:
+    """An older snapshot if it is there and whole: one that was pruned or damaged is `verify`'s to tell."""
+    try:
+        return repo.verified(read_object(repo.store, name), name)
+    except IntegrityError:
+        return None
 
 
 def commit(

@@ -18,6 +18,8 @@ Bytes = bytes | bytearray | memoryview
 
 LEVEL = 3
 WINDOW_LOG_MAX = 23
+MIN_DICTIONARY = 8
+"""Shorter dictionaries are none: zstd takes no raw content below 8 bytes."""
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _local = threading.local()
 
@@ -33,7 +35,7 @@ def compress(data: Bytes, level: int = LEVEL) -> bytes:
 
 
 def compress_with(data: bytes, dictionary: bytes, level: int = LEVEL) -> bytes:
-    """One zstd frame of `data` with `dictionary` as raw content, for dictionary deltas."""
+    """One zstd frame of `data` with `dictionary` (at least 8 bytes) as raw content, for dictionary deltas."""
     raw = zstd.ZstdDict(dictionary, is_raw=True)
     compressor = zstd.ZstdCompressor(level=level, zstd_dict=raw.as_prefix)
     compressor.set_pledged_input_size(len(data))
@@ -73,7 +75,9 @@ def decompress(frame: Bytes, *, limit: int, exact: int | None = None, dictionary
     size = declared_size(frame)
     if size > limit or (exact is not None and size != exact):
         raise IntegrityError("compressed data declares a wrong size")
-    prefix = zstd.ZstdDict(dictionary, is_raw=True).as_prefix if dictionary else None
+    if dictionary is not None and len(dictionary) < MIN_DICTIONARY:
+        raise IntegrityError("compressed data leans on less than 8 bytes")
+    prefix = None if dictionary is None else zstd.ZstdDict(dictionary, is_raw=True).as_prefix
     options = {int(zstd.DecompressionParameter.window_log_max): WINDOW_LOG_MAX}
     decompressor = zstd.ZstdDecompressor(zstd_dict=prefix, options=options)
     try:

@@ -17,7 +17,7 @@ def read_segment(repo: Repository, name: str, structure_id: bytes | None = None)
     Args:
         repo: the repository.
         name: the segment's name.
-        structure_id: if given, segments under another structure key count as empty (another epoch).
+        structure_id: if given, segments under another structure key (another epoch) or by a revoked key count as empty.
 
     Raises:
         IntegrityError: damaged, missing or forged.
@@ -25,10 +25,10 @@ def read_segment(repo: Repository, name: str, structure_id: bytes | None = None)
     segment = parse_segment(read_object(repo.store, name), name, repo.id)
     signer = segment.signed.signer()
     entry = repo.trust.writer_entry(segment.writer, signer)
-    if entry is None or entry.last_good is not None:
-        raise IntegrityError(f"{name} is signed by a key that is no writer of this repository now", object_name=name)
+    if entry is None:
+        raise IntegrityError(f"{name} is signed by a key that is no writer of this repository", object_name=name)
     segment.signed.verify(signer, entry.public)
-    if structure_id is not None and segment.structure_id != structure_id:
+    if structure_id is not None and (segment.structure_id != structure_id or entry.last_good is not None):
         return []
     key = repo.keyring.structure_key(segment.writer, segment.epoch, segment.structure_id)
     if key is None:

@@ -6,6 +6,7 @@ its length.
 """
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -195,8 +196,9 @@ def _decode_refs(columns: _Columns, packs_n: int, n: int, kind: Kind) -> list[Ch
     if n and max(packs) >= packs_n:
         raise IntegrityError("a list node names a pack that it does not list")
     refs: list[ChunkRef | None] = [None] * n
-    links, below = [0] * n, [0] * n  # below: the ids on the ways from a ref, a bit for each
-    bit = {chunk_id: 1 << i for i, chunk_id in enumerate(ids)} if first.count(NO_BASE) < n else {}
+    links, below = [0] * n, [0] * n  # below: the ids on the ways from a ref that stand here twice
+    twins = (chunk_id for chunk_id, times in Counter(ids).items() if times > 1)
+    bit = {chunk_id: 1 << i for i, chunk_id in enumerate(twins)}
 
     def build(at: int, depth: int) -> ChunkRef:
         ready = refs[at]
@@ -211,8 +213,8 @@ def _decode_refs(columns: _Columns, packs_n: int, n: int, kind: Kind) -> list[Ch
         bases = tuple(build(b, depth + 1) for b in named)
         for b in named:
             links[at] = max(links[at], links[b] + 1)
-            below[at] |= below[b] | bit[ids[b]]
-        if named and below[at] & bit[ids[at]]:
+            below[at] |= below[b] | bit.get(ids[b], 0)
+        if below[at] & bit.get(ids[at], 0):
             raise IntegrityError("a chunk stands among its own bases")
         ref = ChunkRef(ids[at], places[packs[at]], offsets[at], payloads[at], plains[at], codecs[at], bases)
         refs[at] = ref

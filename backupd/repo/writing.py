@@ -4,7 +4,6 @@ The session key lives in this object only and dies with it. The order of writes 
 snapshot. Whatever is interrupted leaves earlier snapshots whole and no trace of the new one but unreferenced packs.
 """
 
-import random
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -252,12 +251,12 @@ class OpenPacks:
     def __init__(self, session: WriteSession, count: int) -> None:
         self._session = session
         self._builders: list[PackBuilder | None] = [None] * count
-        self._random = random.SystemRandom()
+        self._coins = iter(b"")
 
     def add(self, prepared: Prepared) -> ChunkRef:
         """Append a sealed chunk to one of the packs."""
         session, head = self._session, prepared.head
-        n = self._random.getrandbits(1) if len(self._builders) == 2 else 0
+        n = self._coin() if len(self._builders) == 2 else 0
         builder = self._builders[n]
         if builder is not None and not builder.fits(head.payload_length, len(head.bases)):
             session.upload(builder)
@@ -268,6 +267,13 @@ class OpenPacks:
             self._builders[n] = builder
         entry = builder.add(head, prepared.blob)
         return _ref(entry, builder.place, prepared.bases)
+
+    def _coin(self) -> int:
+        """0 or 1; the system's random source is asked for many at a time, because each call gives the interpreter away."""
+        for byte in self._coins:
+            return byte & 1
+        self._coins = iter(random_bytes(4096))
+        return self._coin()
 
     def complete(self) -> None:
         """Send off what is open."""
