@@ -12,7 +12,8 @@ from backupd.config.urls import DatabaseUrl, RepositoryUrl
 from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
 from backupd.engines.base import Source, Target
-from backupd.errors import KeyProblem
+from backupd.errors import IntegrityError, KeyProblem
+from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.repository import Repository, repository_id
 from backupd.store.base import ObjectStore
@@ -82,6 +83,24 @@ def open_repository(
         NoRepository, KeyProblem, MissingRight, IntegrityError.
     """
     found = repository_id(store)
+    _check_claim(store, keys, found)
     keyring = unlock(keys, right, found, passphrase)
     here = places(found, state)
     return Opened(Repository.open(store, keyring, Ledger.load(here.state)), here)
+
+
+def _check_claim(store: ObjectStore, keys: Sequence[LockedKey], found: bytes) -> None:
+    """Tell a damaged trust document from keys of another repository: other objects still name the repository.
+
+    Raises:
+        IntegrityError: the trust document names another repository than a snapshot that the keys belong to.
+    """
+    mine = {key.header.pin.repository for key in keys}
+    if found in mine:
+        return
+    name = next((info.name for info in store.list("snapshots/") if kind_of(info.name)), None)
+    if name is not None and frame_repository(store.get(name)) in mine:
+        raise IntegrityError(
+            f"{trust_name(1)} names another repository than the snapshots beside it: it is damaged or replaced",
+            object_name=trust_name(1),
+        )

@@ -19,8 +19,9 @@ import apsw
 
 from backupd.config.paths import Places
 from backupd.crypto.chunks import Kind
-from backupd.crypto.keyfile import Key, Role, parse_key
-from backupd.crypto.keyring import Keyring, Signer
+from backupd.crypto.keyfile import Key, Role, Secrets, new_header, parse_key
+from backupd.crypto.keyring import Keyring, Right, Signer, derive_structure_key
+from backupd.crypto.primitives import random_bytes
 from backupd.engines.sqlite import open_source, open_target
 from backupd.errors import BackupdError, IntegrityError
 from backupd.jobs.backup import BackupOptions, BackupResult, backup, open_index
@@ -35,7 +36,7 @@ from backupd.repo.reading import ChunkReader, PackCache
 from backupd.repo.records import encode_record, record_name
 from backupd.repo.repository import History, Repository, SnapshotView
 from backupd.repo.snapshot import Structure
-from backupd.repo.trust import Policy, Trust, decode_trust, encode_trust
+from backupd.repo.trust import Policy, Trust, WriterEntry, decode_trust, encode_trust
 from backupd.repo.writing import Prepared, WriteSession
 from backupd.report import Reporter, Tally
 from backupd.store.base import ObjectStore, StoreUnavailable
@@ -206,6 +207,17 @@ class Kit:
         self.store.put(trust_name(trust.version), encode_trust(trust, [self.signer(Role.ROOT)]))
         self.trust = trust
 
+    def add_writer(self, label: str = "second") -> Key:
+        """A key of another writer, and trust in force that names it."""
+        writer, mine = random_bytes(16), self.keys[Role.WRITE]
+        values = {name: random_bytes(32) for name in ("sign", "id", "cut", "cache")}
+        values["structure"] = derive_structure_key(self.keys[Role.READ].secrets["structure_root"], writer, 1)
+        secrets = Secrets({**values, "recipients": mine.secrets["recipients"]}, 1)
+        header = new_header(Role.WRITE, mine.header.pin, secrets, mine.header.kdf, utc_now(), writer)
+        entry = WriterEntry(writer, header.id, header.public, 1, label)
+        self.put_trust(replace(self.trust, version=self.trust.version + 1, writers=(*self.trust.writers, entry)))
+        return Key(header, secrets)
+
 
 def names(store: ObjectStore, prefix: str = "") -> list[str]:
     """The names of all objects."""
@@ -359,7 +371,6 @@ def pack_kinds(kit: Kit, snapshot: str) -> tuple[list[str], list[str]]:
 
 
 def _run(keys: str, repository: str, home: str, source: str, loose: bool) -> None:
-    from backupd.crypto.keyring import Right
     from backupd.repo.repository import repository_id
     from backupd.store.folder import FolderStore
     from tests.doubles import NoCreateOnlyStore

@@ -224,7 +224,7 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
     if status.st_mode & 0o077 & ~allowed:
         raise _refuse(path, "others can read or write it", f"chmod 600 {path}")
     if status.st_nlink != 1:
-        raise _refuse(path, "it has more than one hard link")
+        raise _refuse(path, f"it has {status.st_nlink} hard links instead of one")
     if status.st_size > MAX_FILE:
         raise _refuse(path, "it is too large for a key file")
     parent = path.resolve().parent.stat()

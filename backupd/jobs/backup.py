@@ -68,8 +68,8 @@ class BackupResult:
 
 
 def index_path(folder: Places, key: Key) -> Path:
-    """The local index file of a write key's writer and epoch."""
-    return folder.cache / f"index-{key.header.writer.hex()}-{key.secrets.epoch}.sqlite"
+    """The local index file of a write key and its epoch: a revoked key's entries are never met again."""
+    return folder.cache / f"index-{key.header.id.hex()}-{key.secrets.epoch}.sqlite"
 
 
 def open_index(repo: Repository, key: Key, folder: Places, report: Reporter) -> LocalIndex:
@@ -100,7 +100,11 @@ def backup(
     """
     began = time.monotonic()
     with ExitStack() as stack:
-        check_head(repo, key.header.writer, accept_rollback=options.accept_rollback)
+        head = check_head(repo, key.header.writer, accept_rollback=options.accept_rollback)
+        if head and head.damaged:
+            report.warning(
+                f"the newest snapshot object, {head.damaged}, is damaged; `backupctl verify` tells what is left"
+            )
         _warn_expired(repo, clock(), report)
         view = stack.enter_context(source.view(check=options.check))
         taken = clock()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backupd.crypto.primitives import sha256
 from backupd.errors import IntegrityError, SafetyRefused, TryAgain
-from backupd.repo.format import snapshot_name
+from backupd.repo.format import kind_of, snapshot_name
 from backupd.repo.ledger import state_lock
 from backupd.repo.repository import Repository, read_object
 from backupd.repo.snapshot import SnapshotObject, Structure, encode_snapshot
@@ -18,6 +18,7 @@ from backupd.repo.writing import WriteSession
 from backupd.store.base import ObjectExists
 
 TRIES = 100
+MAX_SEQ = 999_999_999_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,31 +30,66 @@ class Committed:
     seq: int
 
 
-def check_head(repo: Repository, writer: bytes, *, accept_rollback: bool = False) -> SnapshotObject | None:
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the next snapshot follows: the highest number used, and the hash to link to.
+
+    `damaged` names the newest object if it cannot be read whole any more: its number stays used.
+    """
+
+    seq: int
+    id: bytes | None
+    damaged: str | None = None
+
+
+def check_head(repo: Repository, writer: bytes, *, accept_rollback: bool = False) -> Head | None:
     """A writer's newest snapshot, verified and not older than this machine remembers.
+
+    A newest object that was damaged does not stop the nights: this machine remembers its hash, and the next snapshot
+    links to that.
 
     Raises:
         SafetyRefused: the storage was rolled back or lost its newest snapshots.
-        IntegrityError: the head is damaged or forged, or another snapshot of the remembered number.
+        IntegrityError: another snapshot of the remembered number; or the newest one is damaged and its hash not known here.
     """
-    head = repo.head(writer)
+    head = _newest(repo, writer, accept_rollback=accept_rollback)
     remembered = repo.ledger.heads.get(writer)
     if remembered is None or accept_rollback:
         return head
+    name = snapshot_name(writer, remembered[0])
+    same = _standing(repo, name)
+    if same and same.id != remembered[1]:
+        raise IntegrityError(f"{name} is another snapshot than the one this machine remembers", object_name=name)
     seq = head.seq if head else 0
     if seq < remembered[0]:
+        if same:  # a listing that lags behind, not a rollback
+            return Head(same.seq, same.id)
         raise SafetyRefused(
             f"this machine remembers snapshot {remembered[0]} of this writer, the storage's newest is {seq}",
-            object_name=f"snapshots/{writer.hex()}/{remembered[0]:012d}",
+            object_name=name,
             hint="snapshots were removed or the storage was rolled back: find out why (`backupctl verify`), then run with"
             " --accept-rollback",
         )
-    same = head if head and seq == remembered[0] else _standing(repo, snapshot_name(writer, remembered[0]))
-    if same and same.id != remembered[1]:
-        raise IntegrityError(
-            f"{same.name} is another snapshot than the one this machine remembers", object_name=same.name
-        )
     return head
+
+
+def _newest(repo: Repository, writer: bytes, *, accept_rollback: bool) -> Head | None:
+    names = [info.name for info in repo.store.list(f"snapshots/{writer.hex()}/") if kind_of(info.name)]
+    if not names:
+        return None
+    seq = int(names[-1].rsplit("/", 1)[1])
+    try:
+        found = repo.verified(read_object(repo.store, names[-1]), names[-1])
+        return Head(seq, found.id)
+    except IntegrityError as error:
+        remembered = repo.ledger.heads.get(writer)
+        if remembered and remembered[0] == seq:
+            return Head(seq, remembered[1], names[-1])
+        if not accept_rollback:
+            error.hint = "see what `backupctl verify` says of it; to go on without it, run with --accept-rollback"
+            raise
+    older = next((s for name in reversed(names[:-1]) if (s := _standing(repo, name))), None)
+    return Head(seq, older.id if older else None, names[-1])
 
 
 def _standing(repo: Repository, name: str) -> SnapshotObject | None:
@@ -91,6 +127,12 @@ def commit(
             head = check_head(repo, session.writer, accept_rollback=accept_rollback)
             remembered = repo.ledger.heads.get(session.writer, (0, b""))[0]
             seq = max(head.seq if head else 0, remembered) + 1
+            if seq > MAX_SEQ:
+                raise SafetyRefused(
+                    f"snapshot {MAX_SEQ} of this writer exists: its numbers are used up, which no honest run does",
+                    object_name=snapshot_name(session.writer, MAX_SEQ),
+                    hint="see who wrote it (`backupctl verify`), then give this writer a new key",
+                )
             linked = replace(structure, seq=seq, previous=head.id if head else None)
             name, data = encode_snapshot(
                 linked,

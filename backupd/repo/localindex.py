@@ -9,11 +9,13 @@ import sqlite3
 import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import TypeVar
 
 from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import b3_derive, b3_keyed
+from backupd.errors import BackupdError, Busy, Failed
 from backupd.repo.nodes import ChunkRef, PackPlace
 from backupd.repo.segments import IndexedPack
 
@@ -39,11 +41,34 @@ class LocalIndex:
         self._lock = threading.Lock()
         self._absent: set[bytes] = set()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        try:
-            self._db = self._open()
-        except sqlite3.DatabaseError:
-            self.throw_away(path)
-            self._db = self._open()
+        self._db = self._open_whole()
+
+    def _open_whole(self, *, anew: bool = False) -> sqlite3.Connection:
+        """Open the file, made anew if it is damaged; only one process at a time, so that nobody deletes what another makes."""
+        with self._path.with_name(self._path.name + ".lock").open("w") as lock:
+            flock(lock, LOCK_EX)
+            if anew:
+                self.throw_away(self._path)
+            try:
+                return self._open()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise self._unusable(error) from None
+                self.throw_away(self._path)
+                return self._open()
+
+    def _unusable(self, error: sqlite3.DatabaseError) -> BackupdError:
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            return Busy(
+                f"another run holds the local index {self._path}",
+                object_name=str(self._path),
+                hint="try again when it is done",
+            )
+        return Failed(
+            f"the local index {self._path} cannot be used",
+            object_name=str(self._path),
+            hint="is its disk full, or is another run stuck? it may be deleted at any time",
+        )
 
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=60)
@@ -62,10 +87,9 @@ class LocalIndex:
                 return work()
             except sqlite3.DatabaseError as error:
                 if type(error) is not sqlite3.DatabaseError:
-                    raise
+                    raise self._unusable(error) from None
                 self._db.close()
-                self.throw_away(self._path)
-                self._db = self._open()
+                self._db = self._open_whole(anew=True)
                 return work()
 
     @staticmethod

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from backupd.crypto.chunks import ChunkHead, ChunkNamer, ChunkSealer, Kind
 from backupd.crypto.envelope import Envelope
-from backupd.errors import IntegrityError
+from backupd.errors import IntegrityError, KeyProblem
 from backupd.repo.codecs import decode
 from backupd.repo.format import pack_name
 from backupd.repo.nodes import ChunkRef
@@ -155,6 +155,14 @@ class ChunkReader:
                     found = self._sealers[envelope.session] = ChunkSealer(secrets.session_key), namers
         return found[0], found[1][kind]
 
+    def _opener_of_whole(self, pack: Pack, kind: Kind) -> tuple[ChunkSealer, ChunkNamer]:
+        """`opener`, but where no key fits a damaged pack, the damage is the error and not the key."""
+        try:
+            return self.opener(pack, kind)
+        except KeyProblem:
+            parse_pack(bytes(pack.data), pack.name, self._repo.id)
+            raise
+
     def read(self, ref: ChunkRef, kind: Kind) -> bytes:
         """A chunk's plaintext, bases resolved and checked as well.
 
@@ -167,7 +175,7 @@ class ChunkReader:
             pack = self._cache.get(ref.pack)
             if self._owner not in {None, (pack.envelope.writer, pack.envelope.epoch)}:
                 raise IntegrityError("the pack belongs to another writer or epoch than the snapshot")
-            sealer, namer = self.opener(pack, kind)
+            sealer, namer = self._opener_of_whole(pack, kind)
             head = ChunkHead(
                 self._repo.id,
                 kind,

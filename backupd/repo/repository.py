@@ -180,23 +180,6 @@ class Repository:
         structure = found.structure(self.structure_key(found.envelope, name))
         return SnapshotView(found, structure, self.trust.label_of(found.writer))
 
-    def newest_name(self, writer: bytes) -> str | None:
-        """The name of a writer's newest snapshot object."""
-        name = None
-        for info in self.store.list(f"snapshots/{writer.hex()}/"):
-            if kind_of(info.name):
-                name = info.name
-        return name
-
-    def head(self, writer: bytes) -> SnapshotObject | None:
-        """A writer's newest snapshot, verified.
-
-        Raises:
-            IntegrityError: it is damaged or forged.
-        """
-        name = self.newest_name(writer)
-        return self.verified(read_object(self.store, name), name) if name else None
-
     def history(self) -> History:
         """Read and verify every snapshot there is, and the chains between them; problems are collected, not raised."""
         history = History()
@@ -245,11 +228,10 @@ class Repository:
                 )
 
     def _pruned(self) -> dict[tuple[bytes, int], bytes]:
-        pruned = {}
+        pruned: dict[tuple[bytes, int], bytes] = {}
         for record in self.records(lambda _: None):
             if record.type == "prune":
-                for item in record.document.get("snapshots", []):
-                    pruned[(bytes.fromhex(item["writer"]), int(item["seq"]))] = bytes.fromhex(item["hash"])
+                pruned |= _pruned_snapshots(record)
         return pruned
 
     def records(self, problem: Callable[[Problem], None]) -> Iterator[Record]:
@@ -263,8 +245,12 @@ class Repository:
             except IntegrityError as error:
                 problem(Problem(info.name, "damaged", error.message))
                 continue
-            if record is not None:
+            if record is None:
+                continue
+            if _well_formed(record):
                 yield record
+            else:
+                problem(Problem(info.name, "damaged", f"a {record.type} record without what such a record tells"))
 
     def avoided_packs(self, report: Reporter) -> set[str]:
         """Names of packs that count as absent for new snapshots: reported bad, or marked by garbage collection."""
@@ -278,6 +264,22 @@ class Repository:
             if name.endswith(".mark") and name.partition(".")[0] not in swept:
                 avoided |= decode_mark(read_object(self.store, name), name, self.trust)
         return avoided
+
+
+def _pruned_snapshots(record: Record) -> dict[tuple[bytes, int], bytes]:
+    items = record.document["snapshots"]
+    return {(bytes.fromhex(item["writer"]), int(item["seq"])): bytes.fromhex(item["hash"]) for item in items}
+
+
+def _well_formed(record: Record) -> bool:
+    """Whether a record of a type that is acted on has the keys of its type: a signature does not vouch for that."""
+    try:
+        if record.type == "prune":
+            _pruned_snapshots(record)
+        packs = record.document["packs"] if record.type == "bad-packs" else []
+        return isinstance(packs, list)
+    except (KeyError, ValueError, TypeError):
+        return False
 
 
 def gaps(numbers: set[int], last: int) -> Iterator[tuple[int, int]]:

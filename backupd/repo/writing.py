@@ -18,13 +18,14 @@ from backupd.crypto.primitives import random_bytes
 from backupd.errors import IntegrityError, KeyProblem
 from backupd.repo.codecs import encode
 from backupd.repo.compression import Bytes
-from backupd.repo.format import SESSION, block, frame, kind_of, pack_json, pack_name, sign_object
+from backupd.repo.format import FRAME_BYTES, SESSION, block, frame, kind_of, pack_json, pack_name, sign_object
 from backupd.repo.localindex import LocalIndex
 from backupd.repo.nodes import ChunkRef, PackPlace, TreeBuilder
 from backupd.repo.pack import PackBuilder, PackEntry
 from backupd.repo.repository import Repository
 from backupd.repo.segments import IndexedPack, encode_segment, segment_name
 from backupd.repo.snapshot import StreamRoot
+from backupd.store.base import ObjectMissing, ShortRead
 
 PACKS_IN_FLIGHT = 3
 PACKS_A_SEGMENT = 64
@@ -232,13 +233,21 @@ class WriteSession:
             IntegrityError: one was removed meanwhile.
         """
         there = present_packs(self.repo)
-        gone = [pack_name(digest) for digest in self.referenced if digest not in there]
+        missing = [pack_name(digest) for digest in self.referenced if digest not in there]
+        gone = [name for name in missing if not self._stands(name)]
         if gone:
             raise IntegrityError(
                 f"{len(gone)} of the packs that this run needs vanished from the storage while it ran",
                 object_name=gone[0],
                 hint="run again: what is missing is stored anew; find out who deletes there",
             )
+
+    def _stands(self, name: str) -> bool:
+        """Whether an object that a listing lacks is there after all: listings may lag."""
+        try:
+            return len(self.repo.store.get(name, 0, FRAME_BYTES)) == FRAME_BYTES
+        except (ObjectMissing, ShortRead):
+            return False
 
     def close(self) -> None:
         """End the session; uploads under way are waited for, the rest dropped."""

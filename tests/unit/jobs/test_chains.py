@@ -161,7 +161,7 @@ def test_a_damaged_delta_is_found_by_content_verification(tmp_path: Path) -> Non
     writer = ChainWriter(kit)
     old, new = versions(tmp_path, 1)
     writer.store(old)
-    changed = {piece for piece in pieces_of(old)} - {piece for piece in pieces_of(new)}
+    changed = set(pieces_of(old)) - set(pieces_of(new))
     # deltas against what the bases are not
     writer.last = [(bytes(len(plain)) if plain in changed else plain, ref) for plain, ref in writer.last]
     lying = writer.store(new)
