@@ -228,6 +228,8 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
     if status.st_size > MAX_FILE:
         raise _refuse(path, "it is too large for a key file")
     parent = path.resolve().parent.stat()
+    if parent.st_uid not in {os.geteuid(), 0}:
+        raise _refuse(path, "its folder belongs to another user")
     if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
         raise _refuse(path, "everybody can write to its folder", f"chmod o-w {path.parent}")
 

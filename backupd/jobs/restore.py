@@ -101,12 +101,15 @@ def restore(
 def _count_uses(root: StreamRoot, reader: ChunkReader) -> dict[bytes, int]:
     uses: dict[bytes, int] = {}
     waiting: list[ChunkRef]
-    for ref in walk(root.top, root.kind, reader.node_loader()):
+    for ref in walk(root.top, root.kind, reader.node_loader(), totals=root.totals):
         waiting = [ref]
+        met: set[int] = set()
         while waiting:
             one = waiting.pop()
-            uses[one.pack] = uses.get(one.pack, 0) + 1
-            waiting += one.bases
+            if id(one) not in met:
+                met.add(id(one))
+                uses[one.pack] = uses.get(one.pack, 0) + 1
+                waiting += one.bases
     return uses
 
 
@@ -116,7 +119,7 @@ def _joined(
     """The stream's chunks in order, opened by a few threads; ends with an error unless the whole is what it was."""
     running = stream_digest()
     threads = min(8, max(2, len(os.sched_getaffinity(0))))
-    refs = walk(root.top, root.kind, reader.node_loader())
+    refs = walk(root.top, root.kind, reader.node_loader(), totals=root.totals)
     pending: deque[Future[list[bytes]]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="open") as pool:
         try:

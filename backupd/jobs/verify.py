@@ -148,7 +148,7 @@ class _Verify:
             self.result.snapshots += 1
             for root in view.structure.streams:
                 try:
-                    for ref in walk(root.top, root.kind, self._load, self.needs.seen_node):
+                    for ref in walk(root.top, root.kind, self._load, self.needs.seen_node, totals=root.totals):
                         self.needs.add(ref, root.kind, view.id)
                 except IntegrityError as error:
                     self.failed(view.object.name, error)

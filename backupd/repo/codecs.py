@@ -13,6 +13,7 @@ RAW, ZSTD, ROW_DELTA, DICT_DELTA = range(4)
 MAX_CHUNK = 1024 * 1024
 MAX_DELTA = 4 * MAX_CHUNK
 MAX_LINKS = 8
+MAX_FAMILY = 16
 _BASES = {RAW: (0,), ZSTD: (0,), ROW_DELTA: (1, 2), DICT_DELTA: (1, 2)}
 
 
@@ -84,6 +85,8 @@ class _Varints:
             self.at += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
+                if shift and not byte:
+                    raise IntegrityError("a row delta writes a number the long way")
                 return value
             shift += 7
 

@@ -22,7 +22,7 @@ FEATURES_KNOWN = 0
 FRAME_BYTES = 32
 OWNER_BYTES = 36
 MAX_OBJECT = 64 * 1024 * 1024
-MAX_JSON = 64 * 1024 * 1024
+MAX_JSON = 16 * 1024 * 1024
 MAX_LEVELS = 16
 MAX_SIGNATURES = 16
 
@@ -319,3 +319,25 @@ def unpack_json(data: bytes, name: str) -> dict[str, Any]:
     frame_bytes = cursor.block()
     cursor.end()
     return parse_json(decompress(frame_bytes, limit=MAX_JSON), name)
+
+
+def natural(value: Any, most: int = (1 << 63) - 1) -> int:
+    """A whole number of a document: an integer from 0 to `most`, nothing that merely looks like one.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError("not a whole number in bounds")
+    return value
+
+
+def label(value: Any, most: int = 4096) -> str:
+    """A text that people will see: printable, so that it cannot write to a terminal what it likes.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if type(value) is not str or len(value) > most or not value.isprintable():
+        raise ValueError("not a printable text")
+    return value

@@ -6,13 +6,12 @@ its length.
 """
 
 import struct
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from backupd.crypto.chunks import Kind
 from backupd.errors import IntegrityError
-from backupd.repo.codecs import MAX_CHUNK, MAX_LINKS, check_shape
+from backupd.repo.codecs import MAX_CHUNK, MAX_FAMILY, MAX_LINKS, check_shape
 
 STRUCTURE, CONTENT = 1, 2
 MIN_ENTRIES, MAX_ENTRIES, MAX_REFS = 16, 1024, 8192
@@ -196,9 +195,8 @@ def _decode_refs(columns: _Columns, packs_n: int, n: int, kind: Kind) -> list[Ch
     if n and max(packs) >= packs_n:
         raise IntegrityError("a list node names a pack that it does not list")
     refs: list[ChunkRef | None] = [None] * n
-    links, below = [0] * n, [0] * n  # below: the ids on the ways from a ref that stand here twice
-    twins = (chunk_id for chunk_id, times in Counter(ids).items() if times > 1)
-    bit = {chunk_id: 1 << i for i, chunk_id in enumerate(twins)}
+    links = [0] * n
+    family: list[frozenset[int]] = [frozenset()] * n
 
     def build(at: int, depth: int) -> ChunkRef:
         ready = refs[at]
@@ -213,8 +211,10 @@ def _decode_refs(columns: _Columns, packs_n: int, n: int, kind: Kind) -> list[Ch
         bases = tuple(build(b, depth + 1) for b in named)
         for b in named:
             links[at] = max(links[at], links[b] + 1)
-            below[at] |= below[b] | bit.get(ids[b], 0)
-        if below[at] & bit.get(ids[at], 0):
+            family[at] |= family[b] | {b}
+        if len(family[at]) > MAX_FAMILY:
+            raise IntegrityError("a chunk leans on too many others")
+        if any(ids[b] == ids[at] for b in family[at]):
             raise IntegrityError("a chunk stands among its own bases")
         ref = ChunkRef(ids[at], places[packs[at]], offsets[at], payloads[at], plains[at], codecs[at], bases)
         refs[at] = ref
@@ -322,12 +322,18 @@ def _complete(ref: ChunkRef) -> bool:
 
 
 def walk(
-    top: bytes, kind: Kind, load: Callable[[ChunkRef], bytes], seen: Callable[[ChunkRef], bool] = lambda _: False
+    top: bytes,
+    kind: Kind,
+    load: Callable[[ChunkRef], bytes],
+    seen: Callable[[ChunkRef], bool] = lambda _: False,
+    *,
+    totals: tuple[int, int] | None = None,
 ) -> Iterator[ChunkRef]:
     """The chunks of a structure tree, in order.
 
     Args:
         top: the top node's plaintext.
+        totals: the chunks and bytes that the snapshot says the stream has.
         kind: what the stream's chunks are.
         load: reads a node's chunk, checked against its id.
         seen: asked before a node is loaded; True leaves the node and all below it out.
@@ -335,7 +341,14 @@ def walk(
     Raises:
         IntegrityError: a node is not as the format says.
     """
-    yield from _walk(decode_node(top, STRUCTURE, kind), kind, load, seen)
+    node = decode_node(top, STRUCTURE, kind)
+    if totals is not None and _totals(node) != totals:
+        raise IntegrityError("a stream's list holds other totals than its snapshot says")
+    yield from _walk(node, kind, load, seen)
+
+
+def _totals(node: Node) -> tuple[int, int]:
+    return sum(e.chunks for e in node.entries), sum(e.bytes for e in node.entries)
 
 
 def _walk(
@@ -348,8 +361,7 @@ def _walk(
             child = decode_node(load(entry.ref), STRUCTURE, kind)
             if child.level != node.level - 1:
                 raise IntegrityError("a list node stands at the wrong level")
-            totals = (sum(e.chunks for e in child.entries), sum(e.bytes for e in child.entries))
-            if totals != (entry.chunks, entry.bytes):
+            if _totals(child) != (entry.chunks, entry.bytes):
                 raise IntegrityError("a list node holds other totals than its parent says")
             yield from _walk(child, kind, load, seen)
 

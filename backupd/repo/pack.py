@@ -19,7 +19,7 @@ from backupd.repo.nodes import PackPlace
 PACK_BYTES = 16 * 1024 * 1024
 MAX_PACK_BYTES = 32 * 1024 * 1024
 MAX_BLOBS = 131_072
-_ENTRY = struct.Struct("<32sBBBxIII")
+_ENTRY = struct.Struct("<32sBBBBIII")
 _TRAILER = struct.Struct("<IIII")
 TRAILER_BYTES = _TRAILER.size + BLOB_OVERHEAD
 
@@ -56,7 +56,7 @@ def encode_entries(entries: Iterable[PackEntry]) -> bytes:
     out = bytearray(4)
     count = 0
     for e in entries:
-        out += _ENTRY.pack(e.id, e.kind, e.codec, len(e.bases), e.offset, e.payload_length, e.plain_length)
+        out += _ENTRY.pack(e.id, e.kind, e.codec, len(e.bases), 0, e.offset, e.payload_length, e.plain_length)
         out += b"".join(e.bases)
         count += 1
     out[:4] = struct.pack("<I", count)
@@ -74,7 +74,9 @@ def decode_entries(cursor: Cursor) -> list[PackEntry]:
         raise IntegrityError("a pack lists too many blobs")
     entries = []
     for _ in range(count):
-        chunk_id, kind, codec, bases, offset, payload, plain = _ENTRY.unpack(cursor.take(_ENTRY.size))
+        chunk_id, kind, codec, bases, zero, offset, payload, plain = _ENTRY.unpack(cursor.take(_ENTRY.size))
+        if zero:
+            raise IntegrityError("a pack lists a blob with reserved bits set")
         try:
             named = Kind(kind)
         except ValueError:

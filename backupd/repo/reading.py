@@ -169,7 +169,14 @@ class ChunkReader:
         Raises:
             IntegrityError: naming the pack that is missing, damaged or forged.
         """
-        bases = [self.read(base, kind) for base in ref.bases]
+        return self._read(ref, kind, {})
+
+    def _read(self, ref: ChunkRef, kind: Kind, done: dict[int, bytes]) -> bytes:
+        """Read a chunk and what it leans on, each once."""
+        ready = done.get(id(ref))
+        if ready is not None:
+            return ready
+        bases = [self._read(base, kind, done) for base in ref.bases]
         name = pack_name(ref.pack)
         try:
             pack = self._cache.get(ref.pack)
@@ -196,6 +203,7 @@ class ChunkReader:
                 f"a chunk in {name} cannot be opened{chain}: {error.message}", object_name=name
             ) from None
         self._cache.used(ref.pack)
+        done[id(ref)] = plain
         return plain
 
     def node_loader(self) -> Callable[[ChunkRef], bytes]:

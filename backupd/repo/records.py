@@ -97,7 +97,7 @@ def _join(name: str, repository: bytes, owner: bytes, sealing: int, body: bytes,
 
 
 def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Record | None:
-    """Verify and open a record; None if it is sealed for keys that are not at hand.
+    """Verify and open a record; None if it is sealed for keys not at hand, or signed by a revoked write key.
 
     Raises:
         IntegrityError: forged, damaged, or signed by a role that may not.

@@ -21,6 +21,8 @@ from backupd.repo.format import (
     block,
     check_frame,
     frame,
+    label,
+    natural,
     pack_json,
     sign_object,
     snapshot_name,
@@ -38,6 +40,11 @@ class StreamRoot:
     chunks: int
     size: int
     top: bytes = field(repr=False)
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """Chunks and bytes."""
+        return self.chunks, self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,34 +97,39 @@ class Structure:
         }
 
 
+_STREAM_KINDS = frozenset({Kind.ROWS, Kind.PAGES, Kind.SCHEMA})
+_SNAPSHOT_KINDS = frozenset({"snapshot", "checkpoint"})
+
+
+def _stream(document: dict[str, Any]) -> StreamRoot:
+    kind = Kind(natural(document["kind"]))
+    if kind not in _STREAM_KINDS:
+        raise ValueError("no kind of stream")
+    top = base64.b64decode(document["top"], validate=True)
+    return StreamRoot(kind, natural(document["class"]), natural(document["chunks"]), natural(document["bytes"]), top)
+
+
 def _structure(document: dict[str, Any], name: str) -> Structure:
     try:
-        streams = tuple(
-            StreamRoot(
-                Kind(s["kind"]),
-                int(s["class"]),
-                int(s["chunks"]),
-                int(s["bytes"]),
-                base64.b64decode(s["top"], validate=True),
-            )
-            for s in document["streams"]
-        )
+        previous = bytes.fromhex(document["previous"]) if document["previous"] else None
+        if (previous and len(previous) != 32) or document["kind"] not in _SNAPSHOT_KINDS:
+            raise ValueError("no hash, or no kind of snapshot")
         return Structure(
-            int(document["seq"]),
-            bytes.fromhex(document["previous"]) if document["previous"] else None,
-            int(document["trust"]),
-            str(document["source"]),
-            str(document["taken_at"]),
-            str(document["stored_at"]),
-            str(document["kind"]),
-            streams,
-            None if document["rows"] is None else int(document["rows"]),
-            int(document["read_bytes"]),
-            int(document["stored_bytes"]),
-            {str(k): int(v) for k, v in document["chunks"].items()},
-            int(document["segments"]),
-            tuple(str(t) for t in document["tags"]),
-            None if document["hold"] is None else str(document["hold"]),
+            natural(document["seq"]),
+            previous,
+            natural(document["trust"]),
+            label(document["source"]),
+            label(document["taken_at"]),
+            label(document["stored_at"]),
+            document["kind"],
+            tuple(_stream(s) for s in document["streams"]),
+            None if document["rows"] is None else natural(document["rows"]),
+            natural(document["read_bytes"]),
+            natural(document["stored_bytes"]),
+            {label(k): natural(v) for k, v in document["chunks"].items()},
+            natural(document["segments"], 999_999),
+            tuple(label(t) for t in document["tags"]),
+            None if document["hold"] is None else label(document["hold"]),
         )
     except (KeyError, ValueError, TypeError, AttributeError, binascii.Error):
         raise IntegrityError(f"{name} holds a document that cannot be read", object_name=name) from None

@@ -24,11 +24,16 @@ from backupd.repo.format import (
     check_frame,
     dump_json,
     frame,
+    label,
+    natural,
     parse_json,
     sign_object,
     split_signed,
     trust_name,
 )
+
+MAX_PACK = 16 * 1024 * 1024
+MAX_DAYS = 36_500
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,10 @@ class Trust:
                 return Role.WRITE, entry.public
         return None
 
+    def is_revoked(self, key: bytes) -> bool:
+        """Whether a write key was revoked: its records count for nothing."""
+        return any(entry.id == key and entry.last_good for entry in self.writers)
+
     def writer_entry(self, writer: bytes, key: bytes) -> WriterEntry | None:
         """The credential `key` of a writer."""
         return next((e for e in self.writers if e.writer == writer and e.id == key), None)
@@ -171,6 +180,15 @@ def encode_trust(trust: Trust, signers: list[Signer]) -> bytes:
     return sign_object(trust_name(trust.version), frame(TRUST, trust.repository) + block(dump_json(document)), signers)
 
 
+def _policy(document: dict[str, Any]) -> Policy:
+    named = {k: v for k, v in document.items() if k in Policy.__slots__}
+    if type(named.pop("create_only")) is not bool:
+        raise ValueError("create_only is neither true nor false")
+    numbers = {k: natural(v, MAX_DAYS) for k, v in named.items() if k != "pack_bytes"}
+    size = natural(named["pack_bytes"], MAX_PACK)
+    return Policy(**numbers, pack_bytes=size, create_only=document["create_only"])
+
+
 def _parse(document: dict[str, Any]) -> Trust:
     identities = tuple(
         Identity(
@@ -178,7 +196,7 @@ def _parse(document: dict[str, Any]) -> Trust:
             Role(i["role"]),
             base64.b64decode(i["public"], validate=True),
             base64.b64decode(i.get("recipient", ""), validate=True),
-            str(i.get("label", "")),
+            label(i.get("label", "")),
         )
         for i in document["identities"]
     )
@@ -187,29 +205,30 @@ def _parse(document: dict[str, Any]) -> Trust:
             bytes.fromhex(w["writer"]),
             bytes.fromhex(w["id"]),
             base64.b64decode(w["public"], validate=True),
-            int(w["epoch"]),
-            str(w.get("label", "")),
-            (int(w["last_good"]["seq"]), bytes.fromhex(w["last_good"]["hash"])) if w.get("last_good") else None,
+            natural(w["epoch"], 0xFFFFFFFF),
+            label(w.get("label", "")),
+            (natural(w["last_good"]["seq"]), bytes.fromhex(w["last_good"]["hash"])) if w.get("last_good") else None,
         )
         for w in document["writers"]
     )
     roots = {bytes.fromhex(k["id"]): base64.b64decode(k["public"], validate=True) for k in document["root"]["keys"]}
-    policy = Policy(**{k: v for k, v in document["policy"].items() if k in Policy.__slots__})
+    policy = _policy(document["policy"])
     return Trust(
         bytes.fromhex(document["repository"]),
-        int(document["version"]),
-        str(document["created"]),
-        document["expires"],
-        int(document["root"]["threshold"]),
+        natural(document["version"]),
+        label(document["created"]),
+        None if document["expires"] is None else label(document["expires"]),
+        natural(document["root"]["threshold"]),
         roots,
         identities,
         writers,
         policy,
-        int(document["min_format"]),
-        int(document["min_suite"]),
+        natural(document["min_format"]),
+        natural(document["min_suite"]),
     )
 
 
+_RECIPIENTS = frozenset({Role.READ, Role.RECOVERY})
 _IDENTITIES = frozenset({Role.CHECK, Role.PRUNE, Role.READ, Role.RECOVERY})
 
 
@@ -231,6 +250,7 @@ def _check_sense(trust: Trust, name: str) -> None:
     distinct = len(set(trust.roots.values())) == len(trust.roots)
     quorum = 1 <= trust.threshold <= len(trust.roots) <= MAX_SIGNATURES and distinct
     lengths = all(len(r) == RECIPIENT_BYTES for r in recipients.values()) and len(recipients) <= 32
+    lengths = lengths and all(i.role in _RECIPIENTS for i in trust.identities if i.recipient)
     if not (recovery and quorum and lengths and _ids_fit(trust)):
         raise IntegrityError(
             f"{name} is not a sane trust document: it needs a root quorum, a recovery recipient and ids that fit",
@@ -284,7 +304,7 @@ def decode_trust(data: bytes, version: int, repository: bytes, previous: Trust |
     return trust
 
 
-def first_trust(keys: Sequence[Key], pin: Pin, created: datetime, policy: Policy, label: str) -> Trust:
+def first_trust(keys: Sequence[Key], pin: Pin, created: datetime, policy: Policy, writer_label: str) -> Trust:
     """The trust document that `init` signs: one root, one writer, and the other keys as identities."""
     identities = tuple(
         Identity(k.header.id, k.role, k.header.public, k.header.recipient)
@@ -292,7 +312,7 @@ def first_trust(keys: Sequence[Key], pin: Pin, created: datetime, policy: Policy
         if k.role not in {Role.ROOT, Role.WRITE}
     )
     writers = tuple(
-        WriterEntry(k.header.writer, k.header.id, k.header.public, k.secrets.epoch, label)
+        WriterEntry(k.header.writer, k.header.id, k.header.public, k.secrets.epoch, writer_label)
         for k in keys
         if k.role is Role.WRITE
     )
