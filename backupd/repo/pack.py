@@ -98,8 +98,10 @@ class PackBuilder:
     def __init__(self, repository: bytes, envelope: Envelope, structure_key: bytes, limit: int = PACK_BYTES) -> None:
         self._repository = repository
         self._structure_key = structure_key
-        self._data = bytearray(pack_header(repository, envelope))
-        self._header_hash = sha256(bytes(self._data))
+        header = pack_header(repository, envelope)
+        self._parts = [header]
+        self._length = len(header)
+        self._header_hash = sha256(header)
         self._limit = limit
         self.entries: list[PackEntry] = []
         self._footer_bytes = 4
@@ -108,20 +110,21 @@ class PackBuilder:
     def fits(self, payload_length: int, bases: int = 0) -> bool:
         """Whether one more blob leaves the pack within its size."""
         more = payload_length + BLOB_OVERHEAD + _ENTRY.size + 32 * bases
-        full = len(self._data) + self._footer_bytes + BLOB_OVERHEAD + TRAILER_BYTES + more
+        full = self._length + self._footer_bytes + BLOB_OVERHEAD + TRAILER_BYTES + more
         return not self.entries or (full <= self._limit and len(self.entries) < MAX_BLOBS)
 
     def add(self, head: ChunkHead, blob: bytes) -> PackEntry:
         """Append a blob; returns its entry."""
         entry = PackEntry(
-            head.id, head.kind, head.codec, len(self._data), head.payload_length, head.plain_length, head.bases
+            head.id, head.kind, head.codec, self._length, head.payload_length, head.plain_length, head.bases
         )
-        self._data += blob
+        self._parts.append(blob)
+        self._length += len(blob)
         self.entries.append(entry)
         self._footer_bytes += _ENTRY.size + 32 * len(head.bases)
         return entry
 
-    def finish(self, session: ChunkSealer, structure: ChunkSealer) -> tuple[bytes, bytearray]:
+    def finish(self, session: ChunkSealer, structure: ChunkSealer) -> tuple[bytes, bytes]:
         """Pad, seal the footer, and decode everything again as a reader would.
 
         Returns:
@@ -131,20 +134,21 @@ class PackBuilder:
             IntegrityError: what was built does not read back: a fault of this machine, and nothing to upload.
         """
         footer = seal_part(self._structure_key, "pack-footer", self._header_hash, encode_entries(self.entries))
-        bare = len(self._data) + len(footer) + TRAILER_BYTES
-        self._data += random_bytes(padme(bare) - bare)
-        offset = len(self._data)
-        self._data += footer
+        bare = self._length + len(footer) + TRAILER_BYTES
+        padding = random_bytes(padme(bare) - bare)
+        offset = self._length + len(padding)
         trailer = _TRAILER.pack(offset, len(footer), len(self.entries), offset + len(footer) + TRAILER_BYTES)
-        self._data += seal_part(self._structure_key, "pack-trailer", self._header_hash, trailer)
-        digest = sha256(self._data)
-        pack = parse_pack(self._data, pack_name(digest), self._repository, check_hash=False)
+        sealed = seal_part(self._structure_key, "pack-trailer", self._header_hash, trailer)
+        data = b"".join([*self._parts, padding, footer, sealed])  # one copy, made while other threads go on
+        self._parts.clear()
+        digest = sha256(data)
+        pack = parse_pack(data, pack_name(digest), self._repository, check_hash=False)
         if pack.read_entries(self._structure_key) != self.entries:
             raise IntegrityError("a pack does not read back as it was built; check this machine's memory")
         for entry in self.entries:
             sealer = structure if entry.kind is Kind.STRUCTURE else session
             sealer.open(entry.head(self._repository), pack.blob(entry))
-        return digest, self._data
+        return digest, data
 
 
 @dataclass(frozen=True, slots=True)
