@@ -22,7 +22,7 @@ from backupd.repo.nodes import ChunkRef
 from backupd.repo.pack import Pack, parse_pack
 from backupd.repo.repository import Repository, read_object
 
-PACKS_IN_MEMORY = 4
+PACKS_IN_MEMORY = 6
 SPOOL_BYTES = 2 * 1024**3
 
 

@@ -162,6 +162,8 @@ def _harden() -> None:
 def main() -> None:
     """The console script."""
     _harden()
+    # the work is done by libraries that release the interpreter for a moment at a time: hand it over quickly
+    sys.setswitchinterval(0.0001)
     signal.signal(signal.SIGTERM, _Signals.terminate)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _Signals.interrupt)
