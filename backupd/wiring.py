@@ -12,7 +12,7 @@ from backupd.config.urls import DatabaseUrl, RepositoryUrl
 from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
 from backupd.engines.base import Source, Target
-from backupd.errors import IntegrityError, KeyProblem
+from backupd.errors import Failed, IntegrityError, KeyProblem
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.repository import Repository, repository_id
@@ -76,8 +76,11 @@ def open_repository(
     right: Right,
     passphrase: Callable[[LockedKey], bytes | None],
     state: str | None,
+    warn: Callable[[str], None] | None = None,
 ) -> Opened:
     """Choose and unlock the key that holds `right`, and verify the repository's trust.
+
+    With `warn`, a ledger that cannot be read is a warning: on the worst day a restore must not fail for its own notes.
 
     Raises:
         NoRepository, KeyProblem, MissingRight, IntegrityError.
@@ -86,7 +89,17 @@ def open_repository(
     _check_claim(store, keys, found)
     keyring = unlock(keys, right, found, passphrase)
     here = places(found, state)
-    return Opened(Repository.open(store, keyring, Ledger.load(here.state)), here)
+    return Opened(Repository.open(store, keyring, _ledger(here, warn)), here)
+
+
+def _ledger(here: Places, warn: Callable[[str], None] | None) -> Ledger:
+    try:
+        return Ledger.load(here.state)
+    except Failed as error:
+        if warn is None:
+            raise
+        warn(f"{error.message}; rollbacks of the storage cannot be noticed now")
+        return Ledger(here.state / "heads.json")
 
 
 def _check_claim(store: ObjectStore, keys: Sequence[LockedKey], found: bytes) -> None:

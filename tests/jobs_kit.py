@@ -332,7 +332,7 @@ def write_by_hand(kit: Kit, forge: Callable[[WriteSession, Prepared], Prepared],
             size,
             0,
             session.counts.chunks(),
-            session.segments,
+            tuple(session.segments),
         )
         content = {
             "engine": "sqlite",
@@ -343,7 +343,7 @@ def write_by_hand(kit: Kit, forge: Callable[[WriteSession, Prepared], Prepared],
             "note": "",
             "versions": {},
         }
-        return commit(session, structure, content, locks=kit.places("liar").state)
+        return commit(session, structure, content, locks=kit.places("liar").state, report=Tally())
     finally:
         session.close()
         index.close()

@@ -1,8 +1,12 @@
 """Where state and caches live."""
 
 import os
+import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from backupd.errors import SafetyRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +18,41 @@ class Places:
 
 
 def places(repository: bytes, state: str | None) -> Places:
-    """The folders of a repository; nothing is created.
+    """The folders of a repository; nothing is created, but where the user has no home: see `_homeless`.
 
     Args:
         repository: the repository's id.
         state: --state or BACKUPCTL_STATE, if given.
+
+    Raises:
+        SafetyRefused: there is no home, and the folder that stands in for it is not this user's own.
     """
-    home = Path.home()
-    base = Path(state) if state else Path(os.environ.get("XDG_STATE_HOME") or home / ".local/state") / "backupd"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "backupd"
+    base = Path(state) if state else _base("XDG_STATE_HOME", ".local/state")
+    cache = _base("XDG_CACHE_HOME", ".cache")
     return Places(base.absolute() / repository.hex(), cache.absolute() / repository.hex())
+
+
+def _base(variable: str, below_home: str) -> Path:
+    if given := os.environ.get(variable):
+        return Path(given) / "backupd"
+    try:
+        home = Path.home()
+    except RuntimeError:  # HOME is not set, and the system knows no user of this id
+        return _homeless() / below_home / "backupd"
+    return home / below_home / "backupd"
+
+
+def _homeless() -> Path:
+    """A private folder among the temporary ones, so that a restore works for a user without a home."""
+    folder = Path(tempfile.gettempdir()) / f"backupd-{os.geteuid()}"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise SafetyRefused(
+                f"there is no home, and {folder} is not a folder of this user's own",
+                object_name=str(folder),
+                hint="set HOME, or XDG_STATE_HOME and XDG_CACHE_HOME",
+            ) from None
+    return folder

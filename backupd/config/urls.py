@@ -6,7 +6,7 @@ A password inside a URL is refused: it would end up in histories, process lists 
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from backupd.errors import UsageError
 
@@ -27,10 +27,21 @@ class RepositoryUrl:
 
     def __str__(self) -> str:
         if self.path is not None:
-            return f"file://{self.path}"
-        options = [f"{k}={v}" for k, v in (("endpoint", self.endpoint), ("region", self.region)) if v]
-        place = f"s3://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
-        return place + ("?" + "&".join(options) if options else "")
+            return f"file://{_quoted(str(self.path))}"
+        options = urlencode({k: v for k, v in (("endpoint", self.endpoint), ("region", self.region)) if v}, safe=":/")
+        place = f"s3://{self.bucket}" + (f"/{_quoted(self.prefix)}" if self.prefix else "")
+        return place + (f"?{options}" if options else "")
+
+
+def _quoted(path: str) -> str:
+    """A path as a URL's: what means something else there, or cannot be printed, is written as %XX."""
+    return "".join(
+        quote(c, safe="", errors="surrogateescape") if c in " %?#" or not c.isprintable() else c for c in path
+    )
+
+
+def _unquoted(path: str) -> str:
+    return unquote(path, errors="surrogateescape")
 
 
 def _refuse_password(url: str) -> None:
@@ -54,10 +65,12 @@ def parse_repository(text: str) -> RepositoryUrl:
         return RepositoryUrl("file", Path(os.path.normpath(Path.cwd() / text)))
     _refuse_password(text)
     parts = urlsplit(text)
+    if "#" in text:
+        raise UsageError(f"{text} has a #, which no repository's URL has", hint="write %23 where it is part of a name")
     if parts.scheme == "file":
         if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/") or parts.query:
             raise UsageError(f"{text} is no folder", hint="write file:///absolute/path")
-        return RepositoryUrl("file", Path(os.path.normpath(unquote(parts.path))))
+        return RepositoryUrl("file", Path(os.path.normpath(_unquoted(parts.path))))
     if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc:
         raise UsageError(
             f"{text} is no repository", hint="write file:///path or s3://bucket/prefix?endpoint=https://..."
@@ -66,7 +79,7 @@ def parse_repository(text: str) -> RepositoryUrl:
     if unknown := options.keys() - S3_OPTIONS:
         raise UsageError(f"unknown option {sorted(unknown)[0]!r} in {text}", hint="known: endpoint, region")
     return RepositoryUrl(
-        "s3", None, parts.netloc, parts.path.strip("/"), options.get("endpoint"), options.get("region")
+        "s3", None, parts.netloc, _unquoted(parts.path).strip("/"), options.get("endpoint"), options.get("region")
     )
 
 

@@ -5,6 +5,7 @@ Must never print, log or keep a passphrase, and never open a file that others co
 
 import base64
 import binascii
+import errno
 import json
 import os
 import stat
@@ -61,10 +62,11 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """The secrets of one key file: 32 bytes each by name; `epoch` for write keys."""
+    """The secrets of one key file: 32 bytes each by name; `epoch` for write keys; structure roots of before a rotation."""
 
     values: Mapping[str, bytes] = field(repr=False)
     epoch: int = 0
+    older_roots: tuple[bytes, ...] = field(default=(), repr=False)
 
     def __getitem__(self, name: str) -> bytes:
         return self.values[name]
@@ -135,12 +137,13 @@ class LockedKey:
             document = json.loads(opened)
             values = {name: bytes.fromhex(document[name]) for name in names}
             epoch = int(document.get("epoch", 0))
+            older = tuple(bytes.fromhex(root) for root in document.get("older_structure_roots", []))
         except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
             raise KeyProblem(f"the key file {self.header.path} lacks a secret of its role") from None
-        if any(len(value) != 32 for value in values.values()) or not 0 <= epoch < 1 << 32:
+        if any(len(value) != 32 for value in (*values.values(), *older)) or not 0 <= epoch < 1 << 32:
             raise KeyProblem(f"the key file {self.header.path} holds a secret of the wrong length")
         self._check_public(values)
-        return Key(self.header, Secrets(values, epoch))
+        return Key(self.header, Secrets(values, epoch, older))
 
     def _check_public(self, values: Mapping[str, bytes]) -> None:
         public = sign_public(values["sign"])
@@ -178,6 +181,8 @@ def encode_key(header: KeyHeader, secrets: Secrets, passphrase: bytes | None) ->
     document: dict[str, object] = {name: value.hex() for name, value in secrets.values.items()}
     if header.role is Role.WRITE:
         document["epoch"] = secrets.epoch
+    if secrets.older_roots:
+        document["older_structure_roots"] = [root.hex() for root in secrets.older_roots]
     bound = header.lines().encode()
     body = chacha_seal(body_key(header.kdf, passphrase), json.dumps(document).encode(), bound)
     text = base64.b64encode(body).decode()
@@ -214,22 +219,29 @@ def _refuse(path: Path, why: str, hint: str | None = None) -> KeyProblem:
     return KeyProblem(f"refusing the key file {path}: {why}", object_name=str(path), hint=hint)
 
 
+def _copy(path: Path) -> str:
+    return f"copy it: install -m 600 {path} somewhere of your own"
+
+
 def _check_owner(path: Path, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise _refuse(path, "it is no regular file")
     if status.st_uid not in {os.geteuid(), 0}:
-        raise _refuse(path, "it belongs to another user")
+        raise _refuse(path, "it belongs to another user", _copy(path))
     # systemd hands credentials over as files of root, readable for the service's group
     allowed = 0o440 if status.st_uid == 0 and os.geteuid() != 0 else 0o600
     if status.st_mode & 0o077 & ~allowed:
-        raise _refuse(path, "others can read or write it", f"chmod 600 {path}")
+        # where every file can be run by everybody, the file system most likely keeps no modes, and chmod does nothing
+        keeps_none = status.st_mode & 0o111 == 0o111
+        more = "; if its file system keeps no modes, copy it to one that does" if keeps_none else ""
+        raise _refuse(path, "others can read or write it", f"chmod 600 {path}{more}")
     if status.st_nlink != 1:
-        raise _refuse(path, f"it has {status.st_nlink} hard links instead of one")
+        raise _refuse(path, f"it has {status.st_nlink} hard links instead of one", _copy(path))
     if status.st_size > MAX_FILE:
         raise _refuse(path, "it is too large for a key file")
     parent = path.resolve().parent.stat()
     if parent.st_uid not in {os.geteuid(), 0}:
-        raise _refuse(path, "its folder belongs to another user")
+        raise _refuse(path, "its folder belongs to another user", _copy(path))
     if parent.st_mode & stat.S_IWOTH and not parent.st_mode & stat.S_ISVTX:
         raise _refuse(path, "everybody can write to its folder", f"chmod o-w {path.parent}")
 
@@ -247,6 +259,8 @@ def read_key_file(path: Path) -> LockedKey:
             f"there is no key file {path}", object_name=str(path), hint="name it with --key or BACKUPCTL_KEY"
         ) from None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _refuse(path, "it is a symbolic link", "name the file itself, not the link") from None
         raise _refuse(path, error.strerror or "it cannot be opened") from None
     try:
         _check_owner(path, os.fstat(fd))

@@ -5,7 +5,7 @@ hands out a right that its key files do not hold.
 """
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -18,7 +18,7 @@ from backupd.errors import KeyProblem, MissingRight
 class Right(Enum):
     """What a command needs; the value names the roles that hold it, the cheapest to open first."""
 
-    LIST = (Role.WRITE, Role.CHECK, Role.PRUNE, Role.READ, Role.RECOVERY, Role.ROOT)
+    LIST = (Role.CHECK, Role.PRUNE, Role.WRITE, Role.READ, Role.RECOVERY, Role.ROOT)
     WRITE = (Role.WRITE,)
     CHECK = (Role.CHECK, Role.PRUNE, Role.READ, Role.RECOVERY)
     PRUNE = (Role.PRUNE,)
@@ -71,22 +71,27 @@ class Keyring:
         """The structure key of that id, if a key at hand leads to it."""
         if found := self._structure.get(structure_id):
             return found
-        for key in self.keys:
-            if key.role is Role.WRITE:
-                candidate = key.secrets["structure"]
-            else:
-                candidate = derive_structure_key(key.secrets["structure_root"], writer, epoch)
+        candidates = [key.secrets["structure"] for key in self.keys if key.role is Role.WRITE]
+        candidates += [derive_structure_key(root, writer, epoch) for root in self._roots()]
+        for candidate in candidates:
             if structure_key_id(candidate) == structure_id:
                 self._structure[structure_id] = candidate
                 return candidate
         return None
 
-    def records_key(self) -> bytes | None:
-        """The key of records that are not a writer's."""
+    def records_key(self, records_id: bytes | None = None) -> bytes | None:
+        """The key of records that are not a writer's: the newest one, or the one of that id."""
+        for root in self._roots():
+            candidate = expand(root, b"backupd/v1/records", 32)
+            if records_id is None or structure_key_id(candidate) == records_id:
+                return candidate
+        return None
+
+    def _roots(self) -> Iterator[bytes]:
         for key in self.keys:
             if key.role is not Role.WRITE:
-                return expand(key.secrets["structure_root"], b"backupd/v1/records", 32)
-        return None
+                yield key.secrets["structure_root"]
+                yield from key.secrets.older_roots
 
     def session(self, envelope: Envelope) -> SessionSecrets:
         """Open a session's secrets, once for each session.

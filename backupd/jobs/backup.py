@@ -5,12 +5,13 @@ fails before it leaves no snapshot, and nothing is reported as done before the s
 """
 
 import os
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,10 +24,11 @@ from backupd.crypto.envelope import structure_key_id
 from backupd.crypto.keyfile import Key
 from backupd.crypto.primitives import stream_digest
 from backupd.engines.base import Source, StreamInfo, View
-from backupd.errors import Failed
+from backupd.errors import Failed, TryAgain
 from backupd.jobs.spill import ReadAhead
 from backupd.repo.commit import check_head, commit
 from backupd.repo.indexing import sync_index
+from backupd.repo.ledger import state_lock
 from backupd.repo.localindex import LocalIndex
 from backupd.repo.repository import Repository
 from backupd.repo.snapshot import StreamRoot, Structure
@@ -74,7 +76,14 @@ def index_path(folder: Places, key: Key) -> Path:
 
 def open_index(repo: Repository, key: Key, folder: Places, report: Reporter) -> LocalIndex:
     """The local index of this writer and epoch, brought up to date."""
-    index = LocalIndex(index_path(folder, key), key.secrets["id"])
+    try:
+        index = LocalIndex(index_path(folder, key), key.secrets["id"])
+    except OSError as error:
+        report.warning(
+            f"the cache folder {folder.cache} cannot be written ({error.strerror}); going on with a temporary one"
+        )
+        scratch = Path(tempfile.mkdtemp(prefix="backupd-index-"))
+        index = LocalIndex(index_path(replace(folder, cache=scratch), key), key.secrets["id"], temporary=True)
     try:
         sync_index(repo, index, key.header.writer, structure_key_id(key.secrets["structure"]), report)
     except BaseException:
@@ -106,8 +115,10 @@ def backup(
                 f"the newest snapshot object, {head.damaged}, is damaged; `backupctl verify` tells what is left"
             )
         _warn_expired(repo, clock(), report)
+        _check_state(folder)
+        asked = clock()
         view = stack.enter_context(source.view(check=options.check))
-        taken = clock()
+        taken = asked if options.check else clock()
         index = open_index(repo, key, folder, report)
         stack.callback(index.close)
         session = WriteSession(repo, key, index, started=taken, level=options.level)
@@ -121,9 +132,18 @@ def backup(
             digests.append(digest)
             spilled += count
         session.write_segment()
-        _fence(repo, began)
+        _fence(repo, began, (clock() - taken).total_seconds())
+        session.check_packs()
+        if gone := session.referenced_names() & repo.marked_packs(report):
+            raise TryAgain(
+                f"{len(gone)} packs that this run leans on were marked for removal while it ran; nothing was published",
+                object_name=min(gone),
+                hint="run again: what is about to go is stored anew",
+            )
         structure, content = _describe(source, view, session, roots, digests, stamp(taken), options)
-        done = commit(session, structure, content, locks=folder.state, accept_rollback=options.accept_rollback)
+        done = commit(
+            session, structure, content, locks=folder.state, report=report, accept_rollback=options.accept_rollback
+        )
         session.check_packs()
         counts = session.counts
         return BackupResult(
@@ -135,7 +155,7 @@ def backup(
             counts.chunks(),
             structure.rows,
             time.monotonic() - began,
-            tuple(view.warnings),
+            (*view.warnings, *_empty(view)),
             spilled,
         )
 
@@ -145,9 +165,23 @@ def _warn_expired(repo: Repository, now: datetime, report: Reporter) -> None:
         report.warning(f"the trust document expired on {repo.trust.expires}; have it signed again with the root key")
 
 
-def _fence(repo: Repository, began: float) -> None:
+def _check_state(folder: Places) -> None:
+    """What must be remembered at the end must be possible to remember: found out before anything is stored."""
+    try:
+        with state_lock(folder.state, "probe"):
+            pass
+    except OSError as error:
+        raise Failed(
+            f"the state folder {folder.state} cannot be written: {error.strerror}",
+            object_name=str(folder.state),
+            hint="name another one with --state; it remembers the newest snapshots, so that a rollback is noticed",
+        ) from None
+
+
+def _fence(repo: Repository, began: float, on_the_wall: float) -> None:
+    """A session must not outlive what garbage collection waits for; a suspended machine's monotonic clock stands still."""
     hours = repo.trust.policy.max_session_hours
-    if time.monotonic() - began > hours * 3600:
+    if max(time.monotonic() - began, on_the_wall) > hours * 3600:
         raise Failed(
             f"the run took longer than the {hours} hours that a session may last; nothing was published",
             hint="run again: what is stored already is reused",
@@ -180,6 +214,12 @@ def _stream(
     return writer.finish(), digest.hexdigest(), ahead.spilled
 
 
+def _empty(view: View) -> list[str]:
+    if any(stream.size_hint for stream in view.streams):
+        return []
+    return ["the source is empty (0 bytes): is it the right file, and was it not truncated?"]
+
+
 def _describe(
     source: Source,
     view: View,
@@ -204,7 +244,7 @@ def _describe(
         read_bytes=counts.read_bytes,
         stored_bytes=counts.stored_bytes,
         chunks=counts.chunks(),
-        segments=session.segments,
+        segments=tuple(session.segments),
         tags=options.tags,
         hold=options.hold,
     )

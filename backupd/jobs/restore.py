@@ -44,7 +44,8 @@ def open_content(repo: Repository, view: SnapshotView) -> dict[str, Any]:
         MissingRight: no key at hand can read.
         IntegrityError: it is damaged.
     """
-    return view.object.content(repo.keyring.session(view.object.envelope).session_key)
+    session_key = repo.keyring.session(view.object.envelope).session_key
+    return view.object.content(session_key, len(view.structure.streams))
 
 
 def restore(
@@ -83,7 +84,7 @@ def restore(
         reader = ChunkReader(repo, cache, view.object.envelope)
         if spool_folder:
             cache.uses = _count_uses(root, reader)
-        buffers = _joined(root, reader, cache, described["digest"], report)
+        buffers = joined(root, reader, cache, described["digest"], report)
         loaded = target.load(buffers, size=root.size, facts=content["facts"], check=check)
     finally:
         cache.close()
@@ -113,7 +114,7 @@ def _count_uses(root: StreamRoot, reader: ChunkReader) -> dict[bytes, int]:
     return uses
 
 
-def _joined(
+def joined(
     root: StreamRoot, reader: ChunkReader, cache: PackCache, digest: str | None, report: Reporter
 ) -> Iterator[bytes]:
     """The stream's chunks in order, opened by a few threads; ends with an error unless the whole is what it was."""

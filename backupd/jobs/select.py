@@ -3,8 +3,9 @@
 import string
 
 from backupd.config.clock import parse_stamp, stamp
-from backupd.errors import Failed, UsageError
-from backupd.repo.repository import SnapshotView
+from backupd.errors import Failed, IntegrityError, UsageError
+from backupd.repo.repository import History, SnapshotView
+from backupd.report import Problem
 
 
 def source_names(views: list[SnapshotView]) -> dict[str, str]:
@@ -29,13 +30,45 @@ def of_source(views: list[SnapshotView], name: str) -> list[SnapshotView]:
     return found
 
 
-def select_snapshot(views: list[SnapshotView], text: str) -> SnapshotView:
+def select_snapshot(history: History, text: str) -> SnapshotView:
     """The snapshot that `text` means; checkpoints are never `latest`.
+
+    A damaged or missing snapshot object could be the one that is meant: an older one is never given in its place.
 
     Raises:
         Failed: there is none.
+        IntegrityError: the answer may be a snapshot that is damaged or missing.
         UsageError: it means several, or cannot be understood.
     """
+    lost = [p for p in history.problems if p.kind in {"damaged", "missing"} and p.object.startswith("snapshots/")]
+    try:
+        chosen = _select(history.views, text)
+    except Failed as error:
+        if lost:
+            raise _lost(lost[-1], f"{error.message}; it may be one that is {lost[-1].kind}", None) from None
+        raise
+    by_time = text.startswith("latest") or "@" in text
+    newer = [p for p in lost if by_time and _is_newer(p.object, chosen)]
+    if newer:
+        raise _lost(
+            newer[-1], f"a newer snapshot than {chosen.id[:12]} is {newer[-1].kind}, and it may be {text!r}", chosen
+        )
+    return chosen
+
+
+def _is_newer(name: str, chosen: SnapshotView) -> bool:
+    parts = name.split("/")
+    if len(parts) != 3 or not parts[2].isdigit():
+        return False
+    return parts[1] == chosen.object.writer.hex() and int(parts[2]) > chosen.object.seq
+
+
+def _lost(problem: Problem, message: str, older: SnapshotView | None) -> IntegrityError:
+    hint = f"ask for the older one by its id, {older.id[:12]}" if older else "`backupctl verify` tells what is damaged"
+    return IntegrityError(message, object_name=problem.object, hint=hint)
+
+
+def _select(views: list[SnapshotView], text: str) -> SnapshotView:
     complete = [v for v in views if v.structure.kind == "snapshot"]
     if text == "latest":
         return _newest(complete, text)

@@ -4,7 +4,6 @@ What spills is sealed under a key that exists in this process only, in a file wi
 afterwards. Must never grow in memory beyond its few buffers.
 """
 
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from backupd.crypto.primitives import expand, gcm_open, gcm_seal, random_bytes
 from backupd.engines.base import StreamInfo, View
+from backupd.repo.reading import unnamed_file
 
 DEPTH = 4
 
@@ -20,8 +20,7 @@ class _Spill:
     """Sealed buffers in an unlinked file, written and read front to back."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._file = tempfile.TemporaryFile(dir=folder, prefix=".spill-")  # noqa: SIM115 - closed by `close`
+        self._file = unnamed_file(folder, ".spill-")
         self._key = random_bytes(32)
         self._lengths: list[int] = []
         self._read_at = 0

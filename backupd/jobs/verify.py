@@ -7,7 +7,7 @@ from a cache, collects problems instead of stopping at the first, and writes not
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,19 +18,20 @@ from backupd.config.clock import stamp
 from backupd.crypto.chunks import BLOB_OVERHEAD, ChunkHead, Kind
 from backupd.crypto.envelope import parse_envelope
 from backupd.crypto.keyfile import Role
-from backupd.errors import BackupdError, IntegrityError, MissingObject
-from backupd.jobs.restore import open_content
+from backupd.crypto.keyring import Signer
+from backupd.crypto.primitives import sha256
+from backupd.errors import BackupdError, IntegrityError, MissingObject, TryAgain
+from backupd.jobs.restore import joined, open_content
 from backupd.repo.codecs import RAW, ZSTD, decode
 from backupd.repo.format import Cursor, check_frame, kind_of, pack_name, split_signed
-from backupd.repo.indexing import read_segment
+from backupd.repo.indexing import read_segment, session_segments
 from backupd.repo.needs import Need, Needs
 from backupd.repo.nodes import ChunkRef, walk
 from backupd.repo.pack import Pack, PackEntry, parse_pack
 from backupd.repo.reading import ChunkReader, PackCache
-from backupd.repo.records import decode_mark, encode_record, record_name
+from backupd.repo.records import NONE, decode_mark, encode_record, record_name
 from backupd.repo.repository import Repository, SnapshotView, gaps, read_object
-from backupd.repo.segments import segment_name
-from backupd.report import Problem, Reporter
+from backupd.report import Problem, Reporter, Tally
 from backupd.store.base import ObjectExists, ObjectInfo
 
 
@@ -54,6 +55,7 @@ class VerifyResult:
     heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     records: dict[str, int] = field(default_factory=dict)
     bad_packs: set[str] = field(default_factory=set)
+    whole_packs: set[str] = field(default_factory=set)
 
 
 class _Verify:
@@ -125,11 +127,12 @@ class _Verify:
         there = {info.name for prefix in ("sessions/", "index/") for info in self.repo.store.list(prefix)}
         for view in views:
             writer, session = view.object.writer, view.object.envelope.session
-            wanted = [f"sessions/{writer.hex()}/{session.hex()}"]
-            wanted += [segment_name(writer, session, n) for n in range(view.structure.segments)]
-            for name in wanted:
+            segments = session_segments(view)
+            for name in [f"sessions/{writer.hex()}/{session.hex()}", *segments]:
                 if name not in there:
                     self.found(name, "missing", f"belongs to snapshot {view.id[:12]}")
+            for name in there & segments.keys():
+                self._try(name, lambda name=name, digest=segments[name]: read_segment(self.repo, name, None, digest))  # type: ignore[misc]
 
     def _object(self, name: str) -> None:
         if kind_of(name) is None:
@@ -140,6 +143,12 @@ class _Verify:
             check_session(self.repo, name)
         elif name.startswith("gc/"):
             decode_mark(read_object(self.repo.store, name), name, self.repo.trust)
+
+    def _try(self, name: str, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except IntegrityError as error:
+            self.failed(name, error)
 
     def lists(self, views: list[SnapshotView]) -> None:
         """Walk the lists of the snapshots; what is shared between them is walked once."""
@@ -182,8 +191,10 @@ class _Verify:
         with ThreadPoolExecutor(2, thread_name_prefix="verify") as pool:
             while batch := list(islice(waiting, 4)):
                 needs = [self.needs.of_pack(digest) for digest in batch]
-                for count, problems in pool.map(self._pack, batch, needs):
+                for digest, (count, problems) in zip(batch, pool.map(self._pack, batch, needs), strict=True):
                     self.result.chunks += count
+                    if not problems:
+                        self.result.whole_packs.add(pack_name(digest))
                     for problem in problems:
                         self.result.bad_packs.add(problem.object)
                         self.found(problem.object, problem.kind, problem.detail)
@@ -227,8 +238,15 @@ class _Verify:
         if entry.codec in {RAW, ZSTD}:
             namer.check(entry.id, decode(entry.codec, payload, entry.plain_length, ()))
 
-    def contents(self, views: list[SnapshotView]) -> None:
-        """Open every snapshot's content part, and every delta through its chain."""
+    def contents(self, views: list[SnapshotView], only: SnapshotView | None) -> None:
+        """Open every snapshot's content part, every delta through its chain, and the newest streams as a restore would.
+
+        Each chunk was opened by itself already; what remains is a writer that lied about the whole. That is looked for
+        in the newest snapshot of each source, or in the one that was asked for.
+        """
+        newest = {(v.object.writer, v.source): v for v in views}
+        for view in [only] if only else newest.values():
+            self._try(view.object.name, lambda view=view: self._whole(view))  # type: ignore[misc]
         for view in views:
             try:
                 open_content(self.repo, view)
@@ -242,6 +260,14 @@ class _Verify:
                             reader.read(ref, root.kind)
                         except IntegrityError as error:
                             self.failed(view.object.name, error)
+
+    def _whole(self, view: SnapshotView) -> None:
+        described = open_content(self.repo, view)["streams"]
+        reader = ChunkReader(self.repo, self.cache, view.object.envelope)
+        self.report.phase(f"reading {view.source} as a whole", view.structure.read_bytes)
+        for root, stream in zip(view.structure.streams, described, strict=True):
+            for _ in joined(root, reader, self.cache, stream["digest"], self.report):
+                pass
 
     def _refs(self, view: SnapshotView, top: bytes, kind: Kind) -> Iterator[ChunkRef]:
         try:
@@ -308,33 +334,43 @@ def verify(
                 there = {digest: info for digest, info in there.items() if digest in needed}
             work.packs(there)
         if level >= Level.CONTENT:
-            work.contents(views)
-        _report_bad(repo, work.result, now, report)
+            work.contents(views, only)
+        _give_verdicts(repo, work.result, now, report)
         return work.result
     finally:
         work.close()
 
 
-def _report_bad(repo: Repository, result: VerifyResult, now: datetime, report: Reporter) -> None:
-    """Write a signed record of bad packs, so that the next run stores anew what they held."""
+def _give_verdicts(repo: Repository, result: VerifyResult, now: datetime, report: Reporter) -> None:
+    """Write signed records of packs found bad, so that the next run stores anew what they held, and of those found whole
+    again."""
+    known = repo.bad_packs(Tally())
+    verdicts = {"bad-packs": sorted(result.bad_packs - known), "good-packs": sorted(known & result.whole_packs)}
     signer = repo.keyring.signer([Role.CHECK, Role.PRUNE, Role.READ, Role.RECOVERY])
-    known = {
-        str(pack)
-        for record in repo.records(lambda _: None)
-        if record.type == "bad-packs"
-        for pack in record.document.get("packs", [])
-    }
-    fresh = sorted(result.bad_packs - known)
-    if not fresh or signer is None:
-        return
-    document = {"type": "bad-packs", "created": stamp(now), "packs": fresh}
-    n = sum(1 for info in repo.store.list(f"records/{signer.role}/") if kind_of(info.name)) + 1
-    for attempt in range(n, n + 100):
-        name = record_name(signer.role, attempt)
+    for kind, packs in verdicts.items():
+        if packs and signer is not None:
+            try:
+                append_record(repo, signer, {"type": kind, "created": stamp(now), "packs": packs})
+            except BackupdError as error:
+                report.warning(
+                    f"the verdict on {len(packs)} packs could not be recorded for the next run: {error.message}"
+                )
+
+
+def append_record(repo: Repository, signer: Signer, document: Mapping[str, object]) -> str:
+    """Store a record behind the newest one of its role, linked to it; returns its name.
+
+    Raises:
+        TryAgain: others kept winning.
+    """
+    for _ in range(100):
+        names = [info.name for info in repo.store.list(f"records/{signer.role}/") if kind_of(info.name)]
+        n = int(names[-1].rsplit("/", 1)[1]) + 1 if names else 1
+        previous = sha256(read_object(repo.store, names[-1])) if names else NONE
+        name = record_name(signer.role, n)
         try:
-            repo.store.put(name, encode_record(name, document, repo.id, signer, repo.keyring))
+            repo.store.put(name, encode_record(name, document, repo.id, signer, repo.keyring, previous))
         except ObjectExists:
             continue
-        except BackupdError as error:
-            report.warning(f"the bad packs could not be recorded, so the next run may lean on them: {error.message}")
-        return
+        return name
+    raise TryAgain("other programs kept writing records of this role", hint="run again")

@@ -15,6 +15,7 @@ from backupd.repo.ledger import state_lock
 from backupd.repo.repository import Repository, read_object
 from backupd.repo.snapshot import SnapshotObject, Structure, encode_snapshot
 from backupd.repo.writing import WriteSession
+from backupd.report import Reporter
 from backupd.store.base import ObjectExists
 
 TRIES = 100
@@ -34,12 +35,14 @@ class Committed:
 class Head:
     """What the next snapshot follows: the highest number used, and the hash to link to.
 
-    `damaged` names the newest object if it cannot be read whole any more: its number stays used.
+    `damaged` names the newest object if it cannot be read whole any more: its number stays used. `whole` is the number
+    that `id` belongs to; what lies between is named in the next snapshot as skipped, once a person accepted that.
     """
 
     seq: int
     id: bytes | None
     damaged: str | None = None
+    whole: int = 0
 
 
 def check_head(repo: Repository, writer: bytes, *, accept_rollback: bool = False) -> Head | None:
@@ -63,7 +66,7 @@ def check_head(repo: Repository, writer: bytes, *, accept_rollback: bool = False
     seq = head.seq if head else 0
     if seq < remembered[0]:
         if same:  # a listing that lags behind, not a rollback
-            return Head(same.seq, same.id)
+            return Head(same.seq, same.id, whole=same.seq)
         raise SafetyRefused(
             f"this machine remembers snapshot {remembered[0]} of this writer, the storage's newest is {seq}",
             object_name=name,
@@ -80,16 +83,16 @@ def _newest(repo: Repository, writer: bytes, *, accept_rollback: bool) -> Head |
     seq = int(names[-1].rsplit("/", 1)[1])
     try:
         found = repo.verified(read_object(repo.store, names[-1]), names[-1])
-        return Head(seq, found.id)
+        return Head(seq, found.id, whole=seq)
     except IntegrityError as error:
         remembered = repo.ledger.heads.get(writer)
         if remembered and remembered[0] == seq:
-            return Head(seq, remembered[1], names[-1])
+            return Head(seq, remembered[1], names[-1], seq)
         if not accept_rollback:
             error.hint = "see what `backupctl verify` says of it; to go on without it, run with --accept-rollback"
             raise
     older = next((s for name in reversed(names[:-1]) if (s := _standing(repo, name))), None)
-    return Head(seq, older.id if older else None, names[-1])
+    return Head(seq, older.id if older else None, names[-1], older.seq if older else 0)
 
 
 def _standing(repo: Repository, name: str) -> SnapshotObject | None:
@@ -106,6 +109,7 @@ def commit(
     content: Mapping[str, object],
     *,
     locks: Path,
+    report: Reporter,
     accept_rollback: bool = False,
 ) -> Committed:
     """Make the snapshot visible.
@@ -115,6 +119,7 @@ def commit(
         structure: the structure part; its number and previous hash are set here.
         content: the content part.
         locks: the state folder of this repository.
+        report: warnings.
         accept_rollback: go on although the storage shows less than this machine remembers.
 
     Raises:
@@ -133,7 +138,9 @@ def commit(
                     object_name=snapshot_name(session.writer, MAX_SEQ),
                     hint="see who wrote it (`backupctl verify`), then give this writer a new key",
                 )
-            linked = replace(structure, seq=seq, previous=head.id if head else None)
+            whole = head.whole if head else 0
+            skipped = ((whole + 1, seq - 1),) if accept_rollback and seq > whole + 1 else ()
+            linked = replace(structure, seq=seq, previous=head.id if head else None, skipped=skipped)
             name, data = encode_snapshot(
                 linked,
                 content,
@@ -150,6 +157,9 @@ def commit(
                 continue
             session.counts.stored_bytes += len(data)
             committed = Committed(sha256(data), name, seq)
-            repo.ledger.remember(repo.trust.version, {session.writer: (seq, committed.id)}, lower=accept_rollback)
+            try:
+                repo.ledger.remember(repo.trust.version, {session.writer: (seq, committed.id)}, lower=accept_rollback)
+            except OSError as error:
+                report.warning(f"this machine could not remember the new snapshot: {error.strerror}")
             return committed
     raise TryAgain("other runs of this writer kept taking the next snapshot number", hint="run again")

@@ -233,7 +233,7 @@ def _block_start(data: bytes) -> int:
     if kind in (INDEX, RECORD):
         at += OWNER_BYTES
     if kind == RECORD:
-        at += 1
+        at += 1 + 32
     for _ in range({SESSION: 2, SNAPSHOT: 3}.get(kind, 1)):
         if at + 4 > len(data):
             return -1

@@ -2,27 +2,34 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+from backupd.crypto.primitives import sha256
 from backupd.errors import IntegrityError
 from backupd.repo.format import kind_of, pack_name
 from backupd.repo.localindex import LocalIndex
-from backupd.repo.repository import READ_THREADS, Repository, read_object
-from backupd.repo.segments import IndexedPack, parse_segment
+from backupd.repo.repository import READ_THREADS, Repository, SnapshotView, read_object
+from backupd.repo.segments import IndexedPack, parse_segment, segment_name
 from backupd.repo.writing import present_packs
 from backupd.report import Problem, Reporter
 
 
-def read_segment(repo: Repository, name: str, structure_id: bytes | None = None) -> list[IndexedPack]:
+def read_segment(
+    repo: Repository, name: str, structure_id: bytes | None = None, digest: bytes | None = None
+) -> list[IndexedPack]:
     """Read and verify one index segment.
 
     Args:
         repo: the repository.
         name: the segment's name.
         structure_id: if given, segments under another structure key (another epoch) or by a revoked key count as empty.
+        digest: if given, the hash that a snapshot says it has.
 
     Raises:
         IntegrityError: damaged, missing or forged.
     """
-    segment = parse_segment(read_object(repo.store, name), name, repo.id)
+    data = read_object(repo.store, name)
+    if digest is not None and sha256(data) != digest:
+        raise IntegrityError(f"{name} is not the index that its snapshot names", object_name=name)
+    segment = parse_segment(data, name, repo.id)
     signer = segment.signed.signer()
     entry = repo.trust.writer_entry(segment.writer, signer)
     if entry is None:
@@ -36,28 +43,43 @@ def read_segment(repo: Repository, name: str, structure_id: bytes | None = None)
     return segment.packs(key)
 
 
+def session_segments(view: SnapshotView) -> dict[str, bytes]:
+    """The index segments of a snapshot's session: name to hash."""
+    writer, session = view.object.writer, view.object.envelope.session
+    return {segment_name(writer, session, n): digest for n, digest in enumerate(view.structure.segments)}
+
+
 def sync_index(repo: Repository, index: LocalIndex, writer: bytes, structure_id: bytes, report: Reporter) -> None:
-    """Take in new segments, drop vanished ones, and mark packs that count as absent.
+    """Bring the local index up to date: what vanished is dropped, packs that count as absent are marked.
 
-    A segment that is damaged is reported and left out: its chunks are stored anew.
+    A segment is believed if this machine made it, or if one of the writer's snapshots names its hash when a fresh index
+    is filled. Whoever steals a write key can sign segments; they must not decide what the next run leaves out. A segment
+    that is damaged is reported and left out: its chunks are stored anew.
     """
-    names = [info.name for info in repo.store.list(f"index/{writer.hex()}/") if kind_of(info.name)]
+    names = {info.name for info in repo.store.list(f"index/{writer.hex()}/") if kind_of(info.name)}
     have = index.segments()
-    index.forget_segments(have - set(names))
+    index.forget_segments(have - names)
+    if not have:
+        _fill(repo, index, writer, structure_id, report)
+    there = present_packs(repo)
+    avoided = repo.avoided_packs(report)
+    index.set_absent({d for d in index.packs() if d not in there or pack_name(d) in avoided})
 
-    def fetch(name: str) -> list[IndexedPack] | Problem:
+
+def _fill(repo: Repository, index: LocalIndex, writer: bytes, structure_id: bytes, report: Reporter) -> None:
+    def fetch(item: tuple[str, bytes]) -> list[IndexedPack] | Problem:
         try:
-            return read_segment(repo, name, structure_id)
+            return read_segment(repo, item[0], structure_id, item[1])
         except IntegrityError as error:
-            return Problem(name, "damaged", error.message)
+            return Problem(item[0], "damaged", error.message)
 
-    missing = [name for name in names if name not in have]
+    wanted: dict[str, bytes] = {}
+    for view in repo.history().views:
+        if view.object.writer == writer and view.object.envelope.structure_id == structure_id:
+            wanted |= session_segments(view)
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        for name, found in zip(missing, pool.map(fetch, missing), strict=True):
+        for name, found in zip(wanted, pool.map(fetch, wanted.items()), strict=True):
             if isinstance(found, Problem):
                 report.problem(found)
             else:
                 index.add(name, found)
-    there = present_packs(repo)
-    avoided = repo.avoided_packs(report)
-    index.set_absent({d for d in index.packs() if d not in there or pack_name(d) in avoided})

@@ -5,6 +5,7 @@ does not check is no row.
 """
 
 import contextlib
+import shutil
 import sqlite3
 import struct
 import threading
@@ -26,6 +27,9 @@ create table if not exists chunks(id blob not null, kind integer not null, pack 
   payload integer not null, plain integer not null, codec integer not null, bases blob not null, mac blob not null,
   primary key(id, kind)) without rowid;
 """
+_SHAPE = 1
+_SHAPES = [(0, set()), (_SHAPE, {"packs", "segments", "chunks"})]
+_NOT_DAMAGE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
 _ROW = struct.Struct("<IIIBB")
 _MANY = 400
 _Result = TypeVar("_Result")
@@ -35,8 +39,9 @@ _Found = tuple[bytes, bytes, int, int, int, int, bytes, bytes]
 class LocalIndex:
     """An index file of one writer and epoch. Look-ups may come from several threads."""
 
-    def __init__(self, path: Path, secret: bytes) -> None:
+    def __init__(self, path: Path, secret: bytes, *, temporary: bool = False) -> None:
         self._path = path
+        self._temporary = temporary
         self._key = b3_derive("backupd/v1/local-index", secret)
         self._lock = threading.Lock()
         self._absent: set[bytes] = set()
@@ -52,13 +57,13 @@ class LocalIndex:
             try:
                 return self._open()
             except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
+                if getattr(error, "sqlite_errorcode", None) in _NOT_DAMAGE:
                     raise self._unusable(error) from None
                 self.throw_away(self._path)
                 return self._open()
 
     def _unusable(self, error: sqlite3.DatabaseError) -> BackupdError:
-        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
             return Busy(
                 f"another run holds the local index {self._path}",
                 object_name=str(self._path),
@@ -73,11 +78,18 @@ class LocalIndex:
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=60)
         self._path.chmod(0o600)
+        (shape,) = db.execute("pragma user_version").fetchone()
+        tables = {name for (name,) in db.execute("select name from sqlite_master where type='table'")}
+        if (shape, tables) not in _SHAPES:
+            db.close()
+            raise sqlite3.DatabaseError("another shape")
         db.execute("pragma journal_mode=wal")
         db.execute("pragma synchronous=off")
         db.execute("pragma cache_size=-8000")
-        for statement in _SCHEMA.split(";\n"):
-            db.execute(statement)
+        if not tables:
+            for statement in _SCHEMA.split(";\n"):
+                db.execute(statement)
+            db.execute(f"pragma user_version={_SHAPE}")
         return db
 
     def _do(self, work: Callable[[], _Result]) -> _Result:
@@ -95,6 +107,8 @@ class LocalIndex:
     @staticmethod
     def throw_away(path: Path) -> None:
         """Delete an index file; the next run makes it anew."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         for suffix in ("", "-wal", "-shm", "-journal"):
             with contextlib.suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).unlink()
@@ -193,3 +207,5 @@ class LocalIndex:
         """Close the file."""
         with self._lock:
             self._db.close()
+            if self._temporary:
+                shutil.rmtree(self._path.parent, ignore_errors=True)

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 from backupd.crypto.chunks import ChunkHead, ChunkNamer, ChunkSealer, Kind
 from backupd.crypto.envelope import Envelope
@@ -26,11 +27,20 @@ PACKS_IN_MEMORY = 6
 SPOOL_BYTES = 2 * 1024**3
 
 
+def unnamed_file(folder: Path, prefix: str) -> IO[bytes]:
+    """A file without a name in `folder`, or where that cannot be written, where the system keeps temporary files."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return tempfile.TemporaryFile(dir=folder, prefix=prefix)
+    except OSError:
+        return tempfile.TemporaryFile(prefix=prefix)
+
+
 class Spool:
     """Ciphertext of packs on disk: an unlinked file of limited size, written front to back."""
 
     def __init__(self, folder: Path, limit: int = SPOOL_BYTES) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder, prefix=".backupd-spool-")  # noqa: SIM115 - lives as long as this
+        self._file = unnamed_file(folder, ".backupd-spool-")
         self._limit = limit
         self._end = 0
         self._at: dict[bytes, tuple[int, int]] = {}

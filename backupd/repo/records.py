@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from backupd.crypto.chunks import open_part, seal_part
+from backupd.crypto.envelope import structure_key_id
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Keyring, Signer
-from backupd.crypto.primitives import Unauthentic
+from backupd.crypto.primitives import Unauthentic, sha256
 from backupd.errors import IntegrityError
 from backupd.repo.format import (
     GC,
@@ -32,9 +33,10 @@ from backupd.repo.format import (
 from backupd.repo.trust import Trust
 
 PLAIN, WRITER, ROOT = range(3)
-OPEN_TYPES = frozenset({"bad-packs", "prune"})
+NONE = bytes(32)
+"""`previous` of a role's first record."""
+OPEN_TYPES = frozenset({"bad-packs", "good-packs", "prune"})
 _EVERY = frozenset(Role)
-_ROOT_ONLY = frozenset({Role.ROOT})
 _READERS = frozenset({Role.READ, Role.RECOVERY, Role.ROOT})
 SIGNERS: Mapping[str, frozenset[Role]] = {
     "hold": _READERS | {Role.WRITE, Role.PRUNE},
@@ -42,6 +44,7 @@ SIGNERS: Mapping[str, frozenset[Role]] = {
     "brake": _EVERY,
     "brake-release": frozenset({Role.PRUNE, Role.ROOT}),
     "bad-packs": _READERS | {Role.CHECK, Role.PRUNE},
+    "good-packs": _READERS | {Role.CHECK, Role.PRUNE},
     "evidence": _READERS | {Role.CHECK},
     "prune": frozenset({Role.PRUNE, Role.ROOT}),
     "erasure": _READERS,
@@ -63,12 +66,27 @@ class Record:
     role: Role
     type: str
     document: Mapping[str, Any]
+    signer: bytes = b""
+    previous: bytes = NONE
+    digest: bytes = b""
+
+    @property
+    def n(self) -> int:
+        """Its number within its role."""
+        return int(self.name.rsplit("/", 1)[1])
 
 
 def encode_record(
-    name: str, document: Mapping[str, object], repository: bytes, signer: Signer, keyring: Keyring
+    name: str,
+    document: Mapping[str, object],
+    repository: bytes,
+    signer: Signer,
+    keyring: Keyring,
+    previous: bytes = NONE,
 ) -> bytes:
     """Seal and sign a record: plain for types of object names only, else under the records key.
+
+    `previous` is the hash of the record before it, of the same role.
 
     Raises:
         IntegrityError: the signer's role may not sign this type.
@@ -77,23 +95,24 @@ def encode_record(
     if signer.role not in SIGNERS[kind]:
         raise IntegrityError(f"a {signer.role} key may not sign a {kind} record")
     if kind in OPEN_TYPES:
-        return _join(name, repository, bytes(OWNER_BYTES), PLAIN, dump_json(document), signer)
+        return _join(name, repository, bytes(OWNER_BYTES), PLAIN, previous, dump_json(document), signer)
     writer = next((k for k in keyring.keys if k.role is Role.WRITE), None)
     records_key = keyring.records_key()
     if records_key is not None:
         body = seal_part(records_key, "record", name.encode(), pack_json(document))
-        return _join(name, repository, bytes(OWNER_BYTES), ROOT, body, signer)
+        owner = owner_block(bytes(16), 0, structure_key_id(records_key))
+        return _join(name, repository, owner, ROOT, previous, body, signer)
     assert writer is not None
-    from backupd.crypto.envelope import structure_key_id
-
     key = writer.secrets["structure"]
     body = seal_part(key, "record", name.encode(), pack_json(document))
     owner = owner_block(writer.header.writer, writer.secrets.epoch, structure_key_id(key))
-    return _join(name, repository, owner, WRITER, body, signer)
+    return _join(name, repository, owner, WRITER, previous, body, signer)
 
 
-def _join(name: str, repository: bytes, owner: bytes, sealing: int, body: bytes, signer: Signer) -> bytes:
-    return sign_object(name, frame(RECORD, repository) + owner + bytes([sealing]) + block(body), [signer])
+def _join(
+    name: str, repository: bytes, owner: bytes, sealing: int, previous: bytes, body: bytes, signer: Signer
+) -> bytes:
+    return sign_object(name, frame(RECORD, repository) + owner + bytes([sealing]) + previous + block(body), [signer])
 
 
 def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Record | None:
@@ -111,14 +130,15 @@ def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Rec
     signed.verify(signed.signer(), public)
     cursor = Cursor(signed.body, name)
     owner = cursor.take(OWNER_BYTES)
-    sealing, body = cursor.u8(), cursor.block()
+    sealing, previous, body = cursor.u8(), cursor.take(32), cursor.block()
     cursor.end()
-    if sealing not in (PLAIN, WRITER, ROOT) or (sealing != WRITER and any(owner)):
+    clear = {PLAIN: owner, WRITER: b"", ROOT: owner[:20]}.get(sealing)
+    if clear is None or any(clear):
         raise IntegrityError(f"{name} is sealed in a way that version 1 does not know", object_name=name)
     if sealing == PLAIN:
         document = parse_json(body, name)
     else:
-        key = keyring.structure_key(*parse_owner(owner)) if sealing == WRITER else keyring.records_key()
+        key = keyring.structure_key(*parse_owner(owner)) if sealing == WRITER else keyring.records_key(owner[20:])
         if key is None:
             return None
         try:
@@ -128,9 +148,9 @@ def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Rec
     kind = str(document.get("type"))
     if sealing == PLAIN and kind not in OPEN_TYPES:
         raise IntegrityError(f"{name}: a {kind} record must be sealed", object_name=name)
-    if role not in SIGNERS.get(kind, _ROOT_ONLY):
+    if kind in SIGNERS and role not in SIGNERS[kind]:
         raise IntegrityError(f"{name}: a {role} key may not sign a {kind} record", object_name=name)
-    return Record(name, role, kind, document)
+    return Record(name, role, kind, document, signed.signer(), previous, sha256(data))
 
 
 def encode_mark(
@@ -151,7 +171,7 @@ def decode_mark(data: bytes, name: str, trust: Trust) -> frozenset[str]:
     check_frame(data, name, trust.repository)
     signed = split_signed(name, data)
     known = trust.signer_public(signed.signer())
-    if known is None or known[0] not in {Role.PRUNE, Role.ROOT}:
+    if known is None or known[0] not in {Role.PRUNE, Role.ROOT} or trust.last_record(signed.signer()):
         raise IntegrityError(f"{name} is signed by a key that may not", object_name=name)
     signed.verify(signed.signer(), known[1])
     cursor = Cursor(signed.body, name)

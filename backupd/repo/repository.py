@@ -21,6 +21,8 @@ from backupd.report import Problem, Reporter
 from backupd.store.base import ObjectMissing, ObjectStore, ShortRead, StoreMissing
 
 READ_THREADS = 8
+MAX_SKIPPED = 100_000
+VERDICTS = frozenset({"bad-packs", "good-packs"})
 
 
 def repository_id(store: ObjectStore) -> bytes:
@@ -31,7 +33,7 @@ def repository_id(store: ObjectStore) -> bytes:
         IntegrityError: the first trust document is damaged.
     """
     try:
-        name = next((info.name for info in store.list("trust/") if kind_of(info.name)), None)
+        name = next((i.name for i in store.list("trust/") if kind_of(i.name) and i.name != trust_name(0)), None)
     except StoreMissing as error:
         raise NoRepository(error.message, object_name=store.url, hint=error.hint) from None
     if name is None:
@@ -236,6 +238,7 @@ class Repository:
 
     def records(self, problem: Callable[[Problem], None]) -> Iterator[Record]:
         """All records that verify; the others are handed to `problem`."""
+        found: dict[Role, list[Record]] = {}
         for info in self.store.list("records/"):
             if not kind_of(info.name):
                 problem(Problem(info.name, "unknown", "this name is not one of version 1"))
@@ -248,22 +251,55 @@ class Repository:
             if record is None:
                 continue
             if _well_formed(record):
-                yield record
+                found.setdefault(record.role, []).append(record)
             else:
                 problem(Problem(info.name, "damaged", f"a {record.type} record without what such a record tells"))
+        for chain in found.values():
+            yield from self._unrevoked(chain, problem)
 
-    def avoided_packs(self, report: Reporter) -> set[str]:
-        """Names of packs that count as absent for new snapshots: reported bad, or marked by garbage collection."""
-        avoided: set[str] = set()
-        for record in self.records(report.problem):
-            if record.type == "bad-packs":
-                avoided |= {str(name) for name in record.document.get("packs", [])}
+    def _unrevoked(self, chain: list[Record], problem: Callable[[Problem], None]) -> Iterator[Record]:
+        """Leave out what a revoked identity signed, but for what its last good record leads back to."""
+        by_digest = {record.digest: record for record in chain}
+        good: set[bytes] = set()
+        for last in {self.trust.last_record(record.signer) for record in chain} - {None}:
+            at = by_digest.get(last[1]) if last else None
+            while at is not None and at.digest not in good:
+                good.add(at.digest)
+                at = by_digest.get(at.previous)
+        for record in chain:
+            if self.trust.last_record(record.signer) is None or record.digest in good:
+                yield record
+            else:
+                problem(Problem(record.name, "revoked", "signed by a revoked key and not on its last good chain"))
+
+    def bad_packs(self, report: Reporter) -> set[str]:
+        """Names of packs whose newest verdict is that they are bad."""
+        verdicts: list[tuple[str, bool, list[str]]] = [
+            (str(r.document.get("created")), r.type == "bad-packs", r.document["packs"])
+            for r in self.records(report.problem)
+            if r.type in VERDICTS
+        ]
+        bad: set[str] = set()
+        for _, is_bad, packs in sorted(verdicts, key=lambda verdict: verdict[0]):
+            bad = bad | set(packs) if is_bad else bad - set(packs)
+        return bad
+
+    def marked_packs(self, report: Reporter) -> set[str]:
+        """Names of packs that garbage collection is about to remove. A mark that cannot be believed marks nothing."""
+        marked: set[str] = set()
         names = [info.name for info in self.store.list("gc/") if kind_of(info.name)]
         swept = {name.partition(".")[0] for name in names if name.endswith(".sweep")}
         for name in names:
             if name.endswith(".mark") and name.partition(".")[0] not in swept:
-                avoided |= decode_mark(read_object(self.store, name), name, self.trust)
-        return avoided
+                try:
+                    marked |= decode_mark(read_object(self.store, name), name, self.trust)
+                except IntegrityError as error:
+                    report.problem(Problem(name, "damaged", error.message))
+        return marked
+
+    def avoided_packs(self, report: Reporter) -> set[str]:
+        """Names of packs that count as absent for new snapshots: reported bad, or marked by garbage collection."""
+        return self.bad_packs(report) | self.marked_packs(report)
 
 
 def _pruned_snapshots(record: Record) -> dict[tuple[bytes, int], bytes]:
@@ -276,8 +312,8 @@ def _well_formed(record: Record) -> bool:
     try:
         if record.type == "prune":
             _pruned_snapshots(record)
-        packs = record.document["packs"] if record.type == "bad-packs" else []
-        return isinstance(packs, list)
+        packs = record.document["packs"] if record.type in VERDICTS else []
+        return isinstance(packs, list) and all(isinstance(pack, str) for pack in packs)
     except (KeyError, ValueError, TypeError):
         return False
 
@@ -311,7 +347,14 @@ def _chain_problems(
         yield Problem(
             f"{prefix}{remembered[0]:012d}", "forked", "this machine has seen another snapshot of this number"
         )
-    explained = set(known) | {seq for w, seq in pruned if w == writer} | {seq for w, seq in broken if w == writer.hex()}
+    pairs = [pair for view in chain for pair in view.structure.skipped if pair[1] - pair[0] < MAX_SKIPPED]
+    skipped = {seq for first, end in pairs for seq in range(first, end + 1)}
+    explained = (
+        skipped
+        | set(known)
+        | {seq for w, seq in pruned if w == writer}
+        | {seq for w, seq in broken if w == writer.hex()}
+    )
     for first, end in gaps(explained, last):
         what = f"snapshots {first} to {end} are" if end > first else f"snapshot {first} is"
         yield Problem(f"{prefix}{first:012d}", "missing", f"{what} missing and no signed record tells why")

@@ -20,10 +20,12 @@ from backupd.repo.format import (
     Signed,
     block,
     check_frame,
+    dump_json,
     frame,
     label,
     natural,
     pack_json,
+    parse_json,
     sign_object,
     snapshot_name,
     split_signed,
@@ -63,7 +65,8 @@ class Structure:
     read_bytes: int
     stored_bytes: int
     chunks: Mapping[str, int]
-    segments: int = 0
+    segments: tuple[bytes, ...] = ()
+    skipped: tuple[tuple[int, int], ...] = ()
     tags: tuple[str, ...] = ()
     hold: str | None = None
 
@@ -91,7 +94,8 @@ class Structure:
             "read_bytes": self.read_bytes,
             "stored_bytes": self.stored_bytes,
             "chunks": dict(self.chunks),
-            "segments": self.segments,
+            "segments": [digest.hex() for digest in self.segments],
+            "skipped": [list(pair) for pair in self.skipped],
             "tags": list(self.tags),
             "hold": self.hold,
         }
@@ -99,6 +103,13 @@ class Structure:
 
 _STREAM_KINDS = frozenset({Kind.ROWS, Kind.PAGES, Kind.SCHEMA})
 _SNAPSHOT_KINDS = frozenset({"snapshot", "checkpoint"})
+
+
+def _hash(text: str) -> bytes:
+    digest = bytes.fromhex(text)
+    if len(digest) != 32:
+        raise ValueError("no hash")
+    return digest
 
 
 def _stream(document: dict[str, Any]) -> StreamRoot:
@@ -111,9 +122,9 @@ def _stream(document: dict[str, Any]) -> StreamRoot:
 
 def _structure(document: dict[str, Any], name: str) -> Structure:
     try:
-        previous = bytes.fromhex(document["previous"]) if document["previous"] else None
-        if (previous and len(previous) != 32) or document["kind"] not in _SNAPSHOT_KINDS:
-            raise ValueError("no hash, or no kind of snapshot")
+        previous = _hash(document["previous"]) if document["previous"] else None
+        if document["kind"] not in _SNAPSHOT_KINDS:
+            raise ValueError("no kind of snapshot")
         return Structure(
             natural(document["seq"]),
             previous,
@@ -127,7 +138,8 @@ def _structure(document: dict[str, Any], name: str) -> Structure:
             natural(document["read_bytes"]),
             natural(document["stored_bytes"]),
             {label(k): natural(v) for k, v in document["chunks"].items()},
-            natural(document["segments"], 999_999),
+            tuple(_hash(text) for text in document["segments"]),
+            tuple((natural(first), natural(last)) for first, last in document["skipped"]),
             tuple(label(t) for t in document["tags"]),
             None if document["hold"] is None else label(document["hold"]),
         )
@@ -167,8 +179,8 @@ class SnapshotObject:
             raise IntegrityError(f"{self.name} says that it is another number", object_name=self.name)
         return structure
 
-    def content(self, session_key: bytes) -> dict[str, Any]:
-        """Open the content part.
+    def content(self, session_key: bytes, streams: int) -> dict[str, Any]:
+        """Open the content part, and check that it has what such a part tells, for that many streams.
 
         Raises:
             IntegrityError: damaged, or not readable.
@@ -177,7 +189,27 @@ class SnapshotObject:
             plain = open_part(session_key, "snapshot-content", self._aad(), self.sealed_content)
         except Unauthentic:
             raise IntegrityError(f"the content of {self.name} does not open", object_name=self.name) from None
-        return unpack_json(plain, self.name)
+        document = unpack_json(plain, self.name)
+        if not _is_content(document, streams):
+            raise IntegrityError(f"the content of {self.name} lacks what it must tell", object_name=self.name)
+        return document
+
+
+def _is_content(document: dict[str, Any], streams: int) -> bool:
+    try:
+        described, tables = document["streams"], document["tables"]
+        return (
+            isinstance(document["engine"], str)
+            and isinstance(document["facts"], dict)
+            and isinstance(document["warnings"], list)
+            and isinstance(document["note"], str)
+            and len(described) == streams
+            and all(isinstance(s["name"], str) and (s["digest"] is None or len(s["digest"]) == 64) for s in described)
+            and all(isinstance(t["name"], str) and isinstance(t["key"], list) for t in tables)
+            and all(t["rows"] is None or type(t["rows"]) is int for t in tables)
+        )
+    except (KeyError, TypeError):
+        return False
 
 
 def parse_snapshot(data: bytes, name: str, repository: bytes) -> SnapshotObject:
@@ -224,5 +256,7 @@ def encode_snapshot(
     if stored_overhead:
         guess = len(head) + len(sealed_content) + len(pack_json(structure.document())) + 40 + 8 + 81
         structure = replace(structure, stored_bytes=structure.stored_bytes + guess)
+    if _structure(parse_json(dump_json(structure.document()), name), name) != structure:
+        raise IntegrityError(f"{name} would not read back as it was meant", object_name=name)
     sealed_structure = seal_part(structure_key, "snapshot-structure", aad, pack_json(structure.document()))
     return name, sign_object(name, head + block(sealed_structure) + block(sealed_content), [signer])

@@ -38,13 +38,17 @@ MAX_DAYS = 36_500
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A key that may sign records of its role and, with a recipient half, open sessions."""
+    """A key that may sign records of its role and, with a recipient half, open sessions.
+
+    With `last_good` it is revoked: it gets no new sessions, and of its records only what that hash leads back to counts.
+    """
 
     id: bytes
     role: Role
     public: bytes
     recipient: bytes = field(default=b"", repr=False)
     label: str = ""
+    last_good: tuple[int, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class Trust:
     @property
     def recipients(self) -> dict[bytes, bytes]:
         """Key id to public key of everybody a session is sealed to."""
-        return {i.id: i.recipient for i in self.identities if i.recipient}
+        return {i.id: i.recipient for i in self.identities if i.recipient and i.last_good is None}
 
     def recipients_hash(self) -> bytes:
         """What a write key remembers of the recipient set of its epoch."""
@@ -113,6 +117,10 @@ class Trust:
                 return Role.WRITE, entry.public
         return None
 
+    def last_record(self, key: bytes) -> tuple[int, bytes] | None:
+        """Number and hash of the last good record of a revoked identity."""
+        return next((i.last_good for i in self.identities if i.id == key), None)
+
     def is_revoked(self, key: bytes) -> bool:
         """Whether a write key was revoked: its records count for nothing."""
         return any(entry.id == key and entry.last_good for entry in self.writers)
@@ -134,6 +142,19 @@ def recipients_hash(recipients: Iterable[bytes]) -> bytes:
 def root_fingerprint(threshold: int, publics: Iterable[bytes]) -> bytes:
     """The fingerprint of a root set."""
     return sha256(b"backupd/v1/root" + bytes([threshold]) + b"".join(sorted(publics)))
+
+
+def _point(point: tuple[int, bytes] | None, number: str) -> dict[str, object] | None:
+    return {number: point[0], "hash": point[1].hex()} if point else None
+
+
+def _read_point(document: Any, number: str) -> tuple[int, bytes] | None:
+    if document is None:
+        return None
+    digest = bytes.fromhex(document["hash"])
+    if len(digest) != 32:
+        raise ValueError("no hash")
+    return natural(document[number]), digest
 
 
 def _b64(data: bytes) -> str:
@@ -160,6 +181,7 @@ def encode_trust(trust: Trust, signers: list[Signer]) -> bytes:
                 "role": i.role,
                 "public": _b64(i.public),
                 "label": i.label,
+                "last_good": _point(i.last_good, "n"),
                 **({"recipient": _b64(i.recipient)} if i.recipient else {}),
             }
             for i in trust.identities
@@ -171,12 +193,15 @@ def encode_trust(trust: Trust, signers: list[Signer]) -> bytes:
                 "public": _b64(w.public),
                 "epoch": w.epoch,
                 "label": w.label,
-                "last_good": {"seq": w.last_good[0], "hash": w.last_good[1].hex()} if w.last_good else None,
+                "last_good": _point(w.last_good, "seq"),
             }
             for w in trust.writers
         ],
         "policy": {name: getattr(trust.policy, name) for name in Policy.__slots__},
     }
+    name = trust_name(trust.version)
+    if _parse(parse_json(dump_json(document), name)) != trust:
+        raise IntegrityError(f"{name} would not read back as it was meant", object_name=name)
     return sign_object(trust_name(trust.version), frame(TRUST, trust.repository) + block(dump_json(document)), signers)
 
 
@@ -197,6 +222,7 @@ def _parse(document: dict[str, Any]) -> Trust:
             base64.b64decode(i["public"], validate=True),
             base64.b64decode(i.get("recipient", ""), validate=True),
             label(i.get("label", "")),
+            _read_point(i.get("last_good"), "n"),
         )
         for i in document["identities"]
     )
@@ -207,7 +233,7 @@ def _parse(document: dict[str, Any]) -> Trust:
             base64.b64decode(w["public"], validate=True),
             natural(w["epoch"], 0xFFFFFFFF),
             label(w.get("label", "")),
-            (natural(w["last_good"]["seq"]), bytes.fromhex(w["last_good"]["hash"])) if w.get("last_good") else None,
+            _read_point(w.get("last_good"), "seq"),
         )
         for w in document["writers"]
     )

@@ -14,7 +14,7 @@ from backupd.crypto.chunks import ChunkHead, ChunkNamer, ChunkSealer, Kind, seal
 from backupd.crypto.envelope import SessionSecrets, seal_envelope
 from backupd.crypto.keyfile import Key, Role
 from backupd.crypto.keyring import Signer
-from backupd.crypto.primitives import random_bytes
+from backupd.crypto.primitives import random_bytes, sha256
 from backupd.errors import IntegrityError, KeyProblem
 from backupd.repo.codecs import encode
 from backupd.repo.compression import Bytes
@@ -123,7 +123,7 @@ class WriteSession:
         self._uploads: set[Future[IndexedPack]] = set()
         self._unindexed: list[IndexedPack] = []
         self._unindexed_chunks = 0
-        self.segments = 0
+        self.segments: list[bytes] = []
         self._pool = ThreadPoolExecutor(PACKS_IN_FLIGHT, thread_name_prefix="upload")
         self._lock = threading.Lock()
         self.stored_at = self._announce(started)
@@ -218,9 +218,10 @@ class WriteSession:
         if not self._unindexed:
             return
         packs, self._unindexed, self._unindexed_chunks = self._unindexed, [], 0
-        name = segment_name(self.writer, self.envelope.session, self.segments)
-        self.segments += 1
-        self._put(name, encode_segment(name, packs, self.envelope, self.secrets.structure_key, self.signer))
+        name = segment_name(self.writer, self.envelope.session, len(self.segments))
+        data = encode_segment(name, packs, self.envelope, self.secrets.structure_key, self.signer)
+        self._put(name, data)
+        self.segments.append(sha256(data))
         self.index.add(name, packs)
         for pack in packs:
             for entry in pack.entries:
@@ -241,6 +242,10 @@ class WriteSession:
                 object_name=gone[0],
                 hint="run again: what is missing is stored anew; find out who deletes there",
             )
+
+    def referenced_names(self) -> set[str]:
+        """Names of all packs that this run leans on."""
+        return {pack_name(digest) for digest in self.referenced}
 
     def _stands(self, name: str) -> bool:
         """Whether an object that a listing lacks is there after all: listings may lag."""

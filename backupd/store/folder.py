@@ -11,7 +11,15 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
-from backupd.store.base import ObjectInfo, ObjectMissing, ShortRead, StoreMissing, check_name, is_valid_name
+from backupd.store.base import (
+    MAX_OBJECT_BYTES,
+    ObjectInfo,
+    ObjectMissing,
+    ShortRead,
+    StoreMissing,
+    check_name,
+    is_valid_name,
+)
 from backupd.store.edges import check_range, range_end
 from backupd.store.files import Files
 from backupd.store.folder_errors import translated
@@ -157,6 +165,8 @@ def _read(name: str, file: int, start: int, length: int | None) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise not_plain(name)
     end = range_end(name, status.st_size, start, length)
+    if end - start > MAX_OBJECT_BYTES:  # before anything is allocated: a sparse file may claim any size
+        raise ShortRead(f"{end - start} bytes, and no object has more than {MAX_OBJECT_BYTES}", object_name=name)
     parts = []
     while start < end:
         part = os.pread(file, end - start, start)

@@ -1,6 +1,7 @@
 """`backupctl`: the verbs, and the one place where an error becomes a message and an exit code."""
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import click
 
 from backupctl import output
 from backupctl.options import Settings, global_options, settings_of
+from backupctl.verbs import Reached, VerbGroup
 from backupd.errors import BackupdError, Exit, Interrupted, Terminated, UsageError
 
 VERBS = {
@@ -25,21 +27,29 @@ VERBS = {
     "snapshots": "snapshots",
     "verify": "verify",
 }
-PLANNED = frozenset(
-    {"drill", "diff", "find", "recover", "query", "prune", "forget", "brake", "export", "hold", "erase", "incident"}
-    | {"policy", "status", "posture", "notify", "catalog", "audit", "evidence"}
-)
+PLANNED = {
+    **dict.fromkeys(("drill", "diff", "find", "recover", "query", "prune", "forget", "export"), frozenset[str]()),
+    **dict.fromkeys(("status", "posture", "evidence"), frozenset[str]()),
+    "brake": frozenset({"list", "release"}),
+    "hold": frozenset({"add", "release", "list"}),
+    "erase": frozenset({"add", "list", "report"}),
+    "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
+    "policy": frozenset({"check", "next", "plan", "schema"}),
+    "notify": frozenset({"test"}),
+    "catalog": frozenset({"rebuild"}),
+    "audit": frozenset({"show", "verify"}),
+}
 
 
-class Verbs(click.Group):
+class Verbs(VerbGroup):
     """Loads a verb's module when it is used; names what is not built yet."""
+
+    planned = PLANNED
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return sorted(VERBS)
 
     def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in PLANNED:
-            raise UsageError(f"`backupctl {cmd_name}` is not built yet in this version")
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"backupctl.commands.{VERBS[cmd_name]}").command
@@ -75,23 +85,16 @@ class _Signals:
         raise KeyboardInterrupt
 
 
-def _verb(arguments: list[str]) -> str:
-    words = [a for a in arguments if not a.startswith("-")]
-    for n, word in enumerate(words):
-        if word in VERBS or word in PLANNED:
-            two = word in {"keys", "repo"} and n + 1 < len(words)
-            return f"{word}-{words[n + 1]}" if two else word
-    return "usage"
-
-
-def _wants_json(arguments: list[str]) -> bool:
-    return "--json" in arguments or os.environ.get("BACKUPCTL_JSON", "").lower() in {"1", "true", "yes", "on"}
+def _wants(option: str, arguments: list[str]) -> bool:
+    """Whether a flag is given, also where the command line could not be understood as a whole."""
+    words = {"1", "true", "t", "yes", "y", "on"}
+    return f"--{option}" in arguments or os.environ.get(f"BACKUPCTL_{option.upper()}", "").strip().lower() in words
 
 
 def _fail(error: BackupdError, arguments: list[str]) -> int:
-    if _wants_json(arguments):
+    if _wants("json", arguments):
         values = {**getattr(error, "values", {}), "error": output.error_values(error)}
-        output.document(_verb(arguments), values, ok=False)
+        output.document(Reached.verb(), values, ok=False)
     else:
         output.note(f"backupctl: {error.message}")
         if error.hint:
@@ -119,6 +122,7 @@ def _ending(error: BaseException) -> BackupdError:
 
 
 def _run(arguments: list[str]) -> int:
+    Reached.words = []
     try:
         result = cli.main(arguments, prog_name="backupctl", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -128,7 +132,7 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return int(Exit.FAILED)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge: everything becomes a clear ending
-        if "--debug" in arguments:
+        if _wants("debug", arguments):
             traceback.print_exc()
         return _fail(_ending(error), arguments)
 
@@ -162,6 +166,9 @@ def _harden() -> None:
 def main() -> None:
     """The console script."""
     _harden()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal's character set lacks must not end a command
+            stream.reconfigure(errors="backslashreplace")
     # the work is done by libraries that release the interpreter for a moment at a time: hand it over quickly
     sys.setswitchinterval(0.0001)
     signal.signal(signal.SIGTERM, _Signals.terminate)

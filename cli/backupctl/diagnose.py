@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -62,12 +63,21 @@ def _mlkem() -> str:
 
 def _state(settings: Settings) -> str:
     from backupd.config.paths import places
+    from backupd.errors import Failed
 
     here = places(bytes(16), settings.state)
     for folder in (here.state.parent, here.cache.parent):
         there = next(p for p in (folder, *folder.parents) if p.exists())
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise PermissionError(13, f"{there} cannot be written to")
+        try:
+            with tempfile.NamedTemporaryFile(dir=there, prefix=".backupd-doctor-") as file:
+                file.write(bytes(4096))
+                file.flush()
+        except OSError as error:
+            raise Failed(
+                f"{there} cannot be written to: {error.strerror or 'input/output error'}",
+                object_name=str(there),
+                hint="name other folders with --state and XDG_CACHE_HOME, or mend this one",
+            ) from None
     return f"{here.state.parent} and {here.cache.parent} can be written to"
 
 

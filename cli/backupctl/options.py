@@ -14,6 +14,17 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+MAX_TEXT = 4096
+_YES = ("1", "true", "t", "yes", "y", "on")
+_NO = ("0", "false", "f", "no", "n", "off")
+FLAG_WORDS = {"quick": "1", "full": "1", "none": "0"}
+"""What the words of `restore --check` mean to the flag `run --check`: they share a variable."""
+LEVEL_WORDS = {
+    **{level: level for level in ("none", "quick", "full")},
+    **dict.fromkeys(_YES, "quick"),
+    **dict.fromkeys(_NO, "none"),
+}
+"""And the other way round."""
 WITHOUT_VARIABLE = frozenset({"yes", "apply", "overwrite", "help"})
 
 
@@ -40,12 +51,30 @@ class Settings:
 
 
 class Opt(click.Option):
-    """An option with its variable."""
+    """An option with its variable.
 
-    def __init__(self, *args: Any, **attrs: Any) -> None:
+    Args:
+        words: what words of the variable mean here, where another verb's option of the same name has other words.
+    """
+
+    def __init__(self, *args: Any, words: Mapping[str, str] | None = None, **attrs: Any) -> None:
         super().__init__(*args, **attrs)
+        self._words = words or {}
         if self.envvar is None and self.name and self.name not in WITHOUT_VARIABLE and not attrs.get("no_variable"):
             self.envvar = f"BACKUPCTL_{self.name.upper()}"
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """The variable's value, in this option's own words."""
+        value = super().value_from_envvar(ctx)
+        return self._words.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def printable(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
+    """A callback: text that is stored and shown again is one line that can be printed, of bounded length."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if text is not None and (len(text) > MAX_TEXT or not text.isprintable()):
+            raise click.BadParameter(f"must be at most {MAX_TEXT} printable characters in one line")
+    return value
 
 
 def option(*names: str, **attrs: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

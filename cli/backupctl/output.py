@@ -12,20 +12,28 @@ from typing import Any
 from backupd.errors import BackupdError
 
 
+def plain(text: str) -> str:
+    """Text for a terminal: what cannot be printed (escape sequences, newlines, marks of direction) is spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def say(text: str) -> None:
     """A line of the result."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(plain(text) + "\n")
 
 
 def note(text: str) -> None:
     """A remark, on standard error."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write(plain(text) + "\n")
 
 
 def document(verb: str, values: Mapping[str, Any], *, ok: bool = True) -> None:
     """The JSON document of a verb."""
     whole = {"schema": f"backupctl/{verb.replace(' ', '-')}/1", "ok": ok, **values}
-    sys.stdout.write(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+    narrow = not (sys.stdout.encoding or "").lower().startswith("utf")
+    sys.stdout.write(json.dumps(whole, indent=2, ensure_ascii=narrow) + "\n")
 
 
 def error_values(error: BackupdError) -> dict[str, Any]:
@@ -41,7 +49,7 @@ def error_values(error: BackupdError) -> dict[str, Any]:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> None:
     """An aligned table; columns whose numbers stand in `right` are right-aligned."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[plain(str(cell)) for cell in row] for row in rows]
     widths = [max(len(line[n]) for line in [list(headings), *cells]) for n in range(len(headings))]
     for line in [list(headings), ["-" * width for width in widths], *cells]:
         parts = [c.rjust(w) if n in right else c.ljust(w) for n, (c, w) in enumerate(zip(line, widths, strict=True))]

@@ -4,7 +4,7 @@ import sys
 import time
 
 from backupctl.options import Settings
-from backupctl.output import note, size
+from backupctl.output import note, plain, size
 from backupd.report import Problem, Tally
 
 _EVERY = 0.2
@@ -25,7 +25,7 @@ class TerminalReporter(Tally):
     def phase(self, name: str, total_bytes: int | None = None) -> None:
         """Begin a phase."""
         self.clear()
-        self._name, self._total, self._done = name, total_bytes, 0
+        self._name, self._total, self._done = plain(name), total_bytes, 0
         self._began = self._shown = time.monotonic()
 
     def advance(self, done_bytes: int) -> None:

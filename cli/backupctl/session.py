@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backupctl.options import Settings
+from backupctl.output import note
 from backupd.config.urls import RepositoryUrl, parse_repository
 from backupd.errors import UsageError
 
@@ -98,6 +99,7 @@ class Session:
 @contextmanager
 def opened(settings: Settings, right: "Right", *, store: "ObjectStore | None" = None) -> Iterator[Session]:
     """Open the repository with a key that holds `right`; closes the store at the end."""
+    from backupd.crypto.keyring import Right
     from backupd.wiring import open_repository, open_store, read_keys
 
     url = repository_url(settings)
@@ -106,7 +108,9 @@ def opened(settings: Settings, right: "Right", *, store: "ObjectStore | None" = 
     try:
         passphrase = Passphrase(settings)
         began = time.monotonic()
-        found = open_repository(store, keys, right, passphrase.for_key, settings.state)
+        # a run must remember; whoever reads goes on without memory, and says so
+        warn = None if right is Right.WRITE else note
+        found = open_repository(store, keys, right, passphrase.for_key, settings.state, warn)
         yield Session(found, store, time.monotonic() - began - passphrase.seconds, url.path is None)
     finally:
         store.close()

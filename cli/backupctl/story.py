@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -15,25 +16,46 @@ from backupctl.options import Settings
 from backupd.errors import Failed, SafetyRefused
 
 MARKER = ".backupd-demo"
+_MARK = b"made by `backupctl demo`; the next demo deletes this folder\n"
 _LOST = (1000, 1249)
 
 
-def _prepare(folder: Path) -> None:
-    """Make the folder anew if it is a demo's, refuse it if it is anything else."""
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder that is not a demo's.
+
+    Raises:
+        SafetyRefused: it is no folder, or holds something that no demo made.
+    """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise SafetyRefused(
             f"{folder} is no folder", object_name=str(folder), hint="name another one: backupctl demo DIR"
         )
+    if folder.exists() and any(folder.iterdir()) and not _is_marked(folder):
+        raise SafetyRefused(
+            f"{folder} holds something that no demo made",
+            object_name=str(folder),
+            hint="name another one: backupctl demo DIR",
+        )
+
+
+def _is_marked(folder: Path) -> bool:
+    """Whether the marker is a regular file, no link, and says exactly what a demo writes."""
+    try:
+        fd = os.open(folder / MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode) and os.read(fd, len(_MARK) + 1) == _MARK
+    finally:
+        os.close(fd)
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder anew if it is a demo's."""
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / MARKER).is_file():
-            raise SafetyRefused(
-                f"{folder} holds something that no demo made",
-                object_name=str(folder),
-                hint="name another one: backupctl demo DIR",
-            )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (folder / MARKER).write_text("made by `backupctl demo`; the next demo deletes this folder\n")
+    (folder / MARKER).write_bytes(_MARK)
 
 
 @dataclass(slots=True)
@@ -93,8 +115,12 @@ class Story:
 
 def tell_story(settings: Settings, folder: Path, customers: int) -> None:
     """Tell it from the beginning to the end; about ten seconds."""
+    _refuse_foreign(folder)
     if settings.dry_run:
-        output.note(f"would make {folder} with a made-up customer database, a repository and keys")
+        if settings.json:
+            output.document("demo", {"folder": str(folder), "customers": customers, "dry_run": True})
+        else:
+            output.note(f"would make {folder} with a made-up customer database, a repository and keys")
         return
     began = time.monotonic()
     _prepare(folder)

@@ -252,8 +252,8 @@ def test_runs_of_one_writer_at_once(tmp_path: Path, count: int, place: str) -> N
 def test_an_index_in_use_is_never_thrown_away(tmp_path: Path) -> None:
     """A local index that another run is making just now is waited for or refused, never deleted under it (E40)."""
     path = tmp_path / "index.sqlite"
+    LocalIndex(path, bytes(32)).close()
     other = sqlite3.connect(path, isolation_level=None)
-    other.execute("create table made(a)")
     other.execute("begin immediate")
     before = path.stat().st_ino
     with suppress(Busy, Failed):

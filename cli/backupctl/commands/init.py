@@ -2,12 +2,17 @@
 
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from backupctl import output
-from backupctl.options import Settings, option, verb
+from backupctl.options import Settings, option, printable, verb
 from backupctl.session import Passphrase, repository_url
+
+if TYPE_CHECKING:
+    from backupd.config.urls import RepositoryUrl
+    from backupd.jobs.init import InitResult
 
 _WHO = {
     "write": "back up (lives on the database's host; cannot read)",
@@ -22,7 +27,9 @@ _WHO = {
 @click.command(epilog="Example: backupctl init /backup/app --keys ./keys")
 @click.argument("place", metavar="REPOSITORY", required=False)
 @option("--keys", "keys_dir", metavar="DIR", envvar="BACKUPCTL_KEYS", help="The folder for the six key files.")
-@option("--label", metavar="TEXT", default=None, help="This writer's label (default: the host's name).")
+@option(
+    "--label", metavar="TEXT", default=None, callback=printable, help="This writer's label (default: the host's name)."
+)
 @verb
 def command(settings: Settings, place: str | None, keys_dir: str | None, label: str | None) -> None:
     """Make a repository and its keys, one file for each right."""
@@ -36,14 +43,15 @@ def command(settings: Settings, place: str | None, keys_dir: str | None, label: 
         raise UsageError("no folder for the keys was given", hint="name one with --keys DIR")
     url = repository_url(settings, place)
     folder = Path(keys_dir).absolute()
+    _refuse_inside(url, folder)
     store = open_store(url, create=not settings.dry_run)
     try:
         if settings.dry_run and url.path is not None and not url.path.exists():
-            output.note(f"would make {url} and six keys in {folder}")
+            _would(settings, url, folder)
             return
         refuse_existing(store, folder)
         if settings.dry_run:
-            output.note(f"would make {url} and six keys in {folder}")
+            _would(settings, url, folder)
             return
         passphrase = Passphrase(settings).get(confirm=True)
         found = probe(store, now=now())
@@ -62,6 +70,32 @@ def command(settings: Settings, place: str | None, keys_dir: str | None, label: 
         )
     finally:
         store.close()
+    _tell(settings, url, made, found.level)
+
+
+def _refuse_inside(url: "RepositoryUrl", folder: Path) -> None:
+    from backupd.errors import SafetyRefused
+
+    if url.path is None:
+        return
+    place, keys = url.path.resolve(), folder.resolve()
+    if place == keys or place in keys.parents:
+        raise SafetyRefused(
+            f"the keys' folder {folder} lies in the repository: who gets the one gets the other",
+            object_name=str(folder),
+            hint="name a folder somewhere else with --keys",
+        )
+
+
+def _would(settings: Settings, url: "RepositoryUrl", folder: Path) -> None:
+    if settings.json:
+        keys = {role: str(folder / f"{role}.key") for role in _WHO}
+        output.document("init", {"repository": str(url), "fingerprint": None, "keys": keys, "dry_run": True})
+    else:
+        output.note(f"would make {url} and six keys in {folder}")
+
+
+def _tell(settings: Settings, url: "RepositoryUrl", made: "InitResult", level: str) -> None:
     keys = {str(role): str(path) for role, path in made.keys.items()}
     if settings.json:
         values = {
@@ -70,7 +104,7 @@ def command(settings: Settings, place: str | None, keys_dir: str | None, label: 
             "fingerprint": made.fingerprint.hex(),
             "keys": keys,
         }
-        output.document("init", {**values, "store_level": found.level})
+        output.document("init", {**values, "store_level": level})
         return
     output.say(f"repository   {url}")
     output.say(f"fingerprint  {made.fingerprint.hex()}")
@@ -80,5 +114,5 @@ def command(settings: Settings, place: str | None, keys_dir: str | None, label: 
         return
     output.note("Write the fingerprint down. Take read, root and recovery off this machine: if all of read and")
     output.note("recovery are lost, nobody can restore.")
-    if found.level == "B":
+    if level == "B":
         output.note("warning: this store overwrites existing objects; `backupctl repo probe` tells what follows")

@@ -8,9 +8,8 @@ import click
 from backupctl import output
 from backupctl.options import Settings, global_options, settings_of, verb
 from backupctl.session import Passphrase, repository_url
-from backupd.errors import UsageError
+from backupctl.verbs import VerbGroup
 
-_PLANNED = frozenset({"new", "passphrase", "rotate", "revoke", "split", "join"})
 _RIGHTS = {
     "write": "back up",
     "check": "verify",
@@ -21,11 +20,8 @@ _RIGHTS = {
 }
 
 
-class _KeyVerbs(click.Group):
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _PLANNED:
-            raise UsageError(f"`backupctl keys {cmd_name}` is not built yet in this version")
-        return super().get_command(ctx, cmd_name)
+class _KeyVerbs(VerbGroup):
+    planned = dict.fromkeys(("new", "passphrase", "rotate", "revoke", "split", "join"), frozenset[str]())
 
 
 @click.group(cls=_KeyVerbs, epilog="Example: backupctl keys test --repository /backup/app --key keys/read.key")

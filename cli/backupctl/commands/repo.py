@@ -8,14 +8,11 @@ from backupctl import output
 from backupctl.options import Settings, global_options, settings_of, verb
 from backupctl.progress import TerminalReporter
 from backupctl.session import opened, repository_url
-from backupd.errors import UsageError
+from backupctl.verbs import VerbGroup
 
 
-class _RepoVerbs(click.Group):
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "copy":
-            raise UsageError("`backupctl repo copy` is not built yet in this version")
-        return super().get_command(ctx, cmd_name)
+class _RepoVerbs(VerbGroup):
+    planned = dict.fromkeys(("copy",), frozenset[str]())
 
 
 @click.group(cls=_RepoVerbs, epilog="Example: backupctl repo probe --repository s3://bucket/prefix")
@@ -40,16 +37,23 @@ def probe_store(settings: Settings) -> None:
         found = probe(store, now=now())
     finally:
         store.close()
+    error = None
+    if found.level == "C":
+        bad = next((fact.follows for fact in found.facts if not fact.honoured), None)
+        error = Failed(f"{found.url} cannot hold a repository as it is", object_name=found.url, hint=bad)
+        error.values = found.as_json()  # type: ignore[attr-defined]  # the JSON document shows them beside the error
     if settings.json:
+        if error is not None:
+            raise error
         output.document("repo-probe", found.as_json())
-    else:
-        output.say(f"{found.url}: level {found.level}")
-        output.table(
-            ["what", "honoured", "what follows"],
-            [[f.name, "yes" if f.honoured else "NO", f.follows] for f in found.facts],
-        )
-    if found.level == "C" and not settings.json:
-        raise Failed(f"{found.url} cannot hold a repository as it is", object_name=found.url)
+        return
+    output.say(f"{found.url}: level {found.level}")
+    output.table(
+        ["what", "honoured", "what follows"],
+        [[f.name, "yes" if f.honoured else "NO", f.follows] for f in found.facts],
+    )
+    if error is not None:
+        raise error
 
 
 @command.command("stats", epilog="Example: backupctl repo stats --repository /backup/app --key keys/check.key")
@@ -111,7 +115,11 @@ def rebuild_index(settings: Settings) -> None:
             count = index.count()
             index.close()
     if settings.dry_run:
-        output.note("would make the local index anew")
+        if settings.json:
+            index_file = str(index_path(places, key))
+            output.document("repo-rebuild-index", {"chunks": None, "index": index_file, "dry_run": True})
+        else:
+            output.note("would make the local index anew")
         return
     if settings.json:
         output.document("repo-rebuild-index", {"chunks": count, "warnings": [p.detail for p in report.problems]})

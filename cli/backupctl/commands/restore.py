@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from backupctl import output
-from backupctl.options import Settings, option, verb
+from backupctl.options import LEVEL_WORDS, Settings, option, verb
 from backupctl.progress import TerminalReporter
 from backupctl.session import opened
 
@@ -20,6 +20,7 @@ from backupctl.session import opened
     "--check",
     type=click.Choice(["none", "quick", "full"]),
     default="quick",
+    words=LEVEL_WORDS,
     show_default=True,
     help="The engine's own check before the result becomes visible.",
 )
@@ -45,13 +46,11 @@ def command(settings: Settings, snapshot: str, target: str, overwrite: str | Non
         history = repo.history()
         for problem in history.problems:
             report.warning(f"{problem.object}: {problem.detail} (not needed unless it is the snapshot you want)")
-        view = select_snapshot(history.views, snapshot)
+        view = select_snapshot(history, snapshot)
         if settings.dry_run:
             _would(settings, view, url.path)
             return
         spool = session.opened.places.cache if session.remote else None
-        if spool is not None:
-            spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         result = restore(repo, view, place, check=check, report=report, spool_folder=spool)  # type: ignore[arg-type]
     report.clear()
     warnings = [*report.warnings, *result.warnings]

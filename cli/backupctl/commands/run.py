@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from backupctl import output
-from backupctl.options import Settings, option, verb
+from backupctl.options import FLAG_WORDS, Settings, option, printable, verb
 from backupctl.progress import TerminalReporter
 from backupctl.session import opened, repository_url
 
@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 @click.argument("name_in_policy", metavar="[SOURCE]", required=False)
 @option("--source", metavar="URL", help="The database: sqlite:////path/db or a path.")
 @option("--name", metavar="NAME", help="The source's name (default: the file's stem).")
-@option("--tag", metavar="TAG", multiple=True, help="A tag for the snapshot; may be given several times.")
-@option("--note", metavar="TEXT", default="", help="A note, readable with the read right only.")
-@option("--hold", metavar="REASON", help="Keep this snapshot whatever retention says, and why.")
-@option("--check", is_flag=True, help="Let the engine check the database first; a failed check means no snapshot.")
+@option("--tag", metavar="TAG", multiple=True, callback=printable, help="A tag for the snapshot; may be repeated.")
+@option("--note", metavar="TEXT", default="", callback=printable, help="A note, readable with the read right only.")
+@option("--hold", metavar="REASON", callback=printable, help="Keep this snapshot whatever retention says, and why.")
+@option(
+    "--check",
+    is_flag=True,
+    words=FLAG_WORDS,
+    help="Let the engine check the database first; a failed check means no snapshot.",
+)
 @option("--compression", type=click.IntRange(1, 19), default=3, show_default=True, help="zstd level.")
 @option("--lock-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds to wait for a lock.")
 @option(

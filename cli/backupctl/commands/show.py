@@ -31,7 +31,7 @@ def command(settings: Settings, snapshot: str) -> None:
         history = repo.history()
         for problem in history.problems:
             report.problem(problem)
-        view = select_snapshot(history.views, snapshot)
+        view = select_snapshot(history, snapshot)
         content: dict[str, Any] = open_content(repo, view) if right is Right.READ else {}
     if right is not Right.READ and not settings.quiet:
         output.note("names of streams and tables need the read right (--key read.key)")

@@ -1,5 +1,7 @@
 """`backupctl snapshots`: what there is."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from backupctl import output
@@ -7,14 +9,19 @@ from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
 from backupctl.session import opened
 
+if TYPE_CHECKING:
+    from backupd.repo.repository import SnapshotView
+
 
 @click.command(epilog="Example: backupctl snapshots --repository /backup/app --key keys/check.key --source crm")
-@option("--source", metavar="NAME", help="Only this source.")
+@option(
+    "--source", metavar="NAME", help="Only this source, by its name; a URL or path means the name it has by default."
+)
 @verb
 def command(settings: Settings, source: str | None) -> None:
     """List the snapshots, oldest first."""
     from backupd.crypto.keyring import Right
-    from backupd.jobs.select import of_source, source_names
+    from backupd.jobs.select import source_names
 
     report = TerminalReporter(settings)
     with opened(settings, Right.LIST) as session:
@@ -24,7 +31,7 @@ def command(settings: Settings, source: str | None) -> None:
     if history.hidden:
         report.warning(f"{history.hidden} snapshots are not shown: the key at hand does not open their structure")
     names = source_names(history.views)
-    views = of_source(history.views, source) if source else history.views
+    views = _of_source(history.views, source) if source else history.views
     if settings.json:
         listed = [
             {
@@ -63,3 +70,15 @@ def command(settings: Settings, source: str | None) -> None:
         ],
         right=[3, 4, 5],
     )
+
+
+def _of_source(views: "list[SnapshotView]", source: str) -> "list[SnapshotView]":
+    """The snapshots of a source; WRITER/SOURCE looks like a path, so what is known as a name is one."""
+    from backupd.config.urls import is_url, parse_database
+    from backupd.jobs.select import of_source
+    from backupd.wiring import open_source
+
+    found = of_source(views, source)
+    if not found and is_url(source):
+        return of_source(views, open_source(parse_database(source)).default_name)
+    return found

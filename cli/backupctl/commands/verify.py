@@ -1,13 +1,18 @@
 """`backupctl verify`: is everything there, whole, and what it was?"""
 
 import time
+from typing import TYPE_CHECKING
 
 import click
 
 from backupctl import output
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
-from backupctl.session import opened
+from backupctl.session import opened, repository_url
+
+if TYPE_CHECKING:
+    from backupd.jobs.verify import VerifyResult
+    from backupd.repo.repository import Repository
 
 
 def _sample(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
@@ -39,21 +44,41 @@ def command(settings: Settings, snapshot: str | None, level: str, sample: float)
     """
     from backupd.config.clock import now
     from backupd.crypto.keyring import Right
-    from backupd.errors import IntegrityError
     from backupd.jobs.select import select_snapshot
     from backupd.jobs.verify import Level, verify
+    from backupd.store.dryrun import DryRunStore
+    from backupd.wiring import open_store
 
     began = time.monotonic()
     report = TerminalReporter(settings)
     wanted = Level[level.upper()]
-    with opened(settings, Right.READ if wanted is Level.CONTENT else Right.CHECK) as session:
+    right = Right.READ if wanted is Level.CONTENT else Right.CHECK
+    store = DryRunStore(open_store(repository_url(settings)), now) if settings.dry_run else None
+    with opened(settings, right, store=store) as session:
         repo = session.opened.repo
-        only = select_snapshot(repo.history().views, snapshot) if snapshot else None
+        only = select_snapshot(repo.history(), snapshot) if snapshot else None
         result = verify(repo, wanted, only=only, sample=sample, now=now(), report=report)
-        if not result.problems:
-            repo.ledger.remember(repo.trust.version, result.heads, records=result.records)
+        if not result.problems and not settings.dry_run:
+            _remember(repo, result, report)
     report.clear()
     seconds = time.monotonic() - began
+    _tell(settings, level, result, report, seconds)
+
+
+def _remember(repo: "Repository", result: "VerifyResult", report: TerminalReporter) -> None:
+    """Keep the heads in the ledger; a full disk on this machine is no finding about the repository."""
+    from backupd.errors import Failed
+
+    try:
+        repo.ledger.remember(repo.trust.version, result.heads, records=result.records)
+    except (OSError, Failed) as error:
+        why = error.message if isinstance(error, Failed) else error.strerror or "input/output error"
+        report.warning(f"what was seen could not be remembered in {repo.ledger.path}: {why}")
+
+
+def _tell(settings: Settings, level: str, result: "VerifyResult", report: TerminalReporter, seconds: float) -> None:
+    from backupd.errors import IntegrityError
+
     values = {
         "level": level,
         "checked": {
@@ -65,6 +90,7 @@ def command(settings: Settings, snapshot: str | None, level: str, sample: float)
         "problems": [{"object": p.object, "kind": p.kind, "detail": p.detail} for p in result.problems],
         "seconds": round(seconds, 3),
         "warnings": report.warnings,
+        "dry_run": settings.dry_run,
     }
     if result.problems:
         first = result.problems[0]

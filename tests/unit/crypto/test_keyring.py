@@ -149,7 +149,7 @@ FILES = [locked(KEYS[role], b"open sesame" if role in (Role.READ, Role.ROOT, Rol
 @pytest.mark.parametrize(
     ("right", "role", "asked"),
     [
-        (Right.LIST, Role.WRITE, []),
+        (Right.LIST, Role.CHECK, []),
         (Right.WRITE, Role.WRITE, []),
         (Right.CHECK, Role.CHECK, []),
         (Right.PRUNE, Role.PRUNE, []),

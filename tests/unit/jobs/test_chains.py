@@ -87,7 +87,9 @@ class ChainWriter:
                 BackupOptions(name),  # type: ignore[arg-type, list-item]
             )
             self.last = now
-            return commit(session, replace(structure, kind=kind), content, locks=kit.places("writer").state)
+            return commit(
+                session, replace(structure, kind=kind), content, locks=kit.places("writer").state, report=Tally()
+            )
         finally:
             session.close()
             index.close()
@@ -178,9 +180,9 @@ def test_a_checkpoint_is_never_latest(tmp_path: Path) -> None:
     old, new = versions(tmp_path, 1)
     first = writer.store(old)
     second = writer.store(new, kind="checkpoint")
-    views = kit.history().views
-    assert select_snapshot(views, "latest").object.id == first.id
-    assert select_snapshot(views, second.id.hex()[:16]).object.id == second.id
+    history = kit.history()
+    assert select_snapshot(history, "latest").object.id == first.id
+    assert select_snapshot(history, second.id.hex()[:16]).object.id == second.id
     assert kit.verify(Level.CONTENT).problems == []
 
 

@@ -159,7 +159,7 @@ def body_of(kind: int) -> bytes:
     """A body with the blocks that an object of this kind has."""
     owner = bytes(36) if kind in (INDEX, RECORD) else b""
     blocks = {SESSION: 2, SNAPSHOT: 3}.get(kind, 1)
-    sealing = b"\0" if kind == RECORD else b""
+    sealing = bytes(33) if kind == RECORD else b""
     return frame(kind, REPOSITORY) + owner + sealing + block(b"content") * blocks
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from backupd.crypto.chunks import seal_part
 from backupd.crypto.envelope import structure_key_id
-from backupd.crypto.keyfile import Role
+from backupd.crypto.keyfile import Key, Role, Secrets
 from backupd.crypto.keyring import Keyring, Signer
+from backupd.crypto.primitives import expand
 from backupd.errors import IntegrityError
 from backupd.repo.format import GC, RECORD, block, dump_json, frame, owner_block, pack_json, sign_object
 from backupd.repo.records import (
@@ -27,24 +28,34 @@ WORLD = make_world()
 ALL = WORLD.ring()
 RIGHTS = {
     Role.WRITE: {"hold", "brake"},
-    Role.CHECK: {"bad-packs", "evidence", "brake", "audit"},
-    Role.PRUNE: {"bad-packs", "prune", "hold", "release", "brake", "brake-release", "audit"},
-    Role.READ: {"bad-packs", "hold", "evidence", "erasure", "incident", "brake", "audit"},
-    Role.RECOVERY: {"bad-packs", "hold", "evidence", "erasure", "incident", "brake", "audit"},
+    Role.CHECK: {"bad-packs", "good-packs", "evidence", "brake", "audit"},
+    Role.PRUNE: {"bad-packs", "good-packs", "prune", "hold", "release", "brake", "brake-release", "audit"},
+    Role.READ: {"bad-packs", "good-packs", "hold", "evidence", "erasure", "incident", "brake", "audit"},
+    Role.RECOVERY: {"bad-packs", "good-packs", "hold", "evidence", "erasure", "incident", "brake", "audit"},
     Role.ROOT: {
-        "bad-packs", "prune", "hold", "release", "brake", "brake-release", "evidence", "erasure", "incident", "audit"
+        "bad-packs", "good-packs", "prune", "hold", "release", "brake", "brake-release", "evidence", "erasure", "incident", "audit"
     },
 }  # fmt: skip
 TYPES = sorted(RIGHTS[Role.ROOT])
-OPEN = {"bad-packs", "prune"}
+OPEN = {"bad-packs", "good-packs", "good-packs", "prune"}
 
 
 def joined(
-    name: str, document: dict[str, object], signer: Signer, sealing: int, *, owner: bytes = bytes(36), key: bytes = b""
+    name: str,
+    document: dict[str, object],
+    signer: Signer,
+    sealing: int,
+    *,
+    owner: bytes | None = None,
+    key: bytes = b"",
 ) -> bytes:
     """A record put together by hand, by somebody who does not care what he may."""
+    if owner is None:
+        owner = bytes(20) + structure_key_id(records_key()) if sealing == 2 else bytes(36)
     body = seal_part(key, "record", name.encode(), pack_json(document)) if sealing else dump_json(document)
-    return sign_object(name, frame(RECORD, WORLD.repository) + owner + bytes([sealing]) + block(body), [signer])
+    return sign_object(
+        name, frame(RECORD, WORLD.repository) + owner + bytes([sealing]) + bytes(32) + block(body), [signer]
+    )
 
 
 def records_key() -> bytes:
@@ -79,18 +90,26 @@ def test_who_may_sign_what(role: Role, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["unknown", "", "None", "HOLD"])
-def test_unknown_types_are_the_roots_alone(kind: str) -> None:
-    """A type that version 1 does not know is refused from everybody but the root."""
+def test_unknown_types_are_kept(kind: str) -> None:
+    """A type that version 1 does not know is read from whoever signed it, so that later versions may add types."""
     for role in Role:
         name = record_name(role, 1)
-        data = joined(name, {"type": kind}, WORLD.signer(role), 2, key=records_key())
-        if role is Role.ROOT:
-            record = decode_record(data, name, WORLD.trust, ALL)
-            assert record is not None
-            assert record.type == kind
-        else:
-            with pytest.raises(IntegrityError, match="may not sign"):
-                decode_record(data, name, WORLD.trust, ALL)
+        record = decode_record(
+            joined(name, {"type": kind}, WORLD.signer(role), 2, key=records_key()), name, WORLD.trust, ALL
+        )
+        assert record is not None
+        assert (record.type, record.role) == (kind, role)
+
+
+def test_a_record_sealed_under_an_older_key_is_found_by_its_id() -> None:
+    """A record names the key that seals it: one under another key is not opened with the newest, and an older root opens it."""
+    name = record_name(Role.ROOT, 1)
+    root = next(k for k in ALL.keys if k.role is Role.ROOT)
+    old = expand(bytes(32), b"backupd/v1/records", 32)
+    data = joined(name, {"type": "hold"}, WORLD.signer(Role.ROOT), 2, owner=bytes(20) + structure_key_id(old), key=old)
+    assert decode_record(data, name, WORLD.trust, ALL) is None
+    older = Key(root.header, Secrets(root.secrets.values, 0, (bytes(32),)))
+    assert decode_record(data, name, WORLD.trust, Keyring((older,))) is not None
 
 
 def test_a_role_is_not_taken_from_the_name() -> None:
@@ -200,7 +219,7 @@ def test_every_byte_of_a_record_counts() -> None:
 def test_a_signed_record_without_sense(body: bytes) -> None:
     """A document that is no object, doubled or no number is refused, though it is signed."""
     name = record_name(Role.PRUNE, 1)
-    data = sign_object(name, frame(RECORD, WORLD.repository) + bytes(37) + block(body), [WORLD.signer(Role.PRUNE)])
+    data = sign_object(name, frame(RECORD, WORLD.repository) + bytes(37 + 32) + block(body), [WORLD.signer(Role.PRUNE)])
     with pytest.raises(IntegrityError):
         decode_record(data, name, WORLD.trust, ALL)
 

@@ -32,12 +32,16 @@ STRUCTURE = Structure(
     read_bytes=400,
     stored_bytes=500,
     chunks={"total": 4, "full": 3, "delta": 0, "reused": 1},
-    segments=1,
+    segments=(b"\5" * 32,),
+    skipped=((3, 5),),
     tags=("weekly", "größe"),
     hold="audit",
 )
 CONTENT: dict[str, object] = {
     "engine": "sqlite",
+    "facts": {},
+    "warnings": [],
+    "streams": [],
     "tables": [{"name": "customers", "key": ["id"], "rows": 12}],
     "note": "",
 }
@@ -69,7 +73,7 @@ def read(data: bytes, name: str = NAME, world: World = WORLD) -> tuple[Structure
     ring = world.ring(Role.READ)
     key = ring.structure_key(found.writer, found.envelope.epoch, found.envelope.structure_id)
     assert key is not None
-    return found.structure(key), found.content(ring.session(found.envelope).session_key)
+    return found.structure(key), found.content(ring.session(found.envelope).session_key, 0)
 
 
 def test_a_snapshot_round_trips() -> None:
@@ -84,7 +88,7 @@ def test_a_snapshot_round_trips() -> None:
 
 def test_the_smallest_snapshot_round_trips() -> None:
     """A first snapshot without streams, rows, tags and hold comes back too."""
-    small = replace(STRUCTURE, seq=1, previous=None, streams=(), rows=None, tags=(), hold=None, segments=0)
+    small = replace(STRUCTURE, seq=1, previous=None, streams=(), rows=None, tags=(), hold=None, segments=(), skipped=())
     name, data = make(structure=small)
     assert read(data, name)[0] == small
 
@@ -285,7 +289,7 @@ def test_content_opens_with_the_session_key_alone() -> None:
         *WORLD.keys[Role.WRITE].secrets.values.values(),
     ):
         with pytest.raises(IntegrityError, match="does not open"):
-            found.content(key)
+            found.content(key, 0)
 
 
 def test_a_snapshot_shows_nothing() -> None:

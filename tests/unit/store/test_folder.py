@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from backupd.store.base import (
+    MAX_OBJECT_BYTES,
     ObjectExists,
     ObjectMissing,
+    ShortRead,
     StoreMissing,
     StoreRefused,
     StoreUnavailable,
@@ -446,3 +448,17 @@ def test_racing_processes_have_one_winner(tmp_path: Path) -> None:
         assert sum(os.WEXITSTATUS(os.waitpid(child, 0)[1]) for child in children) == 10
         assert len({f.read_bytes()[:1] for f in (root / "chain").iterdir()}) >= 1
         assert all(f.stat().st_size == 1000 for f in (root / "chain").iterdir())
+
+
+def test_a_file_that_claims_a_huge_size_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    """A sparse file of 60 GB in an object's place, and a range longer than any object, are short reads at once."""
+    store = FolderStore(tmp_path / "repo", create=True)
+    store.put("packs/ab", b"x")
+    path = tmp_path / "repo/packs/ab"
+    os.truncate(path, 60_000_000_000)
+    for length in (None, MAX_OBJECT_BYTES + 1):
+        with pytest.raises(ShortRead):
+            store.get("packs/ab", 0, length)
+    assert store.get("packs/ab", 50_000_000_000, 3) == bytes(3)
+    os.truncate(path, MAX_OBJECT_BYTES)
+    assert len(store.get("packs/ab")) == MAX_OBJECT_BYTES
