@@ -59,7 +59,9 @@ class ChainWriter:
         self.kit = kit
         self.last: list[tuple[bytes, ChunkRef]] = []
 
-    def store(self, data: bytes, *, bases: int = 1, kind: str = "snapshot", name: str = "crm") -> Committed:
+    def store(
+        self, data: bytes, *, bases: int = 1, kind: str = "snapshot", name: str = "crm", digest: str | None = None
+    ) -> Committed:
         """Store a version as deltas on the one before it (in full where there is none)."""
         kit, key = self.kit, self.kit.keys[Role.WRITE]
         repo = kit.repo(Role.WRITE)
@@ -82,7 +84,7 @@ class ChainWriter:
                 View(data),
                 session,
                 [root],
-                [None],
+                [digest],
                 "2026-11-22T00:00:00Z",
                 BackupOptions(name),  # type: ignore[arg-type, list-item]
             )

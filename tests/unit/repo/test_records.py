@@ -33,11 +33,12 @@ RIGHTS = {
     Role.READ: {"bad-packs", "good-packs", "hold", "evidence", "erasure", "incident", "brake", "audit"},
     Role.RECOVERY: {"bad-packs", "good-packs", "hold", "evidence", "erasure", "incident", "brake", "audit"},
     Role.ROOT: {
-        "bad-packs", "good-packs", "prune", "hold", "release", "brake", "brake-release", "evidence", "erasure", "incident", "audit"
+        "bad-packs", "good-packs", "prune", "hold", "release", "brake", "brake-release", "evidence", "erasure",
+        "incident", "audit",
     },
 }  # fmt: skip
 TYPES = sorted(RIGHTS[Role.ROOT])
-OPEN = {"bad-packs", "good-packs", "good-packs", "prune"}
+OPEN = {"bad-packs", "good-packs", "prune"}
 
 
 def joined(
