@@ -427,6 +427,8 @@ def test_interrupted_runs_end_with_130_and_143(user: User) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # a shell that started us in the background has switched the signal off
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 30
         while not any(Path(user.repository).glob("sessions/*/*")) and time.monotonic() < deadline:
