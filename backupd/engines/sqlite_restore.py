@@ -12,6 +12,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -24,7 +25,37 @@ from backupd.errors import IntegrityError, SafetyRefused, StorageRefused, Unreac
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_LINKS = frozenset({errno.EPERM, errno.EACCES, errno.EMLINK, errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP})
+_FLUSH_BYTES = 64 * 1024 * 1024
 _NAME_BYTES = 200
+
+
+class _EarlyFlush:
+    """Has what was written so far go to the disk in another thread, so that the flush at the end waits for little."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="flush")
+        self._waiting = 0
+        self._flush: Future[None] | None = None
+
+    def wrote(self, amount: int) -> None:
+        """So many bytes more were written."""
+        self._waiting += amount
+        if self._waiting >= _FLUSH_BYTES and (self._flush is None or self._flush.done()):
+            self.check()
+            self._waiting = 0
+            self._flush = self._pool.submit(os.fsync, self._descriptor)
+
+    def check(self) -> None:
+        """Wait for a flush under way; raises what it met: a disk tells of a failed write once, and may tell it here."""
+        if self._flush is not None:
+            self._flush.result()
+
+    def __enter__(self) -> "_EarlyFlush":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
 
 
 class SqliteTarget:
@@ -154,14 +185,17 @@ class SqliteTarget:
             descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         written = 0
         try:
-            for buffer in buffers:
-                written += len(buffer)
-                if written > size:
-                    break
-                with _storage_errors(self._path, size):
-                    _write_all(descriptor, buffer)
+            with _EarlyFlush(descriptor) as flush:
+                for buffer in buffers:
+                    written += len(buffer)
+                    if written > size:
+                        break
+                    with _storage_errors(self._path, size):
+                        _write_all(descriptor, buffer)
+                        flush.wrote(len(buffer))
             if written == size:
                 with _storage_errors(self._path, size):
+                    flush.check()
                     os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -13,12 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from backupd.config.clock import stamp
 from backupd.config.paths import Places
+from backupd.config.version import VERSION
 from backupd.crypto.chunks import Kind
 from backupd.crypto.envelope import structure_key_id
 from backupd.crypto.keyfile import Key
@@ -258,6 +258,6 @@ def _describe(
         "tables": [{"name": t.name, "key": list(t.key), "rows": t.rows} for t in view.tables],
         "warnings": list(view.warnings),
         "note": options.note,
-        "versions": {"backupd": version("backupd"), "cutter": "fixed-65536", "rows": None},
+        "versions": {"backupd": VERSION, "cutter": "fixed-65536", "rows": None},
     }
     return structure, content

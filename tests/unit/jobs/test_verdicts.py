@@ -12,7 +12,7 @@ from backupd.jobs.verify import Level, append_record
 from backupd.repo.repository import Repository
 from backupd.report import Problem, Tally
 from tests.cli.kit import CHINOOK
-from tests.jobs_kit import HookStore, Kit, make_database, names, overwrite
+from tests.jobs_kit import HookStore, Kit, copy_host, make_database, names, overwrite
 from tests.unit.jobs.test_chains import ChainWriter
 
 
@@ -112,3 +112,33 @@ def test_an_empty_source_is_warned_about(tmp_path: Path) -> None:
     """A file of no bytes is a snapshot, with a warning that it may be the wrong file."""
     (tmp_path / "empty.db").touch()
     assert any("empty" in warning for warning in Kit(tmp_path).backup(tmp_path / "empty.db").warnings)
+
+
+def test_an_expired_trust_document_warns_and_blocks_no_restore(tmp_path: Path) -> None:
+    """After its date a run goes on with a warning, and a restore goes on as before (B13)."""
+    kit = Kit(tmp_path)
+    source = make_database(tmp_path / "a.db")
+    kit.put_trust(replace(kit.trust, version=2, expires="2020-01-01T00:00:00Z"))
+    report = Tally()
+    done = kit.backup(source, report=report)
+    assert any("expired" in warning for warning in report.warnings)
+    kit.assert_restores({done.snapshot: source.read_bytes()})
+
+
+def test_a_cloned_machine_makes_sessions_of_its_own(tmp_path: Path) -> None:
+    """Two copies of one host, state and cache included, run apart: other sessions, no blob alike, both restore (C24)."""
+    kit = Kit(tmp_path)
+    source = make_database(tmp_path / "a.db")
+    kit.backup(source)
+    copy_host(kit, "writer", "clone")
+    held = {}
+    for host, seed in (("writer", 1), ("clone", 1)):
+        make_database(tmp_path / f"{host}.db", seed=7 + seed)
+        done = kit.backup(tmp_path / f"{host}.db", host=host)
+        held[done.snapshot] = (tmp_path / f"{host}.db").read_bytes()
+    sessions = names(kit.store, "sessions/")
+    assert len(sessions) == len(set(sessions)) == 3
+    kit.assert_restores(held)
+    packs = [kit.store.get(name) for name in names(kit.store, "packs/")]
+    salts = [pack[at : at + 24] for pack in packs for at in range(3000, len(pack) - 24, 65_000)]
+    assert len(salts) == len(set(salts))
