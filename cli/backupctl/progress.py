@@ -26,7 +26,7 @@ class TerminalReporter(Tally):
         """Begin a phase."""
         self.clear()
         self._name, self._total, self._done = plain(name), total_bytes, 0
-        self._began = self._shown = time.monotonic()
+        self._began, self._shown = time.monotonic(), 0.0
 
     def advance(self, done_bytes: int) -> None:
         """Count on, and show it now and then."""

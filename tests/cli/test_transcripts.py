@@ -94,7 +94,7 @@ def test_progress_is_for_terminals_only(tmp_path: Path) -> None:
     assert child.stdout is not None
     assert b"\x1b" not in child.stdout.read()
     child.stdout.close()
-    assert re.search(rb"reading main: [\d.]+ MB of [\d.]+ MB \(\d+ %\), [\d.]+ .B/s, \d+:\d\d left", shown)
+    assert re.search(rb"reading main: [\d.]+ MB of [\d.]+ MB \(\d+ %\), [\d.]+ .?B/s, \d+:\d\d left", shown)
     piped = user.run("run", "--source", str(big), key="write")
     assert "left" not in piped.err
     assert "\x1b" not in piped.err
