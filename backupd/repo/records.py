@@ -128,6 +128,8 @@ def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Rec
         raise IntegrityError(f"{name} is signed by a key that may not", object_name=name)
     role, public = known
     signed.verify(signed.signer(), public)
+    if trust.is_revoked(signed.signer()):
+        return None
     cursor = Cursor(signed.body, name)
     owner = cursor.take(OWNER_BYTES)
     sealing, previous, body = cursor.u8(), cursor.take(32), cursor.block()

@@ -16,6 +16,7 @@ class TerminalReporter(Tally):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self._loud = not settings.quiet and not settings.json
+        self._says_more = self._loud and settings.verbose
         self._live = self._loud and sys.stderr.isatty()
         self._name = ""
         self._total: int | None = None
@@ -27,6 +28,8 @@ class TerminalReporter(Tally):
         self.clear()
         self._name, self._total, self._done = plain(name), total_bytes, 0
         self._began, self._shown = time.monotonic(), 0.0
+        if self._says_more:
+            note(f"{name}, {size(total_bytes)}" if total_bytes else name)
 
     def advance(self, done_bytes: int) -> None:
         """Count on, and show it now and then."""

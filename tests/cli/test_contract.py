@@ -463,3 +463,12 @@ def test_help_starts_fast_enough_to_not_load_drivers(user: User) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=user.env(), check=False)
     assert done.stderr.strip().endswith("[]"), done.stderr
+
+
+def test_verbose_says_more_on_standard_error(ready: User) -> None:
+    """--verbose names the phases on standard error; the result on standard output stays the same kind."""
+    loud, plain = ready.run("verify", "--verbose", key="check"), ready.run("verify", key="check")
+    assert "reading packs" in loud.err
+    assert "reading packs" not in plain.err
+    assert loud.out.startswith("no problems")
+    assert plain.out.startswith("no problems")

@@ -142,3 +142,13 @@ def test_a_cloned_machine_makes_sessions_of_its_own(tmp_path: Path) -> None:
     packs = [kit.store.get(name) for name in names(kit.store, "packs/")]
     salts = [pack[at : at + 24] for pack in packs for at in range(3000, len(pack) - 24, 65_000)]
     assert len(salts) == len(set(salts))
+
+
+def test_records_of_a_revoked_write_key_count_for_nothing(tmp_path: Path) -> None:
+    """A hold signed by a write key is heard until the key is revoked, and is no damage afterwards (B20)."""
+    kit = Kit(tmp_path)
+    kit.put_record(Role.WRITE, 1, {"type": "hold", "created": "2026-11-22T00:00:00Z", "reason": "mine"})
+    assert told(kit.repo(Role.CHECK)) == (["mine"], [])
+    writers = tuple(replace(w, last_good=(1, bytes(32))) for w in kit.trust.writers)
+    kit.put_trust(replace(kit.trust, version=2, writers=writers))
+    assert told(kit.repo(Role.CHECK)) == ([], [])
