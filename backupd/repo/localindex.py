@@ -1,7 +1,8 @@
 """The local index: where this writer's chunks are. A cache, made from signed segments, thrown away at any time.
 
-Each row carries a short keyed checksum, so that a damaged or doctored cache costs space and never a snapshot: a row that
-does not check is no row.
+A look-up leads from an id to its pack, whose whole list is then read at once and kept for a while: neighbours in a source
+are neighbours in packs, so an unchanged source costs one query a pack and not one a chunk. Each list carries a keyed
+checksum, so that a damaged or doctored cache costs space and never a snapshot: a list that does not check is no list.
 """
 
 import contextlib
@@ -21,19 +22,21 @@ from backupd.repo.nodes import ChunkRef, PackPlace
 from backupd.repo.segments import IndexedPack
 
 _SCHEMA = """
-create table if not exists packs(n integer primary key, digest blob unique not null, segment text not null);
+create table if not exists packs(n integer primary key, digest blob unique not null, segment text not null, list blob not null,
+  mac blob not null);
 create table if not exists segments(name text primary key) without rowid;
-create table if not exists chunks(id blob not null, kind integer not null, pack integer not null, offset integer not null,
-  payload integer not null, plain integer not null, codec integer not null, bases blob not null, mac blob not null,
-  primary key(id, kind)) without rowid;
+create table if not exists chunks(key integer primary key, pack integer not null);
 """
-_SHAPE = 1
+_SHAPE = 2
 _SHAPES = [(0, set()), (_SHAPE, {"packs", "segments", "chunks"})]
 _NOT_DAMAGE = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
-_ROW = struct.Struct("<IIIBB")
+_ROW = struct.Struct("<32sIIIBBxx")
+_KEY = struct.Struct("<q")
+_DELTA = 0x80
 _MANY = 400
+_NEAR = 50_000
 _Result = TypeVar("_Result")
-_Found = tuple[bytes, bytes, int, int, int, int, bytes, bytes]
+_Near = dict[tuple[int, bytes], ChunkRef]
 
 
 class LocalIndex:
@@ -45,6 +48,8 @@ class LocalIndex:
         self._key = b3_derive("backupd/v1/local-index", secret)
         self._lock = threading.Lock()
         self._absent: set[bytes] = set()
+        self._near: _Near = {}
+        self._nearly: _Near = {}
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._db = self._open_whole()
 
@@ -135,20 +140,26 @@ class LocalIndex:
         self._db.execute("commit")
 
     def _add_pack(self, segment: str, pack: IndexedPack) -> None:
-        self._db.execute("insert or ignore into packs(digest, segment) values(?,?)", (pack.digest, segment))
+        listed = b"".join(
+            _ROW.pack(
+                e.id, e.offset, e.payload_length, e.plain_length, int(e.kind) | (_DELTA if e.bases else 0), e.codec
+            )
+            for e in pack.entries
+        )
+        self._db.execute(
+            "insert or ignore into packs(digest, segment, list, mac) values(?,?,?,?)",
+            (pack.digest, segment, listed, self._mac(pack.digest, listed)),
+        )
         (n,) = self._db.execute("select n from packs where digest=?", (pack.digest,)).fetchone()
-        rows = []
-        for e in pack.entries:
-            bases = b"".join(e.bases)
-            mac = self._mac(e.id, e.kind, pack.digest, e.offset, e.payload_length, e.plain_length, e.codec, bases)
-            rows.append((e.id, int(e.kind), n, e.offset, e.payload_length, e.plain_length, e.codec, bases, mac))
-        self._db.executemany("insert or replace into chunks values(?,?,?,?,?,?,?,?,?)", rows)
+        rows = ((_key(e.id), n) for e in pack.entries)
+        self._db.executemany("insert or replace into chunks values(?,?)", rows)
+        self._forget_near()
 
-    def _mac(
-        self, chunk: bytes, kind: int, digest: bytes, offset: int, payload: int, plain: int, codec: int, bases: bytes
-    ) -> bytes:
-        row = chunk + digest + _ROW.pack(offset, payload, plain, kind, codec) + bases
-        return b3_keyed(self._key, row)[:8]
+    def _mac(self, digest: bytes, listed: bytes) -> bytes:
+        return b3_keyed(self._key, digest + listed)[:16]
+
+    def _forget_near(self) -> None:
+        self._near, self._nearly = {}, {}
 
     def forget_segments(self, gone: Iterable[str]) -> None:
         """Drop what came from segments that are no longer in the storage."""
@@ -157,15 +168,21 @@ class LocalIndex:
 
     def _forget(self, names: Sequence[str]) -> None:
         for name in names:
-            packs = [n for (n,) in self._db.execute("select n from packs where segment=?", (name,))]
-            for n in packs:
-                self._db.execute("delete from chunks where pack=?", (n,))
+            for n, listed in self._db.execute(
+                "select n, cast(list as blob) from packs where segment=?", (name,)
+            ).fetchall():
+                if isinstance(listed, bytes):
+                    keys = ((_key(listed[at : at + 32]), n) for at in range(0, _whole(listed), _ROW.size))
+                    self._db.executemany("delete from chunks where key=? and pack=?", keys)
                 self._db.execute("delete from packs where n=?", (n,))
             self._db.execute("delete from segments where name=?", (name,))
+        self._forget_near()
 
     def set_absent(self, digests: set[bytes]) -> None:
         """From now on, chunks in these packs count as absent: marked, bad, or gone."""
-        self._absent = digests
+        with self._lock:
+            self._absent = digests
+            self._forget_near()
 
     def packs(self) -> set[bytes]:
         """Digests of all packs that it knows."""
@@ -179,29 +196,49 @@ class LocalIndex:
 
     def find(self, kind: Kind, ids: Sequence[bytes]) -> dict[bytes, ChunkRef]:
         """Where these chunks are; those that are not known, absent, or do not check are left out."""
-        rows = self._do(lambda: self._rows(kind, ids))
-        found = {}
-        for chunk, digest, offset, payload, plain, codec, bases, mac in rows:
-            try:
-                good = self._mac(chunk, kind, digest, offset, payload, plain, codec, bases) == mac
-            except (struct.error, TypeError):
-                good = False
-            # a delta is reused through the list that names its chain, never from here
-            if good and not bases and digest not in self._absent:
-                found[chunk] = ChunkRef(chunk, PackPlace(digest), offset, payload, plain, codec)
+        return self._do(lambda: self._find(kind, ids))
+
+    def _find(self, kind: Kind, ids: Sequence[bytes]) -> dict[bytes, ChunkRef]:
+        found = self._kept(kind, ids)
+        missing = [chunk for chunk in ids if chunk not in found]
+        for n in self._packs_of(missing) if missing else ():
+            if missing:
+                self._load(n)
+                found |= self._kept(kind, missing)
+                missing = [chunk for chunk in missing if chunk not in found]
         return found
 
-    def _rows(self, kind: Kind, ids: Sequence[bytes]) -> list[_Found]:
-        rows: list[_Found] = []
+    def _kept(self, kind: Kind, ids: Sequence[bytes]) -> dict[bytes, ChunkRef]:
+        refs = ((chunk, self._near.get((kind, chunk)) or self._nearly.get((kind, chunk))) for chunk in ids)
+        return {chunk: ref for chunk, ref in refs if ref is not None}
+
+    def _packs_of(self, ids: Sequence[bytes]) -> list[int]:
+        """Numbers of the packs that hold these ids, in the order in which they were stored."""
+        numbers: set[int] = set()
         for at in range(0, len(ids), _MANY):
-            some = ids[at : at + _MANY]
-            rows += self._db.execute(
-                "select c.id, p.digest, c.offset, c.payload, c.plain, c.codec, c.bases, c.mac"  # noqa: S608 - marks only
-                " from chunks c join packs p on p.n=c.pack"
-                f" where c.kind=? and c.id in ({','.join('?' * len(some))})",
-                (int(kind), *some),
-            ).fetchall()
-        return rows
+            keys = [_key(chunk) for chunk in ids[at : at + _MANY]]
+            marks = ",".join("?" * len(keys))
+            found = self._db.execute(f"select distinct pack from chunks where key in ({marks})", keys)  # noqa: S608 - marks only
+            numbers.update(n for (n,) in found)
+        return sorted(n for n in numbers if type(n) is int)
+
+    def _load(self, n: int) -> None:
+        """Keep a pack's list near, if it checks and the pack is not absent; the older half of what is kept may go."""
+        row = self._db.execute(
+            "select cast(digest as blob), cast(list as blob), cast(mac as blob) from packs where n=?", (n,)
+        ).fetchone()
+        if row is None or not all(isinstance(value, bytes) for value in row):
+            return
+        digest, listed, mac = row
+        if self._mac(digest, listed) != mac or len(listed) % _ROW.size or digest in self._absent:
+            return
+        if len(self._near) > _NEAR:
+            self._near, self._nearly = {}, self._near
+        place = PackPlace(digest)
+        for chunk, offset, payload, plain, kind, codec in _ROW.iter_unpack(listed):
+            # a delta is reused through the list that names its chain, never from here
+            if not kind & _DELTA:
+                self._near[kind, chunk] = ChunkRef(chunk, place, offset, payload, plain, codec)
 
     def close(self) -> None:
         """Close the file."""
@@ -209,3 +246,12 @@ class LocalIndex:
             self._db.close()
             if self._temporary:
                 shutil.rmtree(self._path.parent, ignore_errors=True)
+
+
+def _key(chunk: bytes) -> int:
+    """What stands for an id in the table: a clash of two costs a chunk stored twice, because lists hold whole ids."""
+    return int(_KEY.unpack(chunk[24:32])[0])
+
+
+def _whole(listed: bytes) -> int:
+    return len(listed) - len(listed) % _ROW.size

@@ -97,6 +97,18 @@ def same(one: Path, other: Path) -> bool:
     return True
 
 
+def to_disk(path: Path) -> float:
+    """Put a file and its folder on the disk for certain; returns the seconds it took."""
+    began = time.monotonic()
+    for each in (path, path.parent):
+        descriptor = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    return time.monotonic() - began
+
+
 def stored(folder: Path) -> int:
     """Bytes of all files below a folder, by their lengths."""
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())

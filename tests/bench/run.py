@@ -137,6 +137,7 @@ def one_round(number: int, tools: list[Tool], results: dict[str, Results], sourc
     def restore(tool: Tool, result: Results) -> None:
         used, restored = tool.restore(source)
         result.note("restore", used)
+        result.add("restore_durable", used.wall + measure.to_disk(restored))
         if number == 0 and not measure.same(source, restored):
             raise CommandFailed("what it restored is not what it was given")
         for name, value in tool.notes(source).items():
@@ -163,6 +164,7 @@ ROWS: list[tuple[str, str, float, str]] = [
     ("  peak memory, MB", "second_peak", MB, ".0f"),
     ("  stored, MB", "second_stored", MB, ".3f"),
     ("restore, whole process, s", "restore_wall", 1, ".2f"),
+    ("  and until it is on the disk (fsync), s", "restore_durable", 1, ".2f"),
     ("  CPU, s", "restore_cpu", 1, ".2f"),
     ("  peak memory, MB", "restore_peak", MB, ".0f"),
     ("  with the check: the process itself, MB", "own", MB, ".0f"),

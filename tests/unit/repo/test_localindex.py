@@ -85,47 +85,83 @@ def test_kinds_and_deltas(path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "offset=offset+1",
-        "payload=payload+1",
-        "plain=plain-1",
-        "codec=0",
-        "pack=2",
-        "pack=99",
-        "kind=2",
-        "bases=zeroblob(32)",
-        "bases='text'",
-        "mac=zeroblob(8)",
+        "list=zeroblob(length(list))",
+        "list=substr(list,1,length(list)-1)",
+        "list=substr(list,49)",
+        "list=cast(zeroblob(length(list)) as text)",
+        "list=cast(x'ff00fe' as text)",
+        "list='text'",
+        "list=5",
+        "list=zeroblob(0)",
+        "mac=zeroblob(16)",
         "mac='text'",
         "mac=zeroblob(0)",
-        "offset=-1",
-        "offset=1<<40",
-        "offset='text'",
-        "offset=zeroblob(9)",
-        "offset=1.5",
-        "payload='x'",
-        "codec=256",
-        "id=zeroblob(32)",
-        "id='text'",
-        "id=zeroblob(0)",
+        "digest=zeroblob(32)",
+        "digest=zeroblob(31)",
+        "digest=zeroblob(0)",
+        "digest='text'",
+        "digest=5",
     ],
 )
-def test_a_doctored_row_is_no_row(path: Path, change: str) -> None:
-    """A row with any field changed, to a wrong value or another type, is not found; its neighbours are (D32)."""
-    doctor(path, f"update chunks set {change} where id=? and kind=1", ids(7)[0])
-    assert found(path, Kind.ROWS, 6, 7, 8) == {6, 8}
-    zero = LocalIndex(path, SECRET)
-    assert zero.find(Kind.ROWS, [bytes(32)]) == {}
-    assert zero.find(Kind.PAGES, ids(7)) == {}
-    zero.close()
-
-
-@pytest.mark.parametrize("digest", [b"\3" * 32, b"", "text", 5, b"\1" * 31])
-def test_a_doctored_pack_takes_its_chunks_along(path: Path, digest: object) -> None:
-    """Rows that lead to a pack of another digest are not found (D32)."""
-    doctor(path, "update packs set digest=? where segment='one'", digest)
+def test_a_doctored_list_is_no_list(path: Path, change: str) -> None:
+    """A pack's list with any field changed, to a wrong value or another type, gives nothing; other packs' do (D32)."""
+    doctor(path, f"update packs set {change} where segment='one'")
     assert found(path, Kind.ROWS, *range(1, 50), 2001) == {2001}
     index = LocalIndex(path, SECRET)
     assert len(index.packs()) == 2
+    index.forget_segments({"one"})
+    assert index.packs() == {b"\2" * 32}
+    index.close()
+
+
+def test_every_bit_of_a_list_counts(path: Path) -> None:
+    """One bit turned anywhere in a list leaves nothing of it (D32)."""
+    with sqlite3.connect(path) as db:
+        (listed,) = db.execute("select list from packs where segment='two'").fetchone()
+    for at in range(len(listed)):
+        turned = bytearray(listed)
+        turned[at] ^= 1 << at % 8
+        doctor(path, "update packs set list=? where segment='two'", bytes(turned))
+        assert found(path, Kind.ROWS, 1, 2001) == {1}
+
+
+@pytest.mark.parametrize("change", ["pack=2", "pack=99", "pack='text'", "pack=1.5", "key=5", "key=key+1"])
+def test_a_doctored_row_leads_nowhere(path: Path, change: str) -> None:
+    """A row that leads to a wrong pack never gives a wrong chunk (D32)."""
+    doctor(path, f"update or replace chunks set {change} where key=(select min(key) from chunks where pack=1)")
+    index = LocalIndex(path, SECRET)
+    assert all(ref.pack == b"\1" * 32 for ref in index.find(Kind.ROWS, ids(*range(1, 1001))).values())
+    index.close()
+
+
+def test_ids_that_end_alike_are_told_apart(tmp_path: Path) -> None:
+    """Two ids with the same last bytes never stand for each other."""
+    index = LocalIndex(tmp_path / "index.db", SECRET)
+    first, second = b"\1" + bytes(31), b"\2" + bytes(31)
+    index.add("one", [pack(1, PackEntry(first, Kind.ROWS, 1, 0, 5, 5))])
+    assert set(index.find(Kind.ROWS, [first, second])) == {first}
+    index.add("two", [pack(2, PackEntry(second, Kind.ROWS, 1, 0, 6, 6))])
+    assert index.find(Kind.ROWS, [second])[second].payload_length == 6
+    index.close()
+
+
+def test_more_is_known_than_is_kept_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is found, in any order, also where the lists of few packs are kept at a time."""
+    monkeypatch.setattr("backupd.repo.localindex._NEAR", 100)
+    index = LocalIndex(tmp_path / "index.db", SECRET)
+    kinds: tuple[Kind, ...] = (Kind.ROWS, Kind.PAGES)
+    for n in range(40):
+        index.add(
+            f"s{n}",
+            [pack(n, *(PackEntry(ids(50 * n + i)[0], kinds[i % 2], 1, i, n, 9) for i in range(50)))],
+        )
+    for stride in (1, 7, 53):
+        for start in range(0, 2000, 16):
+            for kind in (0, 1):
+                numbers = [(start + stride * k) % 2000 for k in range(16)]
+                wanted = [ids(x)[0] for x in numbers if x % 50 % 2 == kind]
+                assert set(index.find(kinds[kind], wanted)) == set(wanted)
+    assert len(index._near) + len(index._nearly) <= 400
     index.close()
 
 
