@@ -132,6 +132,12 @@ class TryAgain(BackupdError):
     code = "try_again"
 
 
+class SourceMoved(TryAgain):
+    """A source changed its shape while it was read: a table was dropped, truncated or altered."""
+
+    code = "source_moved"
+
+
 class Interrupted(BackupdError):
     """The user or the system asked for an end."""
 

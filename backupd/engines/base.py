@@ -4,7 +4,7 @@ A source yields one consistent moment as streams of bytes; a target takes the st
 chunks, keys or stores, and no object is made per row.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -13,29 +13,73 @@ CheckLevel = Literal["none", "quick", "full"]
 
 
 @dataclass(frozen=True, slots=True)
+class ServerPlace:
+    """A database on a server. `password` is for drivers and for the environment or private files of native tools only.
+
+    Attributes:
+        engine: "postgresql", "mariadb" or "mysql".
+        host: a name, an address, or a folder with a socket; empty for the driver's default.
+        port: 0 for the default.
+        options: the driver's own URL parameters (TLS and the like).
+    """
+
+    engine: str
+    host: str
+    port: int
+    user: str
+    database: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        user = f"{self.user}@" if self.user else ""
+        port = f":{self.port}" if self.port else ""
+        return f"{self.engine}://{user}{self.host}{port}/{self.database}"
+
+
+@dataclass(frozen=True, slots=True)
 class TableInfo:
-    """A table as the manifest lists it. `rows` is None where the engine cannot count it."""
+    """A table as the manifest lists it. `rows` is None where the engine cannot count it (or leaves it to the reader).
+
+    Attributes:
+        name: schema-qualified except in the default schema.
+        key: the columns of its key; empty if it has none.
+        columns: name and type of each column that its row streams hold, in their order; empty for page streams.
+        format: a fingerprint of everything that decides how a row is written as text, so that equal rows are equal texts
+            wherever two fingerprints are equal.
+        ordered: whether rows come in the order of the key.
+    """
 
     name: str
     key: tuple[str, ...]
     rows: int | None
+    columns: tuple[tuple[str, str], ...] = ()
+    format: str | None = None
+    ordered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
     """One stream of a capture.
 
+    Rows are text: fields separated by tabs, each row ended by one newline; a newline, a tab or a backslash inside a field is
+    written with a backslash, and `\\N` alone is NULL. A table is one stream or several that follow each other.
+
     Attributes:
-        name: a label (never a path), e.g. "main".
+        name: a label (never a path), e.g. "main"; of rows, the name of their table.
         kind: "pages", "rows" or "schema".
         size_hint: expected bytes, for progress.
         unit: bytes of a page; 0 where that means nothing.
+        key: of rows, the positions of the key's columns in a row.
+        secret: whether it holds what only a restore of everything may use (password hashes).
     """
 
     name: str
     kind: Literal["pages", "rows", "schema"]
     size_hint: int | None
     unit: int = 0
+    key: tuple[int, ...] = ()
+    secret: bool = False
 
 
 class View(Protocol):
@@ -61,10 +105,21 @@ class View(Protocol):
     def pressing(self) -> bool:
         """True once the source suffers from being read: the rest should be drained as fast as possible."""
 
+    @property
+    def parallel(self) -> int:
+        """How many streams may be read at the same time, each by a thread of its own."""
+
     def read(self, stream: StreamInfo) -> Iterator[bytes | bytearray]:
         """The stream's bytes, in order, as buffers of 64 KiB to 1 MiB; each buffer is the caller's to keep.
 
-        For pages, every buffer but the last is a multiple of 64 KiB.
+        For pages, every buffer but the last is a multiple of 64 KiB. Rows need not end where a buffer does.
+        """
+
+    def finish(self) -> None:
+        """After the last stream: whatever proves that all of it was one moment. Facts and warnings are final then.
+
+        Raises:
+            SourceMoved: it was not; the whole capture is to be tried again.
         """
 
 
@@ -117,4 +172,73 @@ class Target(Protocol):
         """Write the one stream beside the target, check it, and only then make it visible under the target's name.
 
         If `buffers` raises or ends early, nothing is left behind.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """A stream of a snapshot on its way back.
+
+    Attributes:
+        info: as it was captured.
+        size: plain bytes.
+        open: begins to read it; may be called once. The iterator raises if the storage is damaged, and whatever took its
+            bytes then must be killed and not closed.
+    """
+
+    info: StreamInfo
+    size: int
+    open: Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What a restore to a server was told.
+
+    Attributes:
+        tables: only these, by the names of the manifest; empty for the whole database.
+        overwrite: the name of an existing database that may be replaced.
+        allow: kinds of objects that run code as a superuser and may come along, or "all".
+        globals: whether roles are restored as well.
+        jobs: connections at the same time.
+    """
+
+    tables: tuple[str, ...] = ()
+    overwrite: str | None = None
+    allow: frozenset[str] = frozenset()
+    globals: bool = False
+    jobs: int = 2
+
+
+class ServerTarget(Protocol):
+    """A database on a server to restore to."""
+
+    def prepare(self, options: LoadOptions, facts: Mapping[str, object]) -> None:
+        """Refuse now what would be refused at the end: a database that is not empty, a server that is too old.
+
+        Raises:
+            SafetyRefused, Unreachable.
+        """
+
+    def load(
+        self,
+        streams: Sequence[StoredStream],
+        tables: Sequence[TableInfo],
+        *,
+        facts: Mapping[str, object],
+        check: CheckLevel,
+        compare: Callable[[str, Iterator[bytes | bytearray]], None],
+    ) -> LoadResult:
+        """Load everything under a scratch name, and give it the target's name last.
+
+        Args:
+            streams: the snapshot's streams; those of rows may be opened in several threads at once.
+            tables: as in the manifest.
+            facts: as in the manifest.
+            check: with "none", nothing is read back.
+            compare: given a table's name and its rows as they are now, raises IntegrityError unless they are what was stored.
+
+        Raises:
+            SafetyRefused: objects that run code as a superuser, not allowed by name.
+            Failed: the server refused something; what is left bears a scratch name, and the error says which.
         """

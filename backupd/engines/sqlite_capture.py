@@ -92,6 +92,14 @@ class SqliteView:
         self._closed = False
 
     @property
+    def parallel(self) -> int:
+        """One: a database is one stream."""
+        return 1
+
+    def finish(self) -> None:
+        """Nothing: the pinned moment was one."""
+
+    @property
     def pressing(self) -> bool:
         """True after the patience in rollback mode, where writers wait; or once the WAL grew by a quarter of the database."""
         if self.facts["journal_mode"] == "wal":
