@@ -1,13 +1,17 @@
-"""Fixtures for every test: the real S3 server, started once, and fresh buckets on it."""
+"""Fixtures for every test: real S3, PostgreSQL and MariaDB servers, started once, and fresh buckets."""
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import pytest
 
-from tests.servers import ceph
+from tests.servers import ceph, mariadb, postgres
+from tests.servers.mariadb import MariaServer
+from tests.servers.packages import Unavailable
+from tests.servers.postgres import PostgresServer
 
 ALLOWED_SKIPS = (
     "changing owners takes root",
@@ -41,6 +45,14 @@ class Bucket:
     region: str
 
 
+def _do_without(what: str, error: Unavailable) -> NoReturn:
+    """Skip the test with the reason; where CI is set, fail it."""
+    reason = f"{what} cannot be had: {error}"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[ceph.Server]:
     """The real S3 server. Without it tests skip with the reason; where CI is set they fail.
@@ -50,10 +62,8 @@ def s3_server() -> Iterator[ceph.Server]:
     server = ceph.running()
     try:
         started = server.__enter__()
-    except ceph.Unavailable as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"the real S3 server cannot be had: {error}")
-        pytest.skip(f"the real S3 server cannot be had: {error}")
+    except Unavailable as error:
+        _do_without("the real S3 server", error)
     try:
         yield started
     finally:
@@ -76,3 +86,55 @@ def s3_bucket(s3_server: ceph.Server, monkeypatch: pytest.MonkeyPatch) -> Bucket
     client.create_bucket(Bucket=name)
     client.close()
     return Bucket(name, s3_server.endpoint, s3_server.region)
+
+
+@pytest.fixture(scope="session")
+def postgres_servers() -> Iterator[Callable[[int], PostgresServer]]:
+    """Gives a real PostgreSQL server by its major version (14, 15, 18), started when it is first asked for.
+
+    It serves every test of the session: make databases of your own on it. `postgres.running(18, fsync="on")` is a server
+    for one test, `postgres.standby_of(server)` a hot standby.
+    """
+    servers = postgres.Servers()
+
+    def server(major: int) -> PostgresServer:
+        try:
+            return servers(major)
+        except Unavailable as error:
+            _do_without(f"PostgreSQL {major}", error)
+
+    yield server
+    servers.close()
+
+
+@pytest.fixture(scope="session", params=postgres.MAJORS, ids=lambda major: f"pg{major}", name="postgres")
+def one_postgres(request: pytest.FixtureRequest, postgres_servers: Callable[[int], PostgresServer]) -> PostgresServer:
+    """A real PostgreSQL server; the test runs once for each version.
+
+    `@pytest.mark.parametrize("postgres", [18], indirect=True)` chooses among them.
+    """
+    return postgres_servers(request.param)
+
+
+@pytest.fixture(scope="session")
+def start_mariadb() -> Iterator[Callable[..., MariaServer]]:
+    """Gives a real MariaDB server with extra arguments, `start_mariadb("--local-infile=OFF", "--skip-log-bin")`.
+
+    There is one server for each set of arguments; it serves every test of the session.
+    """
+    servers = mariadb.Servers()
+
+    def server(*arguments: str) -> MariaServer:
+        try:
+            return servers(*arguments)
+        except Unavailable as error:
+            _do_without("MariaDB", error)
+
+    yield server
+    servers.close()
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(start_mariadb: Callable[..., MariaServer]) -> MariaServer:
+    """A real MariaDB server that writes a binary log; make databases of your own on it."""
+    return start_mariadb()

@@ -31,11 +31,12 @@ from backupd.jobs.verify import Level, VerifyResult, verify
 from backupd.repo.commit import Committed, commit
 from backupd.repo.format import trust_name
 from backupd.repo.ledger import Ledger
-from backupd.repo.nodes import ChunkRef, walk
+from backupd.repo.nodes import ChunkRef
 from backupd.repo.reading import ChunkReader, PackCache
 from backupd.repo.records import encode_record, record_name
 from backupd.repo.repository import History, Repository, SnapshotView
 from backupd.repo.snapshot import Structure
+from backupd.repo.trees import walk
 from backupd.repo.trust import Policy, Trust, WriterEntry, decode_trust, encode_trust
 from backupd.repo.writing import Prepared, WriteSession
 from backupd.report import Reporter, Tally
@@ -313,9 +314,9 @@ def write_by_hand(kit: Kit, forge: Callable[[WriteSession, Prepared], Prepared],
     index = open_index(repo, key, kit.places("liar"), Tally())
     session = WriteSession(repo, key, index, started=utc_now())
     try:
-        stream = session.stream(Kind.PAGES, 1)
+        stream = session.stream(Kind.PAGES, 64)
         stream.add([forge(session, one) for one in session.prepare(Kind.PAGES, pieces)])
-        root = stream.finish()
+        (root,) = session.finish_streams()
         session.write_segment()
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         size = sum(len(piece) for piece in pieces)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 Bytes = bytes | bytearray | memoryview
+Running = blake3
+"""A running BLAKE3: `update`, `digest`, `hexdigest`."""
 
 TAG_BYTES = 16
 SALT_BYTES = 24
@@ -47,7 +49,7 @@ def sha256(data: Bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def stream_digest() -> "blake3":
+def stream_digest() -> Running:
     """A running plain BLAKE3, for digests of whole streams."""
     return blake3()
 
@@ -55,6 +57,16 @@ def stream_digest() -> "blake3":
 def b3_keyed(key: bytes, data: Bytes) -> bytes:
     """BLAKE3 in keyed mode, 32 bytes."""
     return blake3(data, key=key).digest()
+
+
+def b3_running(key: bytes) -> Running:
+    """A running keyed BLAKE3."""
+    return blake3(key=key)
+
+
+def b3_stream(key: bytes, n: int) -> bytes:
+    """The first `n` bytes of keyed BLAKE3's output for nothing."""
+    return blake3(key=key).digest(n)
 
 
 def b3_derive(context: str, material: bytes) -> bytes:

@@ -176,6 +176,21 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look at a source found before anything is read.
+
+    Attributes:
+        level: an "error" keeps a capture from being whole, a "warning" should be known, a "note" is in order.
+        object: the table, role or program that it is about.
+    """
+
+    level: Literal["error", "warning", "note"]
+    object: str
+    detail: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredStream:
     """A stream of a snapshot on its way back.
 

@@ -4,12 +4,12 @@ Read, cut, name, compress, seal, pack, upload, in a pipeline of bounded depth. T
 fails before it leaves no snapshot, and nothing is reported as done before the storage was looked at again.
 """
 
+import base64
 import os
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -22,21 +22,21 @@ from backupd.config.version import VERSION
 from backupd.crypto.chunks import Kind
 from backupd.crypto.envelope import structure_key_id
 from backupd.crypto.keyfile import Key
-from backupd.crypto.primitives import stream_digest
-from backupd.engines.base import Source, StreamInfo, View
+from backupd.engines.base import Source, TableInfo, View
 from backupd.errors import Failed, TryAgain
-from backupd.jobs.spill import ReadAhead
+from backupd.jobs.capture import CapturedStream, capture
 from backupd.repo.commit import check_head, commit
 from backupd.repo.indexing import sync_index
 from backupd.repo.ledger import state_lock
 from backupd.repo.localindex import LocalIndex
 from backupd.repo.repository import Repository
+from backupd.repo.rowdigest import RowDigest
 from backupd.repo.snapshot import StreamRoot, Structure
-from backupd.repo.writing import Prepared, WriteSession
+from backupd.repo.writing import WriteSession
 from backupd.report import Reporter
 
-PIECE = 64 * 1024
-_KINDS = {"pages": Kind.PAGES, "rows": Kind.ROWS, "schema": Kind.SCHEMA}
+CUTTER = "fixed-65536, rows-1"
+ROW_FORMAT = "text-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +125,9 @@ def backup(
         stack.callback(session.close)
         workers = ThreadPoolExecutor(options.threads, thread_name_prefix="seal")
         stack.callback(workers.shutdown, wait=True, cancel_futures=True)
-        roots, digests, spilled = [], [], 0
-        for stream in view.streams:
-            root, digest, count = _stream(view, stream, session, workers, folder, report)
-            roots.append(root)
-            digests.append(digest)
-            spilled += count
+        captured = capture(view, session, workers, folder=folder.cache, report=report)
+        view.finish()
+        roots = session.finish_streams()
         session.write_segment()
         _fence(repo, began, (clock() - taken).total_seconds())
         session.check_packs()
@@ -140,7 +137,7 @@ def backup(
                 object_name=min(gone),
                 hint="run again: what is about to go is stored anew",
             )
-        structure, content = _describe(source, view, session, roots, digests, stamp(taken), options)
+        structure, content = _describe(source, view, session, roots, captured.streams, stamp(taken), options)
         done = commit(
             session, structure, content, locks=folder.state, report=report, accept_rollback=options.accept_rollback
         )
@@ -156,7 +153,7 @@ def backup(
             structure.rows,
             time.monotonic() - began,
             (*view.warnings, *_empty(view)),
-            spilled,
+            captured.spilled,
         )
 
 
@@ -188,32 +185,6 @@ def _fence(repo: Repository, began: float, on_the_wall: float) -> None:
         )
 
 
-def _stream(
-    view: View, stream: StreamInfo, session: WriteSession, workers: ThreadPoolExecutor, folder: Places, report: Reporter
-) -> tuple[StreamRoot, str, int]:
-    kind = _KINDS[stream.kind]
-    writer = session.stream(kind, stream.size_hint)
-    report.phase(f"reading {stream.name}", stream.size_hint)
-    digest = stream_digest()
-    pending: deque[Future[list[Prepared]]] = deque()
-    ahead = ReadAhead(view, stream, folder.cache)
-    try:
-        for buffer in ahead:
-            digest.update(buffer)
-            session.counts.read_bytes += len(buffer)
-            whole = memoryview(buffer)
-            pieces = [whole[at : at + PIECE] for at in range(0, len(whole), PIECE)]
-            pending.append(workers.submit(session.prepare, kind, pieces))
-            report.advance(len(buffer))
-            while len(pending) > 6:
-                writer.add(pending.popleft().result())
-        while pending:
-            writer.add(pending.popleft().result())
-    finally:
-        ahead.close()
-    return writer.finish(), digest.hexdigest(), ahead.spilled
-
-
 def _empty(view: View) -> list[str]:
     if any(stream.size_hint for stream in view.streams):
         return []
@@ -224,12 +195,12 @@ def _describe(
     source: Source,
     view: View,
     session: WriteSession,
-    roots: list[StreamRoot],
-    digests: list[str],
+    roots: Sequence[StreamRoot],
+    captured: Sequence[CapturedStream],
     taken_at: str,
     options: BackupOptions,
 ) -> tuple[Structure, dict[str, Any]]:
-    counted = [t.rows for t in view.tables if t.rows is not None]
+    tables = [_table(table, captured) for table in view.tables]
     counts = session.counts
     structure = Structure(
         seq=0,
@@ -240,7 +211,7 @@ def _describe(
         stored_at=stamp(session.stored_at),
         kind="snapshot",
         streams=tuple(roots),
-        rows=sum(counted),
+        rows=sum(table["rows"] or 0 for table in tables),
         read_bytes=counts.read_bytes,
         stored_bytes=counts.stored_bytes,
         chunks=counts.chunks(),
@@ -252,12 +223,48 @@ def _describe(
         "engine": source.engine,
         "facts": dict(view.facts),
         "streams": [
-            {"name": s.name, "kind": s.kind, "unit": s.unit, "rows": None, "content": None, "digest": digest}
-            for s, digest in zip(view.streams, digests, strict=True)
+            *(_described(c, w.content_top) for c, w in zip(captured, session.writers, strict=True)),
+            *(_CONTENT_LIST for root in roots if root.kind is Kind.CONTENT),
         ],
-        "tables": [{"name": t.name, "key": list(t.key), "rows": t.rows} for t in view.tables],
+        "tables": tables,
         "warnings": list(view.warnings),
         "note": options.note,
-        "versions": {"backupd": VERSION, "cutter": "fixed-65536", "rows": None},
+        "versions": {"backupd": VERSION, "cutter": CUTTER, "rows": ROW_FORMAT},
     }
     return structure, content
+
+
+_CONTENT_LIST = {"name": "", "kind": "content", "unit": 0, "rows": None, "content": None, "digest": None}
+
+
+def _described(stream: CapturedStream, content_top: bytes | None) -> dict[str, object]:
+    info = stream.info
+    return {
+        "name": info.name,
+        "kind": info.kind,
+        "unit": info.unit,
+        "rows": stream.rows.rows if stream.rows else None,
+        "content": base64.b64encode(content_top).decode() if content_top is not None else None,
+        "digest": stream.hexdigest(),
+        **({"key": list(info.key)} if info.kind == "rows" else {}),
+        **({"secret": True} if info.secret else {}),
+    }
+
+
+def _table(table: TableInfo, captured: Sequence[CapturedStream]) -> dict[str, Any]:
+    """A table as the manifest lists it; of one that was read as rows, with their number and digest over all its streams."""
+    parts = [c.rows for c in captured if c.rows is not None and c.info.name == table.name]
+    if not parts:
+        return {"name": table.name, "key": list(table.key), "rows": table.rows}
+    whole = RowDigest()
+    for part in parts:
+        whole.merge(part)
+    return {
+        "name": table.name,
+        "key": list(table.key),
+        "rows": whole.rows,
+        "columns": [list(column) for column in table.columns],
+        "format": table.format,
+        "ordered": table.ordered,
+        "digest": whole.hexdigest(),
+    }

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,11 +13,12 @@ from typing import Any
 from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import stream_digest
 from backupd.engines.base import CheckLevel, Target
-from backupd.errors import Failed, IntegrityError
-from backupd.repo.nodes import ChunkRef, walk
+from backupd.errors import IntegrityError, SafetyRefused
+from backupd.repo.nodes import ChunkRef
 from backupd.repo.reading import ChunkReader, PackCache, Spool
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.repo.snapshot import StreamRoot
+from backupd.repo.trees import walk
 from backupd.report import Reporter
 
 BATCH = 16
@@ -72,11 +73,7 @@ def restore(
     """
     began = time.monotonic()
     content = open_content(repo, view)
-    if len(view.structure.streams) != 1 or content.get("engine") != "sqlite":
-        raise Failed(
-            f"snapshot {view.id[:12]} holds a {content.get('engine')} database, which this version cannot restore",
-            hint="use a newer backupctl",
-        )
+    check_engine(view, content, "sqlite")
     root, described = view.structure.streams[0], content["streams"][0]
     report.phase("restoring", root.size)
     cache = PackCache(repo, spool=Spool(spool_folder) if spool_folder else None)
@@ -99,6 +96,19 @@ def restore(
     )
 
 
+def check_engine(view: SnapshotView, content: Mapping[str, Any], *engines: str) -> None:
+    """A snapshot goes back into an engine of its own kind.
+
+    Raises:
+        SafetyRefused: the target is of another engine.
+    """
+    if content["engine"] not in engines:
+        raise SafetyRefused(
+            f"snapshot {view.id[:12]} holds a {content['engine']} database, and the target is {engines[0]}",
+            hint=f"name a target of the same kind, {content['engine']}://... , or export the snapshot",
+        )
+
+
 def _count_uses(root: StreamRoot, reader: ChunkReader) -> dict[bytes, int]:
     uses: dict[bytes, int] = {}
     waiting: list[ChunkRef]
@@ -117,7 +127,15 @@ def _count_uses(root: StreamRoot, reader: ChunkReader) -> dict[bytes, int]:
 def joined(
     root: StreamRoot, reader: ChunkReader, cache: PackCache, digest: str | None, report: Reporter
 ) -> Iterator[bytes]:
-    """The stream's chunks in order, opened by a few threads; ends with an error unless the whole is what it was."""
+    """The stream's chunks in order, opened by a few threads.
+
+    Args:
+        root: the stream.
+        reader: opens chunks.
+        cache: where its packs are.
+        digest: BLAKE3 of the whole, in hex; at the end an error unless it is that. None for streams of rows.
+        report: progress.
+    """
     running = stream_digest()
     threads = min(8, max(2, len(os.sched_getaffinity(0))))
     refs = walk(root.top, root.kind, reader.node_loader(), totals=root.totals)
@@ -132,7 +150,8 @@ def joined(
                 if not pending:
                     break
                 for plain in pending.popleft().result():
-                    running.update(plain)
+                    if digest is not None:
+                        running.update(plain)
                     report.advance(len(plain))
                     yield plain
         finally:

@@ -22,15 +22,17 @@ from backupd.crypto.keyring import Signer
 from backupd.crypto.primitives import sha256
 from backupd.errors import BackupdError, IntegrityError, MissingObject, TryAgain
 from backupd.jobs.restore import joined, open_content
+from backupd.jobs.rowcheck import check_rows
 from backupd.repo.codecs import RAW, ZSTD, decode
 from backupd.repo.format import Cursor, check_frame, kind_of, pack_name, split_signed
 from backupd.repo.indexing import read_segment, session_segments
 from backupd.repo.needs import Need, Needs
-from backupd.repo.nodes import ChunkRef, walk
+from backupd.repo.nodes import ChunkRef
 from backupd.repo.pack import Pack, PackEntry, parse_pack
 from backupd.repo.reading import ChunkReader, PackCache
 from backupd.repo.records import NONE, decode_mark, encode_record, record_name
 from backupd.repo.repository import Repository, SnapshotView, gaps, read_object
+from backupd.repo.trees import walk
 from backupd.report import Problem, Reporter, Tally
 from backupd.store.base import ObjectExists, ObjectInfo
 
@@ -265,7 +267,11 @@ class _Verify:
         described = open_content(self.repo, view)["streams"]
         reader = ChunkReader(self.repo, self.cache, view.object.envelope)
         self.report.phase(f"reading {view.source} as a whole", view.structure.read_bytes)
+        id_key = self.repo.keyring.session(view.object.envelope).id_key
         for root, stream in zip(view.structure.streams, described, strict=True):
+            if root.kind is Kind.ROWS:
+                check_rows(root, stream, reader, joined(root, reader, self.cache, None, self.report), id_key)
+                continue
             for _ in joined(root, reader, self.cache, stream["digest"], self.report):
                 pass
 

@@ -6,7 +6,7 @@ its length.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from backupd.crypto.chunks import Kind
@@ -239,131 +239,6 @@ def _decode_tail(
         for r, a, b, f in zip(rows, firsts, lasts, flags, strict=True)
     )
     return tuple(Entry(ref) for ref in refs[:count]) if level else (), content
-
-
-class TreeBuilder:
-    """Builds a structure tree while its stream is read.
-
-    A node can be written only when the packs of all its entries are complete, so cut nodes wait in line; `waiting`
-    tells how many, and the owner completes open packs before the line grows long.
-
-    Args:
-        store: writes a node's plaintext as a chunk and returns where it is.
-    """
-
-    def __init__(self, store: Callable[[bytes], ChunkRef]) -> None:
-        self._store = store
-        self._open: list[list[Entry]] = [[]]
-        self._refs: list[int] = [0]
-        self._line: list[list[list[Entry]]] = [[]]
-
-    @property
-    def waiting(self) -> int:
-        """How many cut nodes wait for a pack, at all levels."""
-        return sum(len(line) for line in self._line)
-
-    def add(self, ref: ChunkRef) -> None:
-        """Append a chunk to the stream."""
-        self._add(0, Entry(ref, 1, ref.plain_length))
-
-    def _add(self, level: int, entry: Entry) -> None:
-        if level == len(self._open):
-            self._open.append([])
-            self._refs.append(0)
-            self._line.append([])
-        self._open[level].append(entry)
-        self._refs[level] += 1 + _family(entry.ref)
-        if is_cut(entry.ref.id, len(self._open[level]), self._refs[level]):
-            self._cut(level)
-
-    def _cut(self, level: int) -> None:
-        self._line[level].append(self._open[level])
-        self._open[level], self._refs[level] = [], 0
-        self.drain(level)
-
-    def drain(self, level: int = 0) -> None:
-        """Write the nodes whose packs are complete, in order."""
-        line = self._line[level]
-        while line and all(_complete(entry.ref) for entry in line[0]):
-            entries = line.pop(0)
-            ref = self._store(encode_node(STRUCTURE, level, entries))
-            self._add(level + 1, Entry(ref, sum(e.chunks for e in entries), sum(e.bytes for e in entries)))
-
-    def drain_all(self) -> None:
-        """Write what can be written at every level."""
-        for level in range(MAX_DEPTH):
-            if level < len(self._line):
-                self.drain(level)
-
-    def finish(self, complete_packs: Callable[[], None]) -> bytes:
-        """End the stream; returns the plaintext of the top node.
-
-        Args:
-            complete_packs: completes every open pack, so that all places are known.
-        """
-        level = 0
-        while True:
-            complete_packs()
-            self.drain(level)
-            highest = level == len(self._open) - 1
-            if highest and not self._line[level] and len(self._open[level]) <= TOP_ENTRIES:
-                return encode_node(STRUCTURE, level, self._open[level])
-            if self._open[level]:
-                self._cut(level)
-            level += 1
-
-
-def _family(ref: ChunkRef) -> int:
-    return sum(1 + _family(base) for base in ref.bases)
-
-
-def _complete(ref: ChunkRef) -> bool:
-    return ref.place.digest is not None and all(_complete(base) for base in ref.bases)
-
-
-def walk(
-    top: bytes,
-    kind: Kind,
-    load: Callable[[ChunkRef], bytes],
-    seen: Callable[[ChunkRef], bool] = lambda _: False,
-    *,
-    totals: tuple[int, int] | None = None,
-) -> Iterator[ChunkRef]:
-    """The chunks of a structure tree, in order.
-
-    Args:
-        top: the top node's plaintext.
-        totals: the chunks and bytes that the snapshot says the stream has.
-        kind: what the stream's chunks are.
-        load: reads a node's chunk, checked against its id.
-        seen: asked before a node is loaded; True leaves the node and all below it out.
-
-    Raises:
-        IntegrityError: a node is not as the format says.
-    """
-    node = decode_node(top, STRUCTURE, kind)
-    if totals is not None and _totals(node) != totals:
-        raise IntegrityError("a stream's list holds other totals than its snapshot says")
-    yield from _walk(node, kind, load, seen)
-
-
-def _totals(node: Node) -> tuple[int, int]:
-    return sum(e.chunks for e in node.entries), sum(e.bytes for e in node.entries)
-
-
-def _walk(
-    node: Node, kind: Kind, load: Callable[[ChunkRef], bytes], seen: Callable[[ChunkRef], bool]
-) -> Iterator[ChunkRef]:
-    for entry in node.entries:
-        if node.level == 0:
-            yield entry.ref
-        elif not seen(entry.ref):
-            child = decode_node(load(entry.ref), STRUCTURE, kind)
-            if child.level != node.level - 1:
-                raise IntegrityError("a list node stands at the wrong level")
-            if _totals(child) != (entry.chunks, entry.bytes):
-                raise IntegrityError("a list node holds other totals than its parent says")
-            yield from _walk(child, kind, load, seen)
 
 
 assert MAX_REFS * 60 < MAX_CHUNK

@@ -101,7 +101,7 @@ class Structure:
         }
 
 
-_STREAM_KINDS = frozenset({Kind.ROWS, Kind.PAGES, Kind.SCHEMA})
+_STREAM_KINDS = frozenset({Kind.ROWS, Kind.PAGES, Kind.SCHEMA, Kind.CONTENT})
 _SNAPSHOT_KINDS = frozenset({"snapshot", "checkpoint"})
 
 

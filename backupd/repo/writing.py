@@ -20,19 +20,19 @@ from backupd.repo.codecs import encode
 from backupd.repo.compression import Bytes
 from backupd.repo.format import FRAME_BYTES, SESSION, block, frame, kind_of, pack_json, pack_name, sign_object
 from backupd.repo.localindex import LocalIndex
-from backupd.repo.nodes import ChunkRef, PackPlace, TreeBuilder
+from backupd.repo.nodes import ChunkRef, ContentEntry, PackPlace
 from backupd.repo.pack import PackBuilder, PackEntry
 from backupd.repo.repository import Repository
 from backupd.repo.segments import IndexedPack, encode_segment, segment_name
 from backupd.repo.snapshot import StreamRoot
+from backupd.repo.trees import TreeBuilder, finish_trees
 from backupd.store.base import ObjectMissing, ShortRead
 
 PACKS_IN_FLIGHT = 3
 PACKS_A_SEGMENT = 64
 CHUNKS_A_SEGMENT = 32_768
-SMALL_STREAM = 64 * 1024 * 1024
+SMALL_SOURCE = 64 * 1024 * 1024
 NODES_IN_LINE = 512
-SIZE_CLASS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,10 @@ class WriteSession:
         self._namers = {k: ChunkNamer.of(self._name_secret(k), k) for k in Kind}
         self._fresh: dict[tuple[Kind, bytes], ChunkRef] = {}
         self._lists = OpenPacks(self, 1)
+        self._packs = OpenPacks(self, 1)
+        self.writers: list[StreamWriter] = []
+        self._content_nodes = TreeBuilder(self.store_node)
+        self._content_totals = [0, 0]
         self._uploads: set[Future[IndexedPack]] = set()
         self._unindexed: list[IndexedPack] = []
         self._unindexed_chunks = 0
@@ -178,14 +182,52 @@ class WriteSession:
         """Store a structure node as a chunk."""
         return self.place(self.prepare(Kind.STRUCTURE, [plaintext])[0], self._lists)[0]
 
-    def complete_lists(self) -> None:
-        """Complete the open list pack and wait for all uploads."""
+    def store_content_node(self, plaintext: bytes) -> ChunkRef:
+        """Store a content node as a chunk, and list it where those who may not read it see that it is needed."""
+        ref, _ = self.place(self.prepare(Kind.CONTENT, [plaintext])[0], self._lists)
+        self._content_nodes.add(ref)
+        self._content_totals[0] += 1
+        self._content_totals[1] += ref.plain_length
+        return ref
+
+    def complete_packs(self) -> None:
+        """Complete all open packs and wait for their uploads."""
+        self._packs.complete()
         self._lists.complete()
         self.settle()
 
-    def stream(self, kind: Kind, size_hint: int | None) -> "StreamWriter":
-        """Begin a stream."""
-        return StreamWriter(self, kind, 1 if size_hint is not None and size_hint < SMALL_STREAM else 2)
+    def expect(self, size: int | None) -> None:
+        """How many bytes are to come: a source of some size fills two packs at random, so that neighbours cannot be told."""
+        if size is None or size >= SMALL_SOURCE:
+            self._packs = OpenPacks(self, 2)
+
+    def stream(self, kind: Kind, size_class: int) -> "StreamWriter":
+        """Begin a stream; its place among the snapshot's streams is the order in which they begin."""
+        writer = StreamWriter(self, kind, size_class, self._packs)
+        self.writers.append(writer)
+        return writer
+
+    def finish_streams(self) -> list[StreamRoot]:
+        """End all streams.
+
+        Returns:
+            Their roots in order; behind them, if there is any, the root of the list of content nodes.
+        """
+        finish_trees([writer.tree for writer in self.writers], self.complete_packs)
+        roots = [writer.root() for writer in self.writers]
+        if self._content_totals[0]:
+            finish_trees([self._content_nodes], self.complete_packs)
+            assert self._content_nodes.top is not None
+            chunks, size = self._content_totals
+            roots.append(StreamRoot(Kind.CONTENT, 0, chunks, size, self._content_nodes.top))
+        return roots
+
+    def relieve(self) -> None:
+        """Let nodes that wait for their packs go, once there are many."""
+        if sum(writer.tree.waiting for writer in self.writers) > NODES_IN_LINE:
+            self.complete_packs()
+            for writer in self.writers:
+                writer.tree.drain_all()
 
     def upload(self, builder: PackBuilder) -> None:
         """Finish a pack in another thread and store it; waits while too many are under way."""
@@ -302,19 +344,20 @@ def _ref(entry: PackEntry, place: PackPlace, bases: tuple[ChunkRef, ...]) -> Chu
 
 
 class StreamWriter:
-    """One stream of a run: takes prepared chunks in order, builds its tree."""
+    """One stream of a run: takes prepared chunks in order, builds its trees."""
 
-    def __init__(self, session: WriteSession, kind: Kind, packs: int) -> None:
+    def __init__(self, session: WriteSession, kind: Kind, size_class: int, packs: OpenPacks) -> None:
         self._session = session
         self._kind = kind
-        self._packs = OpenPacks(session, packs)
-        self._tree = TreeBuilder(session.store_node)
+        self._size_class = size_class
+        self._packs = packs
+        self.tree = TreeBuilder(session.store_node, session.store_content_node if kind is Kind.ROWS else None)
         self._chunks = self._bytes = 0
 
-    def add(self, prepared: Sequence[Prepared]) -> None:
-        """Append chunks to the stream."""
+    def add(self, prepared: Sequence[Prepared], content: Sequence[ContentEntry | None] | None = None) -> None:
+        """Append chunks to the stream; of rows, with what is in each."""
         counts = self._session.counts
-        for item in prepared:
+        for item, said in zip(prepared, content or [None] * len(prepared), strict=True):
             ref, new = self._session.place(item, self._packs)
             counts.total += 1
             counts.full += new and not item.bases
@@ -322,19 +365,19 @@ class StreamWriter:
             counts.reused += not new
             self._chunks += 1
             self._bytes += item.head.plain_length
-            self._tree.add(ref)
-        if self._tree.waiting > NODES_IN_LINE:
-            self._complete()
-            self._tree.drain_all()
+            self.tree.add(ref, said)
+        if self.tree.waiting > NODES_IN_LINE // 8:
+            self._session.relieve()
 
-    def _complete(self) -> None:
-        self._packs.complete()
-        self._session.complete_lists()
+    @property
+    def content_top(self) -> bytes | None:
+        """The top node of the stream's content tree, if it has one and the session has finished its streams."""
+        return self.tree.content_top
 
-    def finish(self) -> StreamRoot:
-        """End the stream."""
-        top = self._tree.finish(self._complete)
-        return StreamRoot(self._kind, SIZE_CLASS, self._chunks, self._bytes, top)
+    def root(self) -> StreamRoot:
+        """The stream as the snapshot lists it; known once the session has finished its streams."""
+        assert self.tree.top is not None
+        return StreamRoot(self._kind, self._size_class, self._chunks, self._bytes, self.tree.top)
 
 
 def present_packs(repo: Repository) -> set[bytes]:

@@ -369,7 +369,7 @@ def test_a_doctored_local_index_costs_space_only(tmp_path: Path) -> None:
 
     story = Story(tmp_path, runs=1)
     db = sqlite3.connect(index_path(story.kit.places("writer"), story.kit.keys[Role.WRITE]))
-    db.execute("update chunks set offset = offset + 1")
+    db.execute("update packs set list = zeroblob(length(list))")
     db.commit()
     db.close()
     done = story.kit.backup(story.source)

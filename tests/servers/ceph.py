@@ -5,13 +5,9 @@ processes on free loopback ports, with everything in memory, and die with the pr
 """
 
 import contextlib
-import ctypes
-import fcntl
 import os
-import pwd
 import re
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,13 +19,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.servers import packages, processes
+from tests.servers.packages import Apt, Unavailable
+
 PACKAGES = ("ceph-mon", "ceph-osd", "radosgw")
 WANTED = re.compile(r"(lib|ceph-(mon|osd|base|common)$|rados)")
 START_SECONDS = 90
-
-
-class Unavailable(Exception):
-    """The server cannot be had here; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,85 +96,22 @@ rgw thread pool size = 32
 """
 
 
-def cache_folder() -> Path:
-    """Where downloaded servers are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "backupd-tests"
-
-
 def unpacked() -> Path:
     """The unpacked packages; downloads them the first time.
 
     Raises:
         Unavailable: they cannot be had here.
     """
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise Unavailable("the real S3 server comes from Debian's packages; there is no apt-get here")
-    cache = cache_folder()
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "ceph.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        ready = sorted(path for path in cache.glob("ceph-*") if (path / ".complete").exists())
-        return ready[-1] if ready else _download(cache)
+    return packages.unpacked("ceph", "radosgw", _resolve)
 
 
-def _apt(*words: str, cwd: Path, private: Path | None = None) -> str:
-    own = [] if private is None else ["-o", f"Dir::State::Lists={private}", "-o", f"Dir::Cache={private}"]
-    root = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
-    command = ["apt-get", "-q", "-o", "Debug::NoLocking=1", *root, *own, *words]
-    env = {**os.environ, "LC_ALL": "C"}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
-    if done.returncode:
-        raise Unavailable(f"{' '.join(words[:2])}: {(done.stderr or done.stdout).strip()[-300:]}")
-    return done.stdout
-
-
-def _resolve(cwd: Path, private: Path | None) -> dict[str, str]:
-    """Name and version of every package that would be installed and that has a program or library of ours."""
-    words = ("install", "-s", "-y", "--no-install-recommends", *PACKAGES)
-    plan = _apt(*words, cwd=cwd, private=private)
+def _resolve(apt: Apt) -> list[str]:
+    """Every package that would be installed and that has a program or library of ours, with its version."""
+    plan = apt.run("apt-get", "install", "-s", "-y", "--no-install-recommends", *PACKAGES)
     found = dict(re.findall(r"^Inst (\S+) (?:\[\S+\] )?\((\S+)", plan, re.MULTILINE))
-    return {name: version for name, version in found.items() if WANTED.match(name)}
-
-
-def _download(cache: Path) -> Path:
-    work = Path(tempfile.mkdtemp(prefix="making-", dir=cache))
-    try:
-        private: Path | None = None
-        try:
-            plan = _resolve(work, None)
-        except Unavailable:
-            # No package lists here, or none that we may read: get our own.
-            private = work / "apt"
-            (private / "partial").mkdir(parents=True)
-            (private / "archives" / "partial").mkdir(parents=True)
-            _apt("update", cwd=work, private=private)
-            plan = _resolve(work, private)
-        if "radosgw" not in plan:
-            raise Unavailable("ceph is installed on this machine already; its packages cannot be unpacked apart")
-        _apt("download", *(f"{name}={version}" for name, version in plan.items()), cwd=work, private=private)
-        tree = work / "tree"
-        for package in work.glob("*.deb"):
-            subprocess.run(["dpkg-deb", "-x", package, tree], check=True, capture_output=True)
-        (tree / ".complete").touch()
-        final = cache / f"ceph-{plan['radosgw'].replace(':', '_')}"
-        shutil.rmtree(final, ignore_errors=True)
-        tree.chmod(0o755)
-        tree.rename(final)
-        return final
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if "radosgw" not in found:
+        raise Unavailable("ceph is installed on this machine already; its packages cannot be unpacked apart")
+    return [f"{name}={version}" for name, version in found.items() if WANTED.match(name)]
 
 
 class _Cluster:
@@ -189,10 +121,10 @@ class _Cluster:
         self.home = home
         self.data = home / "data"
         self.data.mkdir()
-        self.owner = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-        self.tree = self._reachable(tree)
+        self.owner = processes.unprivileged()
+        self.tree = processes.reachable(tree, home, self.owner, ("usr/lib", "usr/bin", "lib"))
         (self.lib,) = (self.tree / "usr/lib").glob("*-linux-gnu*")
-        mon, self.rgw_port = _free_ports(2)
+        mon, self.rgw_port = processes.free_ports(2)
         self.mon_port = mon
         self.fsid = str(uuid.uuid4())
         self.daemons: list[subprocess.Popen[bytes]] = []
@@ -202,8 +134,7 @@ class _Cluster:
         (self.data / "osd").mkdir()
         if self.owner:
             home.chmod(0o755)
-            for folder in (self.data, self.data / "osd"):
-                os.chown(folder, self.owner.pw_uid, self.owner.pw_gid)
+            processes.give(self.owner, self.data)
         self.env = {
             "PATH": f"{self.tree}/usr/bin:/usr/bin:/bin",
             "LD_LIBRARY_PATH": f"{self.lib}:{self.lib}/ceph:{self.tree}/lib/{self.lib.name}",
@@ -211,47 +142,18 @@ class _Cluster:
             "LC_ALL": "C",
         }
 
-    def _reachable(self, tree: Path) -> Path:
-        """A place from which the unprivileged user can run the programs: root's home is often closed to it."""
-        if self.owner is None or all(folder.stat().st_mode & 0o001 for folder in (tree, *tree.parents)):
-            return tree
-        copy = self.home / "tree"
-
-        def link_or_copy(source: str, target: str) -> str:
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copy2(source, target)
-            return target
-
-        self.home.chmod(0o755)
-        for part in ("usr/lib", "usr/bin", "lib"):
-            shutil.copytree(tree / part, copy / part, symlinks=True, copy_function=link_or_copy)
-        return copy
-
-    def _as_owner(self) -> dict[str, object]:
-        if self.owner is None:
-            return {}
-        return {"user": self.owner.pw_uid, "group": self.owner.pw_gid, "extra_groups": []}
-
     def run(self, *command: str | Path, as_owner: bool = True) -> None:
         """Run a program to its end."""
-        who = self._as_owner() if as_owner else {}
-        done = subprocess.run(
-            command, env=self.env, cwd=self.data, capture_output=True, text=True, timeout=START_SECONDS, check=False,
-            **who,  # type: ignore[call-overload]
-        )  # fmt: skip
+        owner = self.owner if as_owner else None
+        done = processes.run(command, env=self.env, cwd=self.data, owner=owner, seconds=START_SECONDS)
         if done.returncode:
             raise Unavailable(f"{Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()[-500:]}")
 
     def start(self, *command: str) -> None:
         """Start a daemon that dies with us."""
-        with (self.home / f"{command[0]}.out").open("wb") as out:
-            daemon = subprocess.Popen(
-                [self.tree / "usr/bin" / command[0], "-c", self.conf, "-f", *command[1:]],
-                env=self.env, cwd=self.data, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-                preexec_fn=_die_with_parent, **self._as_owner(),  # type: ignore[call-overload]
-            )  # fmt: skip
+        words = [str(self.tree / "usr/bin" / command[0]), "-c", str(self.conf), "-f", *command[1:]]
+        out = self.home / f"{command[0]}.out"
+        daemon = processes.spawn(words, env=self.env, cwd=self.data, out=out, owner=self.owner)
         self.daemons.append(daemon)
 
     def bring_up(self) -> Server:
@@ -287,7 +189,7 @@ class _Cluster:
             for daemon in self.daemons:
                 if daemon.poll() is not None:
                     name = Path(str(daemon.args[0])).name  # type: ignore[index]
-                    said = (self.home / f"{name}.out").read_text(errors="replace")[-500:]
+                    said = processes.tail(self.home / f"{name}.out")
                     raise Unavailable(f"{name} ended with {daemon.returncode}: {said}")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.rgw_port), 1):
                 return

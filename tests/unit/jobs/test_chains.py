@@ -47,6 +47,21 @@ class Engine:
     engine = "sqlite"
 
 
+class Stream:
+    """What `_describe` asks of a captured stream."""
+
+    rows = None
+
+    def __init__(self, digest: str | None) -> None:
+        from backupd.engines.base import StreamInfo
+
+        self.info = StreamInfo("main", "pages", 0)
+        self._digest = digest
+
+    def hexdigest(self) -> str | None:
+        return self._digest
+
+
 def pieces_of(data: bytes) -> list[bytes]:
     """The page chunks of a file."""
     return [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
@@ -68,23 +83,23 @@ class ChainWriter:
         index = open_index(repo, key, kit.places("writer"), Tally())
         session = WriteSession(repo, key, index, started=utc_now())
         try:
-            stream = session.stream(Kind.PAGES, len(data))
+            stream = session.stream(Kind.PAGES, 64)
             now: list[tuple[bytes, ChunkRef]] = []
             for at, piece in enumerate(pieces_of(data)):
                 prepared = self._delta(session, piece, self.last[at : at + bases])
                 ref, _ = session.place(prepared, stream._packs)
-                stream._tree.add(ref)
+                stream.tree.add(ref)
                 stream._chunks += 1
                 stream._bytes += len(piece)
                 now.append((piece, ref))
-            root = stream.finish()
+            (root,) = session.finish_streams()
             session.write_segment()
             structure, content = _describe(
                 Engine(),
                 View(data),
                 session,
                 [root],
-                [digest],
+                [Stream(digest)],
                 "2026-11-22T00:00:00Z",
                 BackupOptions(name),  # type: ignore[arg-type, list-item]
             )

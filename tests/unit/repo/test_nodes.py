@@ -27,12 +27,11 @@ from backupd.repo.nodes import (
     ContentEntry,
     Entry,
     PackPlace,
-    TreeBuilder,
     decode_node,
     encode_node,
     is_cut,
-    walk,
 )
+from backupd.repo.trees import TreeBuilder, finish_trees, walk
 
 PLACES = [PackPlace(bytes([n]) * 32) for n in range(3)]
 Shape = tuple[object, ...]
@@ -352,7 +351,13 @@ def build(refs: Iterable[ChunkRef], store: NodeStore, complete: Callable[[], Non
     tree = TreeBuilder(store.store)
     for item in refs:
         tree.add(item)
-    return tree.finish(complete or store.complete)
+    return finished(tree, complete or store.complete)
+
+
+def finished(tree: TreeBuilder, complete: Callable[[], None]) -> bytes:
+    finish_trees([tree], complete)
+    assert tree.top is not None
+    return tree.top
 
 
 def random_refs(count: int, seed: int = 0) -> list[ChunkRef]:
@@ -438,7 +443,7 @@ def test_nodes_wait_for_their_packs() -> None:
     base_pack.digest = b"\1" * 32
     tree.drain_all()
     assert (tree.waiting, store.written) == (0, 4)
-    top = tree.finish(store.complete)
+    top = finished(tree, store.complete)
     assert [r.id for r in walk(top, Kind.ROWS, store.load)] == [r.id for r in refs]
 
 
@@ -462,7 +467,7 @@ def test_inner_nodes_wait_for_their_packs() -> None:
     store.complete()
     tree.drain_all()
     assert store.written == 16 * 40 + 40
-    top = tree.finish(store.complete)
+    top = finished(tree, store.complete)
     assert [r.id for r in walk(top, Kind.ROWS, store.load)] == [r.id for r in refs]
 
 

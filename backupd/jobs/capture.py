@@ -1,0 +1,276 @@
+"""The pipeline between a source's view and a session: read, cut, name, compress, seal, place; several streams at once.
+
+A few threads read and cut, the run's workers name, compress and seal, and the run's own thread places what is ready, in
+the order of each stream. What is under way is bounded, whatever the source's size.
+"""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backupd.crypto.chunks import Kind
+from backupd.crypto.primitives import Running, stream_digest
+from backupd.engines.base import StreamInfo, View
+from backupd.errors import SourceIncomplete
+from backupd.jobs.spill import ReadAhead
+from backupd.repo.nodes import ContentEntry
+from backupd.repo.rowdigest import RowChunk, RowDigest
+from backupd.repo.writing import Prepared, WriteSession
+from backupd.report import Reporter
+
+if TYPE_CHECKING:
+    from backupd.repo.rows import RowCutter, RowHasher
+
+PIECE = 64 * 1024
+BATCH_BYTES = 256 * 1024
+SMALL_TABLE = 64 * 1024 * 1024
+SMALL_ROWS, LARGE_ROWS, PAGES = 16, 64, 64
+_UNDER_WAY = 8
+_LAST_WAIT = 5.0
+_KINDS = {"pages": Kind.PAGES, "rows": Kind.ROWS, "schema": Kind.SCHEMA}
+
+
+@dataclass(slots=True)
+class CapturedStream:
+    """What is known of a stream once it was read: `digest` of pages and schemas, `rows` of rows."""
+
+    info: StreamInfo
+    digest: Running | None = None
+    rows: RowDigest | None = None
+
+    def hexdigest(self) -> str:
+        """As the manifest writes it."""
+        if self.rows is not None:
+            return self.rows.hexdigest()
+        return self.digest.hexdigest() if self.digest else ""
+
+
+@dataclass(slots=True)
+class Captured:
+    """What a capture read, stream by stream, and how many buffers had to wait on disk."""
+
+    streams: list[CapturedStream] = field(default_factory=list)
+    spilled: int = 0
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Chunks under way: which stream they belong to, and what they will be."""
+
+    stream: int
+    size: int
+    prepared: "Future[list[Prepared]]"
+    content: list[ContentEntry] | None
+
+
+class _Stopped(Exception):
+    """The run's own thread has given up."""
+
+
+class _Capture:
+    """One capture under way."""
+
+    def __init__(self, view: View, session: WriteSession, workers: ThreadPoolExecutor, folder: Path) -> None:
+        self._view, self._session, self._workers, self._folder = view, session, workers, folder
+        self._kept = Captured([_begin(info) for info in view.streams])
+        self._classes = _size_classes(view.streams)
+        session.expect(_total(view.streams))
+        self._writers = [session.stream(_KINDS[s.kind], n) for s, n in zip(view.streams, self._classes, strict=True)]
+        self._hasher = self._row_hasher() if any(s.kind == "rows" for s in view.streams) else None
+        self._next = iter(range(len(view.streams)))
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._ready: queue.Queue[_Batch | BaseException | None] = queue.Queue(_UNDER_WAY)
+
+    def _row_hasher(self) -> "RowHasher":
+        from backupd.repo.rows import RowHasher
+
+        return RowHasher.of(self._session.secrets.id_key)
+
+    def run(self, report: Reporter) -> Captured:
+        """Read everything.
+
+        Raises:
+            BackupdError: whatever went wrong in any thread.
+        """
+        count = min(self._view.parallel, max(1, len(self._writers)))
+        threads = [threading.Thread(target=self._work, name=f"read-{n}", daemon=True) for n in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            while count:
+                item = self._ready.get()
+                if item is None:
+                    count -= 1
+                elif isinstance(item, BaseException):
+                    raise item
+                else:
+                    self._place(item, report)
+        finally:
+            self._stop.set()
+            for thread in threads:
+                # a reader that waits for a silent server ends when its view is closed
+                thread.join(_LAST_WAIT)
+        return self._kept
+
+    def _place(self, batch: _Batch, report: Reporter) -> None:
+        self._writers[batch.stream].add(batch.prepared.result(), batch.content)
+        self._session.counts.read_bytes += batch.size
+        report.advance(batch.size)
+
+    def _work(self) -> None:
+        """One reading thread: takes stream after stream."""
+        try:
+            while (n := self._take()) is not None:
+                stream = self._kept.streams[n]
+                if stream.rows is not None:
+                    self._rows(n, stream)
+                else:
+                    self._plain(n, stream)
+            self._hand_over(None)
+        except _Stopped:
+            return
+        except BaseException as error:  # noqa: BLE001 - handed to the run's own thread, which raises it
+            self._tell(error)
+
+    def _tell(self, error: BaseException) -> None:
+        try:
+            self._hand_over(error)
+        except _Stopped:
+            return
+
+    def _take(self) -> int | None:
+        with self._lock:
+            return next(self._next, None)
+
+    def _hand_over(self, item: "_Batch | BaseException | None") -> None:
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+        raise _Stopped
+
+    def _submit(self, n: int, kind: Kind, pieces: Sequence[memoryview], content: list[ContentEntry] | None) -> None:
+        size = sum(map(len, pieces))
+        self._hand_over(_Batch(n, size, self._workers.submit(self._session.prepare, kind, pieces), content))
+
+    def _plain(self, n: int, stream: CapturedStream) -> None:
+        """Schemas, and pages: pieces of fixed length. Pages wait on disk once their source suffers."""
+        if stream.info.kind == "schema":
+            self._pieces(n, stream, _whole(self._view.read(stream.info)))
+            return
+        ahead = ReadAhead(self._view, stream.info, self._folder)
+        try:
+            self._pieces(n, stream, ahead)
+        finally:
+            ahead.close()
+            self._kept.spilled += ahead.spilled
+
+    def _pieces(self, n: int, stream: CapturedStream, buffers: Iterable[bytes | bytearray]) -> None:
+        for data in buffers:
+            if stream.digest is not None:
+                stream.digest.update(data)
+            whole = memoryview(data)
+            pieces = [whole[at : at + PIECE] for at in range(0, len(whole), PIECE)]
+            self._submit(n, _KINDS[stream.info.kind], pieces, None)
+
+    def _rows(self, n: int, stream: CapturedStream) -> None:
+        """Rows: cut by content, counted and digested."""
+        from backupd.repo.rows import RowCutter
+
+        assert self._hasher is not None
+        cutter = RowCutter(self._classes[n], self._session.secrets.cut_key, self._hasher, stream.info.key)
+        batch: list[RowChunk] = []
+        size = 0
+        for chunk in _cut(cutter, self._view.read(stream.info), stream.info.name):
+            batch.append(chunk)
+            size += len(chunk.data)
+            if size >= BATCH_BYTES:
+                self._give(n, batch)
+                batch, size = [], 0
+        if batch:
+            self._give(n, batch)
+        stream.rows = cutter.digest
+
+    def _give(self, n: int, batch: Sequence[RowChunk]) -> None:
+        content = [ContentEntry(c.rows, c.first, c.last, c.flags) for c in batch]
+        self._submit(n, Kind.ROWS, [c.data for c in batch], content)
+
+
+def _begin(info: StreamInfo) -> CapturedStream:
+    return CapturedStream(info, None, RowDigest()) if info.kind == "rows" else CapturedStream(info, stream_digest())
+
+
+def _total(streams: Sequence[StreamInfo]) -> int | None:
+    hints = [s.size_hint for s in streams]
+    return None if None in hints else sum(h for h in hints if h is not None)
+
+
+def _size_classes(streams: Sequence[StreamInfo]) -> list[int]:
+    """The target size of each stream's chunks, in KiB: of rows by the size of the table."""
+    sizes: dict[str, int] = {}
+    for s in streams:
+        sizes[s.name] = sizes.get(s.name, 0) + (s.size_hint or 0)
+    return [PAGES if s.kind != "rows" else LARGE_ROWS if sizes[s.name] >= SMALL_TABLE else SMALL_ROWS for s in streams]
+
+
+def _whole(buffers: Iterator[bytes | bytearray]) -> Iterator[bytes]:
+    """The same bytes in buffers of whole pieces, so that cuts do not depend on how they arrive."""
+    held = b""
+    for data in buffers:
+        held += data
+        upto = len(held) - len(held) % PIECE
+        if upto:
+            yield held[:upto]
+            held = held[upto:]
+    if held:
+        yield held
+
+
+def _cut(cutter: "RowCutter", buffers: Iterator[bytes | bytearray], name: str) -> Iterator[RowChunk]:
+    for data in buffers:
+        yield from cutter.feed(data)
+    try:
+        yield from cutter.finish()
+    except ValueError:
+        raise SourceIncomplete(f"the rows of {name} ended in the middle of one", object_name=name) from None
+
+
+def capture(
+    view: View, session: WriteSession, workers: ThreadPoolExecutor, *, folder: Path, report: Reporter
+) -> Captured:
+    """Read all streams of a view into a session.
+
+    Args:
+        view: open.
+        session: where chunks go.
+        workers: threads that name, compress and seal.
+        folder: where buffers may wait, sealed, once the source suffers.
+        report: progress.
+
+    Raises:
+        BackupdError: whatever went wrong, in any thread.
+    """
+    names = {s.name for s in view.streams}
+    what = next(iter(names)) if len(names) == 1 else f"{len(names)} tables and schemas"
+    report.phase(f"reading {what}", _total(view.streams))
+    return _Capture(view, session, workers, folder).run(report)
+
+
+def digest_rows(buffers: Iterator[bytes | bytearray], hasher: "RowHasher") -> RowDigest:
+    """The digest of rows that are read only to be compared."""
+    from backupd.repo.rows import RowCutter
+
+    cutter = RowCutter(LARGE_ROWS, bytes(32), hasher)
+    for data in buffers:
+        for _ in cutter.feed(data):
+            pass
+    for _ in cutter.finish():
+        pass
+    return cutter.digest

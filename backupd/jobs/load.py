@@ -1,0 +1,129 @@
+"""Restore into a server: the streams of a snapshot go back into tables, and what came of it is compared with the manifest."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from backupd.engines.base import CheckLevel, LoadOptions, ServerTarget, StoredStream, StreamInfo, TableInfo
+from backupd.errors import UsageError
+from backupd.jobs.restore import RestoreResult, check_engine, joined, open_content
+from backupd.jobs.rowcheck import comparer
+from backupd.repo.reading import ChunkReader, PackCache, Spool
+from backupd.repo.repository import Repository, SnapshotView
+from backupd.report import Reporter
+
+
+def stream_info(described: Mapping[str, Any], size: int) -> StreamInfo:
+    """A stream as the engine knew it when it was captured."""
+    return StreamInfo(
+        described["name"],
+        described["kind"],
+        size,
+        described.get("unit", 0),
+        tuple(described.get("key", ())),
+        bool(described.get("secret")),
+    )
+
+
+def table_info(table: Mapping[str, Any]) -> TableInfo:
+    """A table as the engine knew it when it was captured."""
+    return TableInfo(
+        table["name"],
+        tuple(table["key"]),
+        table["rows"],
+        tuple((name, kind) for name, kind in table.get("columns", ())),
+        table.get("format"),
+        bool(table.get("ordered")),
+    )
+
+
+def load(
+    repo: Repository,
+    view: SnapshotView,
+    target: ServerTarget,
+    engines: Sequence[str],
+    options: LoadOptions,
+    *,
+    check: CheckLevel,
+    report: Reporter,
+    spool_folder: Path | None = None,
+) -> RestoreResult:
+    """Write a snapshot into a server's database.
+
+    Args:
+        repo: the repository, with the read right.
+        view: the verified snapshot.
+        target: where to.
+        engines: which engines' snapshots it takes.
+        options: what the user said.
+        check: "none" leaves the comparison out.
+        report: progress.
+        spool_folder: where packs wait on disk, as ciphertext, if fetching one twice is dear.
+
+    Raises:
+        IntegrityError: an object that this snapshot needs is missing, damaged or forged, or what was loaded is not what
+            was stored.
+        SafetyRefused: the target, or something in the snapshot, is refused by a rule.
+    """
+    began = time.monotonic()
+    content = open_content(repo, view)
+    check_engine(view, content, *engines)
+    chosen = _chosen(content["tables"], options.tables)
+    target.prepare(options, content["facts"])
+    report.phase("restoring", view.structure.read_bytes)
+    cache = PackCache(repo, spool=Spool(spool_folder) if spool_folder else None)
+    try:
+        reader = ChunkReader(repo, cache, view.object.envelope)
+        streams = _streams(view, content, reader, cache, report, options.tables)
+        id_key = repo.keyring.session(view.object.envelope).id_key
+        loaded = target.load(
+            streams,
+            [table_info(t) for t in chosen],
+            facts=content["facts"],
+            check=check,
+            compare=comparer(content["tables"], id_key),
+        )
+    finally:
+        cache.close()
+    return RestoreResult(
+        len(chosen),
+        sum(t["rows"] or 0 for t in chosen),
+        loaded.bytes,
+        time.monotonic() - began - loaded.check_seconds,
+        loaded.check_seconds,
+        cache.fetched_bytes,
+        loaded.warnings,
+    )
+
+
+def _chosen(tables: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[Mapping[str, Any]]:
+    if not wanted:
+        return list(tables)
+    known = {t["name"] for t in tables}
+    for name in wanted:
+        if name not in known:
+            raise UsageError(
+                f"the snapshot holds no table {name}", object_name=name, hint="`backupctl show` lists its tables"
+            )
+    return [t for t in tables if t["name"] in wanted]
+
+
+def _streams(
+    view: SnapshotView,
+    content: Mapping[str, Any],
+    reader: ChunkReader,
+    cache: PackCache,
+    report: Reporter,
+    tables: Sequence[str],
+) -> list[StoredStream]:
+    found = []
+    for root, described in zip(view.structure.streams, content["streams"], strict=True):
+        kind = described["kind"]
+        if kind == "content" or (kind == "rows" and tables and described["name"] not in tables):
+            continue
+        digest = None if kind == "rows" else described["digest"]
+        opener: partial[Iterator[bytes]] = partial(joined, root, reader, cache, digest, report)
+        found.append(StoredStream(stream_info(described, root.size), root.size, opener))
+    return found
