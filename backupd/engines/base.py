@@ -72,6 +72,7 @@ class StreamInfo:
         unit: bytes of a page; 0 where that means nothing.
         key: of rows, the positions of the key's columns in a row.
         secret: whether it holds what only a restore of everything may use (password hashes).
+        late: whether it is read only when all others were.
     """
 
     name: str
@@ -80,6 +81,7 @@ class StreamInfo:
     unit: int = 0
     key: tuple[int, ...] = ()
     secret: bool = False
+    late: bool = False
 
 
 class View(Protocol):

@@ -81,7 +81,7 @@ class _Capture:
         session.expect(_total(view.streams))
         self._writers = [session.stream(_KINDS[s.kind], n) for s, n in zip(view.streams, self._classes, strict=True)]
         self._hasher = self._row_hasher() if any(s.kind == "rows" for s in view.streams) else None
-        self._next = iter(range(len(view.streams)))
+        self._next = iter([n for n, s in enumerate(view.streams) if not s.late])
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._ready: queue.Queue[_Batch | BaseException | None] = queue.Queue(_UNDER_WAY)
@@ -97,7 +97,15 @@ class _Capture:
         Raises:
             BackupdError: whatever went wrong in any thread.
         """
-        count = min(self._view.parallel, max(1, len(self._writers)))
+        self._drain(self._view.parallel, report)
+        late = [n for n, s in enumerate(self._view.streams) if s.late]
+        if late:
+            self._next = iter(late)
+            self._drain(1, report)
+        return self._kept
+
+    def _drain(self, count: int, report: Reporter) -> None:
+        """Read what is next in some threads at a time, and place what they hand over."""
         threads = [threading.Thread(target=self._work, name=f"read-{n}", daemon=True) for n in range(count)]
         for thread in threads:
             thread.start()
@@ -110,12 +118,13 @@ class _Capture:
                     raise item
                 else:
                     self._place(item, report)
-        finally:
+        except BaseException:
             self._stop.set()
+            raise
+        finally:
             for thread in threads:
                 # a reader that waits for a silent server ends when its view is closed
-                thread.join(_LAST_WAIT)
-        return self._kept
+                thread.join(_LAST_WAIT if self._stop.is_set() else None)
 
     def _place(self, batch: _Batch, report: Reporter) -> None:
         self._writers[batch.stream].add(batch.prepared.result(), batch.content)

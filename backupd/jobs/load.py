@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backupd.engines.base import CheckLevel, LoadOptions, ServerTarget, StoredStream, StreamInfo, TableInfo
+from backupd.engines.base import CheckLevel, LoadOptions, ServerTarget, Source, StoredStream, StreamInfo, TableInfo
 from backupd.errors import UsageError
 from backupd.jobs.restore import RestoreResult, check_engine, joined, open_content
-from backupd.jobs.rowcheck import comparer
+from backupd.jobs.rowcheck import compare_live, comparer
 from backupd.repo.reading import ChunkReader, PackCache, Spool
 from backupd.repo.repository import Repository, SnapshotView
-from backupd.report import Reporter
+from backupd.report import Problem, Reporter
 
 
 def stream_info(described: Mapping[str, Any], size: int) -> StreamInfo:
@@ -96,6 +96,25 @@ def load(
         cache.fetched_bytes,
         loaded.warnings,
     )
+
+
+def compare_with_source(
+    repo: Repository, view: SnapshotView, source: Source, report: Reporter
+) -> tuple[int, list[Problem]]:
+    """Compare a snapshot's tables with the live ones.
+
+    Returns:
+        how many were compared, and what differs.
+
+    Raises:
+        SafetyRefused: the source is of another engine.
+        Unreachable, SourceIncomplete: it cannot be read.
+    """
+    content = open_content(repo, view)
+    check_engine(view, content, source.engine)
+    id_key = repo.keyring.session(view.object.envelope).id_key
+    with source.view() as live:
+        return len(content["tables"]), compare_live(content, live, id_key, report)
 
 
 def _chosen(tables: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[Mapping[str, Any]]:

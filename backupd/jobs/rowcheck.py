@@ -2,16 +2,21 @@
 
 import base64
 import binascii
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from backupd.crypto.chunks import Kind
-from backupd.errors import IntegrityError
+from backupd.crypto.primitives import stream_digest
+from backupd.engines.base import StreamInfo, View
+from backupd.errors import IntegrityError, SourceIncomplete
 from backupd.jobs.capture import digest_rows
 from backupd.repo.reading import ChunkReader
 from backupd.repo.rowdigest import RowDigest
 from backupd.repo.snapshot import StreamRoot
 from backupd.repo.trees import walk_content
+from backupd.report import Problem, Reporter
 
 
 def hash_rows(buffers: Iterator[bytes | bytearray], id_key: bytes) -> RowDigest:
@@ -71,3 +76,69 @@ def comparer(tables: Sequence[Mapping[str, Any]], id_key: bytes) -> Callable[[st
             )
 
     return compare
+
+
+def compare_live(content: Mapping[str, Any], view: View, id_key: bytes, report: Reporter) -> list[Problem]:
+    """How a live source differs from a snapshot of it, table by table (of a file, as a whole).
+
+    Args:
+        content: the snapshot's content part.
+        view: an open view of the source.
+        id_key: of the snapshot's writer.
+        report: progress.
+    """
+    report.phase("comparing with the source", sum(s.size_hint or 0 for s in view.streams) or None)
+    live = _digests(view, id_key, report)
+    view.finish()
+    if any(s.kind == "pages" for s in view.streams):
+        return [
+            Problem(s["name"], "differs", "the file is not the one of the snapshot any more")
+            for s in content["streams"]
+            if s["kind"] == "pages" and live.get(s["name"]) != s["digest"]
+        ]
+    formats = {table.name: table.format for table in view.tables}
+    found = []
+    for table in content["tables"]:
+        name = table["name"]
+        if name not in live:
+            found.append(Problem(name, "missing", "the source has no such table any more"))
+        elif formats.get(name) != table["format"]:
+            found.append(Problem(name, "format", "its columns, or how the server writes them, have changed"))
+        elif live[name] != table["digest"]:
+            rows = RowDigest.count(live[name])
+            found.append(Problem(name, "differs", f"{rows:,} rows now, {table['rows']:,} in the snapshot"))
+    known = {table["name"] for table in content["tables"]}
+    found += [Problem(name, "added", "the snapshot has no such table") for name in live if name not in known]
+    return found
+
+
+def _digests(view: View, id_key: bytes, report: Reporter) -> dict[str, str]:
+    """The digest of each table, or of each stream of pages, that a view holds now."""
+    rows: dict[str, RowDigest] = {}
+    pages: dict[str, str] = {}
+    lock = threading.Lock()
+
+    def counted(stream: StreamInfo) -> Iterator[bytes | bytearray]:
+        for data in view.read(stream):
+            with lock:
+                report.advance(len(data))
+            yield data
+
+    def one(stream: StreamInfo) -> None:
+        if stream.kind == "pages":
+            running = stream_digest()
+            for data in counted(stream):
+                running.update(data)
+            pages[stream.name] = running.hexdigest()
+            return
+        try:
+            found = hash_rows(counted(stream), id_key)
+        except IntegrityError:
+            raise SourceIncomplete(f"the rows of {stream.name} ended in the middle of one") from None
+        with lock:
+            rows.setdefault(stream.name, RowDigest()).merge(found)
+
+    with ThreadPoolExecutor(view.parallel, thread_name_prefix="read") as pool:
+        for _ in pool.map(one, [s for s in view.streams if s.kind != "schema"]):
+            pass
+    return pages | {name: digest.hexdigest() for name, digest in rows.items()}

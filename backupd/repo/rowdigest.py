@@ -23,6 +23,11 @@ class RowDigest:
         """Count another part of the same table in."""
         self.add(other.rows, other.size, other.sums)
 
+    @staticmethod
+    def count(hexdigest: str) -> int:
+        """How many rows a digest stands for."""
+        return int.from_bytes(bytes.fromhex(hexdigest[:16]), "little")
+
     def hexdigest(self) -> str:
         """64 digits: rows, bytes and both sums, each with its low byte first."""
         return b"".join(value.to_bytes(8, "little") for value in (self.rows, self.size, *self.sums)).hex()
