@@ -4,14 +4,14 @@ Drivers are imported where they are chosen: a command pays only for what it uses
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backupd.config.paths import Places, places
 from backupd.config.urls import DatabaseUrl, RepositoryUrl
 from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
-from backupd.engines.base import Source, Target
+from backupd.engines.base import Finding, ServerPlace, ServerTarget, Source, Target
 from backupd.errors import Failed, IntegrityError, KeyProblem
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
@@ -35,18 +35,99 @@ def open_store(url: RepositoryUrl, *, create: bool = False) -> ObjectStore:
     return S3Store(url.bucket, url.prefix, endpoint=url.endpoint, region=url.region)
 
 
-def open_source(url: DatabaseUrl, *, timeout: float = 30.0) -> Source:
-    """The source behind a database URL; `timeout` seconds are waited for a lock."""
-    from backupd.engines.sqlite import open_source as sqlite_source
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How to reach a database server, and what is read of it.
 
-    return sqlite_source(url.path, timeout=timeout)
+    Attributes:
+        password: if the server wants one.
+        tools: folders to look in first for pg_dump, mariadb-dump and their like.
+        native: one opaque archive of the server's own tool instead of rows.
+        exclude: tables whose rows are left out.
+        globals: whether roles are part of it.
+        jobs: connections at the same time.
+    """
+
+    password: str | None = field(default=None, repr=False)
+    tools: tuple[str, ...] = ()
+    native: bool = False
+    exclude: tuple[str, ...] = ()
+    globals: bool = False
+    jobs: int = 2
+
+
+def _place(url: DatabaseUrl, options: ServerOptions) -> ServerPlace:
+    return ServerPlace(url.engine, url.host, url.port, url.user, url.database, url.options, options.password)
+
+
+def open_source(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptions | None = None) -> Source:
+    """The source behind a database URL; `timeout` seconds are waited for a lock or a connection."""
+    if url.engine == "sqlite":
+        from backupd.engines.sqlite import open_source as sqlite_source
+
+        return sqlite_source(url.path, timeout=timeout)
+    options = options or ServerOptions()
+    place = _place(url, options)
+    if url.engine == "postgresql":
+        from backupd.engines.postgres import open_source as postgres_source
+
+        return postgres_source(
+            place,
+            timeout=timeout,
+            native=options.native,
+            exclude=options.exclude,
+            globals=options.globals,
+            jobs=options.jobs,
+            bin_folders=options.tools,
+        )
+    from backupd.engines.mariadb import open_source as mariadb_source
+
+    return mariadb_source(
+        place,
+        timeout=timeout,
+        exclude=options.exclude,
+        globals=options.globals,
+        jobs=options.jobs,
+        bin_folders=[Path(folder) for folder in options.tools],
+    )
 
 
 def open_target(url: DatabaseUrl) -> Target:
-    """The target behind a database URL."""
+    """The target behind the URL of a database file."""
     from backupd.engines.sqlite import open_target as sqlite_target
 
     return sqlite_target(url.path)
+
+
+def open_server_target(
+    url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptions | None = None
+) -> ServerTarget:
+    """The target behind the URL of a database on a server."""
+    options = options or ServerOptions()
+    place = _place(url, options)
+    if url.engine == "postgresql":
+        from backupd.engines.postgres import open_target as postgres_target
+
+        return postgres_target(place, timeout=timeout, bin_folders=options.tools)
+    from backupd.engines.mariadb import open_target as mariadb_target
+
+    return mariadb_target(place, timeout=timeout, bin_folders=[Path(folder) for folder in options.tools])
+
+
+def examine_source(url: DatabaseUrl, options: ServerOptions) -> list[Finding]:
+    """What would keep a server's database from being captured whole, and what should be known beforehand.
+
+    Raises:
+        Unreachable: no connection.
+    """
+    place = _place(url, options)
+    if url.engine == "postgresql":
+        from backupd.engines.postgres import preflight as postgres_preflight
+
+        return postgres_preflight(place, bin_folders=options.tools)
+    from backupd.engines.mariadb import preflight as mariadb_preflight
+
+    return mariadb_preflight(place, bin_folders=[Path(folder) for folder in options.tools])
 
 
 def read_keys(paths: Sequence[Path]) -> list[LockedKey]:

@@ -4,7 +4,8 @@ A password inside a URL is refused: it would end up in histories, process lists 
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -85,13 +86,28 @@ def parse_repository(text: str) -> RepositoryUrl:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """A source's or target's place. `engine` is sqlite, postgresql, mariadb or mysql."""
+    """A source's or target's place. `engine` is sqlite, postgresql, mariadb or mysql.
+
+    `path` belongs to sqlite; of a server, `host` is empty for the driver's default or begins with / for a socket's folder,
+    and `port` is 0 for the default.
+    """
 
     engine: str
-    path: Path
+    path: Path = Path()
+    host: str = ""
+    port: int = 0
+    user: str = ""
+    database: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"{self.engine}:///{self.path}"
+        if self.engine == "sqlite":
+            return f"{self.engine}:///{self.path}"
+        user = f"{quote(self.user, safe='')}@" if self.user else ""
+        port = f":{self.port}" if self.port else ""
+        options = f"?{urlencode(self.options, safe='/:')}" if self.options else ""
+        host = quote(self.host, safe="") if "/" in self.host else f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.engine}://{user}{host}{port}/{quote(self.database, safe='')}{options}"
 
 
 def is_url(text: str) -> bool:
@@ -113,10 +129,39 @@ def parse_database(text: str) -> DatabaseUrl:
     scheme, _, rest = text.partition("://")
     engine = scheme.partition("+")[0]
     if engine in SERVERS:
-        raise UsageError(
-            f"{engine} sources are not built yet in this version; sqlite is", hint="sqlite:////path/to/database"
-        )
+        return _server(engine, text)
     path = unquote(rest.partition("?")[0])
     if engine != "sqlite" or not path.startswith("/") or path == "/" or "?" in rest:
         raise UsageError(f"{text} is no database URL", hint="write sqlite:////absolute/path or a plain path")
     return DatabaseUrl("sqlite", Path(os.path.normpath(Path.cwd() / path[1:])))
+
+
+def _server(engine: str, text: str) -> DatabaseUrl:
+    hint = f"write {engine}://user@host:port/database"
+    if "#" in text:
+        raise UsageError(f"{text} has a #, which no database URL has", hint="write %23 where it is part of a name")
+    try:
+        parts = urlsplit(text)
+        port = parts.port or 0
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError:
+        raise UsageError(f"{text} is no database URL", hint=hint) from None
+    _refuse_secret_options(options)
+    user, _, host = parts.netloc.rpartition("@")
+    host = unquote(parts.hostname or "") if "%" not in host else unquote(host.rpartition(":")[0] if port else host)
+    host = options.pop("host", host)
+    database = unquote(parts.path.removeprefix("/"))
+    if not database or "/" in parts.path[1:]:
+        raise UsageError(f"{text} names no database", hint=hint)
+    if any(not c.isprintable() for c in host + user + database):
+        raise UsageError("a database URL holds characters that cannot be printed", hint=hint)
+    return DatabaseUrl(engine, Path(), host, port, unquote(user), database, options)
+
+
+def _refuse_secret_options(options: Mapping[str, str]) -> None:
+    for name in options:
+        if name.lower() in {"password", "passwd", "sslpassword"}:
+            raise UsageError(
+                f"{name} inside a URL is refused: it would show in histories and process lists",
+                hint="use --password-file, PGPASSFILE or the policy",
+            )

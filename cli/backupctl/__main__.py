@@ -18,6 +18,7 @@ from backupd.errors import BackupdError, Exit, Interrupted, Terminated, UsageErr
 VERBS = {
     "demo": "demo",
     "doctor": "doctor",
+    "export": "export",
     "init": "init",
     "keys": "keys",
     "repo": "repo",
@@ -28,7 +29,7 @@ VERBS = {
     "verify": "verify",
 }
 PLANNED = {
-    **dict.fromkeys(("drill", "diff", "find", "recover", "query", "prune", "forget", "export"), frozenset[str]()),
+    **dict.fromkeys(("drill", "diff", "find", "recover", "query", "prune", "forget"), frozenset[str]()),
     **dict.fromkeys(("status", "posture", "evidence"), frozenset[str]()),
     "brake": frozenset({"list", "release"}),
     "hold": frozenset({"add", "release", "list"}),

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backupctl.options import Settings
 from backupctl.session import Passphrase, repository_url
 from backupd.errors import BackupdError
+
+if TYPE_CHECKING:
+    from backupd.wiring import ServerOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,16 @@ def _try(name: str, work: Callable[[], str]) -> Check:
         return Check(name, False, error.strerror or "input/output error")
 
 
-def diagnose(settings: Settings, source: str | None) -> list[Check]:
+def _several(name: str, work: Callable[[], list[Check]]) -> list[Check]:
+    try:
+        return work()
+    except BackupdError as error:
+        return [Check(name, False, error.message, error.hint)]
+    except OSError as error:
+        return [Check(name, False, error.strerror or "input/output error")]
+
+
+def diagnose(settings: Settings, source: str | None, options: "ServerOptions") -> list[Check]:
     """Run every check that the given options allow."""
     checks = [
         _try("program", _program),
@@ -46,7 +59,7 @@ def diagnose(settings: Settings, source: str | None) -> list[Check]:
         if settings.key_paths:
             checks += [_try("repository", lambda: _repository(settings))]
     if source:
-        checks += [_try("source", lambda: _source(source))]
+        checks += _several("source", lambda: _source(source, options))
     return checks
 
 
@@ -119,10 +132,18 @@ def _repository(settings: Settings) -> str:
         store.close()
 
 
-def _source(source: str) -> str:
+def _source(source: str, options: "ServerOptions") -> list[Check]:
+    """A file is opened for reading; a server is asked what would keep a capture from being whole."""
     from backupd.config.urls import parse_database
-    from backupd.wiring import open_source
+    from backupd.wiring import examine_source, open_source
 
-    with open_source(parse_database(source)).view() as view:
+    url = parse_database(source)
+    if url.engine != "sqlite":
+        findings = examine_source(url, options)
+        bad = any(f.level == "error" for f in findings)
+        whole = Check("source", not bad, f"{url} " + ("cannot be captured whole" if bad else "can be captured whole"))
+        return [whole, *(Check(f"{f.level}: {f.object}", f.level != "error", f.detail, f.hint) for f in findings)]
+    with open_source(url).view() as view:
         size = sum(stream.size_hint or 0 for stream in view.streams)
-        return f"opens: {len(view.tables)} tables, {size:,} bytes" + "".join(f"; {w}" for w in view.warnings)
+        told = f"opens: {len(view.tables)} tables, {size:,} bytes" + "".join(f"; {w}" for w in view.warnings)
+        return [Check("source", True, told)]

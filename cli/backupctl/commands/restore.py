@@ -1,13 +1,22 @@
 """`backupctl restore`: bring a snapshot back."""
 
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from backupctl import output
 from backupctl.options import LEVEL_WORDS, Settings, option, verb
 from backupctl.progress import TerminalReporter
+from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened
+
+if TYPE_CHECKING:
+    from backupctl.session import Session
+    from backupd.config.urls import DatabaseUrl
+    from backupd.engines.base import LoadOptions
+    from backupd.jobs.restore import RestoreResult
+    from backupd.repo.repository import SnapshotView
 
 
 @click.command(
@@ -15,83 +24,159 @@ from backupctl.session import opened
 )
 @click.argument("snapshot")
 @click.argument("target")
-@option("--overwrite", metavar="NAME", help="Replace the existing database of this file name.")
+@option("--overwrite", metavar="NAME", help="Replace the existing database of this name.")
 @option(
     "--check",
     type=click.Choice(["none", "quick", "full"]),
     default="quick",
     words=LEVEL_WORDS,
     show_default=True,
-    help="The engine's own check before the result becomes visible.",
+    help="SQLite: its own check; servers: every table is read back and compared with the snapshot.",
 )
+@option("--tables", metavar="TABLE", multiple=True, help="Servers: only these tables; several or separated by commas.")
+@option(
+    "--allow",
+    metavar="KIND",
+    multiple=True,
+    help="Servers: a kind of object that runs code as superuser and may come along, or all.",
+)
+@option("--with-globals", is_flag=True, help="Servers: restore roles as well, if the snapshot holds them.")
+@server_options
 @verb
-def command(settings: Settings, snapshot: str, target: str, overwrite: str | None, check: str) -> None:
-    """Restore a snapshot to a new file.
+def command(
+    settings: Settings,
+    snapshot: str,
+    target: str,
+    overwrite: str | None,
+    check: str,
+    tables: tuple[str, ...],
+    allow: tuple[str, ...],
+    with_globals: bool,
+    server: dict[str, Any],
+) -> None:
+    """Restore a snapshot to a new file or a new database.
 
-    SNAPSHOT is an id or the beginning of one, latest, latest:SOURCE or SOURCE@2026-11-21T23:00. The file is written
-    beside the target, checked, and only then renamed; an existing file is never touched unless --overwrite names it.
+    SNAPSHOT is an id or the beginning of one, latest, latest:SOURCE or SOURCE@2026-11-21T23:00. TARGET is a path,
+    postgresql://user@host/db or mariadb://user@host/db. What is written has another name until it is whole and checked;
+    an existing file, or a database that is not empty, is never touched unless --overwrite names it.
     """
     from backupd.config.urls import parse_database
     from backupd.crypto.keyring import Right
-    from backupd.jobs.restore import restore
+    from backupd.engines.base import LoadOptions
+    from backupd.errors import UsageError
     from backupd.jobs.select import select_snapshot
-    from backupd.wiring import open_target
 
     url = parse_database(target)
-    place = open_target(url)
-    place.prepare(overwrite=overwrite)
+    names = table_names(tables)
+    if url.engine == "sqlite" and (names or allow or with_globals):
+        raise UsageError("--tables, --allow and --with-globals mean nothing for a SQLite file")
+    kinds = frozenset(kind.strip() for text in allow for kind in text.split(","))
+    place = _Place(url, LoadOptions(names, overwrite, kinds, with_globals, server["jobs"]), server)
+    place.prepare()
     report = TerminalReporter(settings)
     with opened(settings, Right.READ) as session:
-        repo = session.opened.repo
-        history = repo.history()
+        history = session.opened.repo.history()
         for problem in history.problems:
             report.warning(f"{problem.object}: {problem.detail} (not needed unless it is the snapshot you want)")
         view = select_snapshot(history, snapshot)
         if settings.dry_run:
-            _would(settings, view, url.path)
+            _would(settings, view, url)
             return
-        spool = session.opened.places.cache if session.remote else None
-        result = restore(repo, view, place, check=check, report=report, spool_folder=spool)  # type: ignore[arg-type]
+        result = place.restore(session, view, check, report)
     report.clear()
-    warnings = [*report.warnings, *result.warnings]
+    _tell(settings, view, url, result, session.unlock_seconds, check, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a restore goes: a file, or a database on a server."""
+
+    url: "DatabaseUrl"
+    options: "LoadOptions"
+    server: dict[str, Any]
+
+    def prepare(self) -> None:
+        """Refuse early what needs no snapshot to be refused."""
+        from backupd.wiring import open_target
+
+        if self.url.engine == "sqlite":
+            open_target(self.url).prepare(overwrite=self.options.overwrite)
+
+    def restore(
+        self, session: "Session", view: "SnapshotView", check: Any, report: TerminalReporter
+    ) -> "RestoreResult":
+        """Restore."""
+        from backupd.jobs.load import load
+        from backupd.jobs.restore import restore
+        from backupd.wiring import open_server_target, open_target
+
+        repo = session.opened.repo
+        spool = session.opened.places.cache if session.remote else None
+        if self.url.engine == "sqlite":
+            file = open_target(self.url)
+            file.prepare(overwrite=self.options.overwrite)
+            return restore(repo, view, file, check=check, report=report, spool_folder=spool)
+        served = build_options(self.server)
+        database = open_server_target(self.url, timeout=self.server["lock_timeout"], options=served)
+        kinds = ["postgresql"] if self.url.engine == "postgresql" else ["mariadb", "mysql"]
+        return load(repo, view, database, kinds, self.options, check=check, report=report, spool_folder=spool)
+
+
+def _tell(
+    settings: Settings,
+    view: "SnapshotView",
+    url: "DatabaseUrl",
+    result: "RestoreResult",
+    unlock_seconds: float,
+    check: str,
+    report: TerminalReporter,
+) -> None:
+    target = str(url.path) if url.engine == "sqlite" else str(url)
     if settings.json:
         values = {
             "snapshot": view.id,
             "source": view.source,
             "taken_at": view.structure.taken_at,
-            "target": str(url.path),
+            "target": target,
             "tables": result.tables,
             "rows": result.rows,
             "bytes": result.bytes,
             "seconds": round(result.seconds, 3),
-            "unlock_seconds": round(session.unlock_seconds, 3),
+            "unlock_seconds": round(unlock_seconds, 3),
             "check": check,
             "check_seconds": round(result.check_seconds, 3),
             "fetched_bytes": result.fetched_bytes,
             "erased": 0,
-            "warnings": warnings,
+            "warnings": [*report.warnings, *result.warnings],
         }
         output.document("restore", values)
         return
     output.say(
-        f"restored {view.source} of {view.structure.taken_at} to {url.path}: "
+        f"restored {view.source} of {view.structure.taken_at} to {target}: "
         f"{output.plural(result.tables, 'table')}, {output.count(result.rows)} rows, {output.size(result.bytes)}"
     )
-    if not settings.quiet:
+    if settings.quiet:
+        return
+    if url.engine == "sqlite":
         checked = (
             f"{check} check passed in {result.check_seconds:.1f} s" if check != "none" else "not checked by SQLite"
         )
         output.say(f"{result.seconds:.1f} s from unlocked key to renamed file; {checked}")
-        for warning in result.warnings:
-            output.note(f"warning: {warning}")
+    else:
+        compared = f"every table was read back in {result.check_seconds:.1f} s and is what the snapshot holds"
+        checked = compared if check != "none" else "not read back"
+        output.say(f"{result.seconds:.1f} s from unlocked key to renamed database; {checked}")
+    for warning in result.warnings:
+        output.note(f"warning: {warning}")
 
 
-def _would(settings: Settings, view, path: Path) -> None:  # type: ignore[no-untyped-def]  # SnapshotView is imported late
+def _would(settings: Settings, view: "SnapshotView", url: "DatabaseUrl") -> None:
+    target = str(url.path) if url.engine == "sqlite" else str(url)
     if settings.json:
-        values = {"snapshot": view.id, "target": str(path), "bytes": view.structure.read_bytes, "dry_run": True}
+        values = {"snapshot": view.id, "target": target, "bytes": view.structure.read_bytes, "dry_run": True}
         output.document("restore", values)
         return
     output.say(
         f"would restore {view.source} of {view.structure.taken_at} ({view.id[:12]}, {output.size(view.structure.read_bytes)}) "
-        f"to {path}"
+        f"to {target}"
     )

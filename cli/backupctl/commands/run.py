@@ -4,13 +4,14 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from backupctl import output
 from backupctl.options import FLAG_WORDS, Settings, option, printable, verb
 from backupctl.progress import TerminalReporter
+from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened, repository_url
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: backupctl run --source app.db --repository /backup/app --key keys/write.key")
 @click.argument("policy", required=False)
 @click.argument("name_in_policy", metavar="[SOURCE]", required=False)
-@option("--source", metavar="URL", help="The database: sqlite:////path/db or a path.")
-@option("--name", metavar="NAME", help="The source's name (default: the file's stem).")
+@option("--source", metavar="URL", help="The database: a path, postgresql://user@host/db or mariadb://user@host/db.")
+@option("--name", metavar="NAME", help="The source's name (default: the database's name or the file's stem).")
 @option("--tag", metavar="TAG", multiple=True, callback=printable, help="A tag for the snapshot; may be repeated.")
 @option("--note", metavar="TEXT", default="", callback=printable, help="A note, readable with the read right only.")
 @option("--hold", metavar="REASON", callback=printable, help="Keep this snapshot whatever retention says, and why.")
@@ -32,10 +33,19 @@ if TYPE_CHECKING:
     help="Let the engine check the database first; a failed check means no snapshot.",
 )
 @option("--compression", type=click.IntRange(1, 19), default=3, show_default=True, help="zstd level.")
-@option("--lock-timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds to wait for a lock.")
+@option("--exclude", metavar="TABLE", multiple=True, help="Leave the rows of this table out; may be repeated.")
+@option("--with-globals", is_flag=True, help="Capture roles (and their password hashes) as well, as a secret stream.")
+@option(
+    "--capture",
+    type=click.Choice(["rows", "native"]),
+    default="rows",
+    show_default=True,
+    help="native: one opaque archive of pg_dump instead of rows.",
+)
 @option(
     "--accept-rollback", is_flag=True, help="Go on although the storage lost snapshots that this machine remembers."
 )
+@server_options
 @verb
 def command(
     settings: Settings,
@@ -48,8 +58,11 @@ def command(
     hold: str | None,
     check: bool,
     compression: int,
-    lock_timeout: float,
+    exclude: tuple[str, ...],
+    with_globals: bool,
+    capture: str,
     accept_rollback: bool,
+    server: dict[str, Any],
 ) -> None:
     """Take a snapshot of a database now."""
     from backupd.config.clock import now
@@ -66,7 +79,11 @@ def command(
         )
     if not source:
         raise UsageError("no source was given", hint="name the database with --source, for example --source app.db")
-    database = open_source(parse_database(source), timeout=lock_timeout)
+    url = parse_database(source)
+    served = build_options(server, native=capture == "native", exclude=table_names(exclude), globals=with_globals)
+    if url.engine == "sqlite" and (served.native or served.exclude or served.globals):
+        raise UsageError("--capture, --exclude and --with-globals mean nothing for a SQLite file")
+    database = open_source(url, timeout=server["lock_timeout"], options=served)
     options = BackupOptions(
         _checked(name or database.default_name), tag, note, hold, check, compression, accept_rollback
     )

@@ -18,6 +18,7 @@ def command(settings: Settings, snapshot: str) -> None:
 
     Table and stream names need the read right; everything else the right to list.
     """
+    from backupd.crypto.chunks import Kind
     from backupd.crypto.keyring import Right
     from backupd.jobs.restore import open_content
     from backupd.jobs.select import select_snapshot, source_names
@@ -46,6 +47,7 @@ def command(settings: Settings, snapshot: str) -> None:
             "chunks": root.chunks,
         }
         for root, described in zip(structure.streams, named, strict=True)
+        if root.kind is not Kind.CONTENT
     ]
     values: dict[str, Any] = {
         "id": view.id,

@@ -1,13 +1,14 @@
 """`backupctl verify`: is everything there, whole, and what it was?"""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from backupctl import output
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
+from backupctl.servers import build_options, server_options
 from backupctl.session import opened, repository_url
 
 if TYPE_CHECKING:
@@ -35,12 +36,30 @@ def _sample(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
     help="structure: signatures, chains, lists, presence. bytes: also every stored byte. content: also open every chunk.",
 )
 @option("--sample", default="100%", callback=_sample, help="Share of the packs to read, chosen at random (5%).")
+@option(
+    "--against-source",
+    is_flag=True,
+    help="Instead: compare each table of the snapshot with the live database that --source names.",
+)
+@option("--source", metavar="URL", help="The live database, for --against-source.")
+@server_options
 @verb
-def command(settings: Settings, snapshot: str | None, level: str, sample: float) -> None:
+def command(
+    settings: Settings,
+    snapshot: str | None,
+    level: str,
+    sample: float,
+    against_source: bool,
+    source: str | None,
+    server: dict[str, Any],
+) -> None:
     """Verify the repository, or what one snapshot needs.
 
     structure and bytes need the check right, content the read right. Whatever is damaged, forged or missing is named, and
     the exit code is 4. Packs found bad are recorded, so that the next run stores anew what they held.
+
+    With --against-source nothing stored is checked: the content of each table is compared with the live database, by
+    digest; what differs is named, and the exit code is 1. This needs the read right.
     """
     from backupd.config.clock import now
     from backupd.crypto.keyring import Right
@@ -51,6 +70,9 @@ def command(settings: Settings, snapshot: str | None, level: str, sample: float)
 
     began = time.monotonic()
     report = TerminalReporter(settings)
+    if against_source:
+        _compare(settings, snapshot or "latest", source, server, report)
+        return
     wanted = Level[level.upper()]
     right = Right.READ if wanted is Level.CONTENT else Right.CHECK
     store = DryRunStore(open_store(repository_url(settings)), now) if settings.dry_run else None
@@ -63,6 +85,54 @@ def command(settings: Settings, snapshot: str | None, level: str, sample: float)
     report.clear()
     seconds = time.monotonic() - began
     _tell(settings, level, result, report, seconds)
+
+
+def _compare(
+    settings: Settings, snapshot: str, source: str | None, server: dict[str, Any], report: TerminalReporter
+) -> None:
+    """Compare a snapshot with the live database."""
+    from backupd.config.urls import parse_database
+    from backupd.crypto.keyring import Right
+    from backupd.errors import Failed, UsageError
+    from backupd.jobs.load import compare_with_source
+    from backupd.jobs.select import select_snapshot
+    from backupd.wiring import open_source
+
+    began = time.monotonic()
+    if not source:
+        raise UsageError("--against-source needs the live database", hint="name it with --source URL")
+    live = open_source(parse_database(source), timeout=server["lock_timeout"], options=build_options(server))
+    with opened(settings, Right.READ) as session:
+        repo = session.opened.repo
+        view = select_snapshot(repo.history(), snapshot)
+        tables, problems = compare_with_source(repo, view, live, report)
+    report.clear()
+    seconds = time.monotonic() - began
+    values = {
+        "level": "source",
+        "snapshot": view.id,
+        "checked": {"snapshots": 1, "packs": 0, "chunks": 0, "bytes": 0, "tables": tables},
+        "problems": [{"object": p.object, "kind": p.kind, "detail": p.detail} for p in problems],
+        "seconds": round(seconds, 3),
+        "warnings": report.warnings,
+        "dry_run": settings.dry_run,
+    }
+    if problems:
+        error = Failed(
+            f"{output.plural(len(problems), 'table')} of {tables} differ from the snapshot of {view.structure.taken_at}, "
+            f"the first: {problems[0].object}: {problems[0].detail}",
+            object_name=problems[0].object,
+            hint="expected where something was written since; --json names all of them",
+        )
+        error.values = values  # type: ignore[attr-defined]  # the JSON document shows them beside the error
+        raise error
+    if settings.json:
+        output.document("verify", values)
+        return
+    output.say(
+        f"the source is what the snapshot of {view.structure.taken_at} holds: {output.plural(tables, 'table')} compared "
+        f"in {seconds:.1f} s"
+    )
 
 
 def _remember(repo: "Repository", result: "VerifyResult", report: TerminalReporter) -> None:

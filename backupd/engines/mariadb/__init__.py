@@ -1,0 +1,55 @@
+"""MariaDB and MySQL: one database of a server as a source, and as a target."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backupd.engines.base import ServerPlace
+
+if TYPE_CHECKING:
+    from backupd.engines.base import Finding
+    from backupd.engines.mariadb.restore import MariaTarget
+    from backupd.engines.mariadb.source import MariaSource
+
+
+def open_source(
+    place: ServerPlace,
+    *,
+    timeout: float = 30.0,
+    exclude: Sequence[str] = (),
+    globals: bool = False,  # noqa: A002
+    jobs: int = 2,
+    bin_folders: Sequence[Path] = (),
+) -> "MariaSource":
+    """A database to protect; nothing is connected yet.
+
+    Args:
+        timeout: seconds to wait for the server's answers, and for the barrier.
+        exclude: tables and views that are left out.
+        globals: whether accounts and grants come along, as a secret stream.
+        jobs: how many connections read at the same time.
+        bin_folders: where to look for mariadb and mariadb-dump before the path.
+    """
+    from backupd.engines.mariadb.source import MariaSource
+
+    return MariaSource(place, timeout=timeout, exclude=exclude, globals=globals, jobs=jobs, bin_folders=bin_folders)
+
+
+def open_target(place: ServerPlace, *, timeout: float = 30.0, bin_folders: Sequence[Path] = ()) -> "MariaTarget":
+    """A database to restore to; nothing is connected yet."""
+    from backupd.engines.mariadb.restore import MariaTarget
+
+    return MariaTarget(place, timeout=timeout, bin_folders=bin_folders)
+
+
+def preflight(
+    place: ServerPlace, *, timeout: float = 30.0, exclude: Sequence[str] = (), bin_folders: Sequence[Path] = ()
+) -> "list[Finding]":
+    """What a capture of the place would meet: missing privileges, hidden objects, old client programs.
+
+    Raises:
+        Unreachable: nobody there, or the user is refused.
+    """
+    from backupd.engines.mariadb.findings import preflight as look
+
+    return look(place, timeout=timeout, exclude=exclude, bin_folders=bin_folders)

@@ -1,0 +1,178 @@
+"""Opens several transactions at one moment: a barrier of a few milliseconds, and the proof that it was one moment.
+
+No writer is kept waiting for long: whatever would wait for more than a tenth of a second is given up and tried again.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pymysql
+
+from backupd.engines.base import ServerPlace
+from backupd.engines.mariadb.client import DENIED, LOST, Connection, Row, Server, error_number, explain, quote_name, run
+from backupd.engines.mariadb.worker import Worker
+from backupd.errors import Failed, TryAgain
+
+PATIENCE = 0.1
+_TRIES = 20
+_PAUSE = 0.05
+OPEN = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """How the transactions were opened.
+
+    Attributes:
+        barrier: "backup_stage", "flush_tables", "lock_tables", "positions" or "one_connection".
+        held: seconds for which the barrier stood.
+        file, position, gtid: the binary log's place of that moment; empty and 0 where there is none.
+        proven: whether all connections reported the same place.
+    """
+
+    barrier: str
+    held: float
+    file: str
+    position: int
+    gtid: str
+    proven: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    name: str
+    close: tuple[str, ...]
+    lift: str
+    equal: bool
+    """Whether the places of all connections must be equal, because nothing else proves anything."""
+
+
+def open_together(
+    place: ServerPlace,
+    link: Connection,
+    server: Server,
+    workers: Sequence[Worker],
+    tables: Sequence[str],
+    timeout: float,
+) -> Moment:
+    """Open a consistent snapshot in each worker, all at one moment.
+
+    Args:
+        link: a connection of its own that holds the barrier.
+        tables: the tables that are read, for a barrier of table locks.
+        timeout: seconds for which to go on trying.
+
+    Raises:
+        TryAgain: the barrier could not be had in time.
+    """
+    if len(workers) == 1:
+        return _place_of(place, "one_connection", 0.0, _open(workers), link)
+    for kind in _kinds(server, tables):
+        moment = _try(place, link, workers, kind, timeout)
+        if moment is not None:
+            return moment
+    raise TryAgain(
+        f"no single moment could be had on {place} with {len(workers)} connections",
+        hint="grant RELOAD (or LOCK TABLES) to the backup user, or read with one connection",
+    )
+
+
+def _kinds(server: Server, tables: Sequence[str]) -> list[_Kind]:
+    stages = tuple(f"BACKUP STAGE {stage}" for stage in ("START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"))
+    kinds = []
+    if server.vendor == "mariadb" and server.version >= (10, 4, 1):
+        kinds.append(_Kind("backup_stage", stages, "BACKUP STAGE END", equal=True))
+    kinds.append(_Kind("flush_tables", ("FLUSH TABLES WITH READ LOCK",), "UNLOCK TABLES", equal=True))
+    locks = ", ".join(f"{quote_name(table)} READ" for table in tables)
+    if locks:
+        kinds.append(_Kind("lock_tables", (f"LOCK TABLES {locks}",), "UNLOCK TABLES", equal=False))
+    kinds.append(_Kind("positions", (), "DO 0", equal=True))
+    return kinds
+
+
+def _try(place: ServerPlace, link: Connection, workers: Sequence[Worker], kind: _Kind, timeout: float) -> Moment | None:
+    """Try one kind of barrier until it holds; None if this user may not, or it was never free in time."""
+    deadline = time.monotonic() + timeout / 3
+    for _ in range(_TRIES):
+        try:
+            began = time.monotonic()
+            try:
+                close_barrier(link, kind.close)
+                places = _open(workers)
+            finally:
+                run(link, kind.lift)
+            held = time.monotonic() - began
+        except pymysql.Error as error:
+            number = error_number(error)
+            if number in LOST:
+                raise explain(number, place, "setting the barrier") from None
+            if number in DENIED:
+                return None
+            places = []
+        if places and (not kind.close or len(set(places)) == 1 or not kind.equal):
+            moment = _place_of(place, kind.name, held, places, link)
+            if kind.close or moment.proven:
+                return moment
+            return None  # no barrier and no binary log: nothing would prove it
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(_PAUSE)
+    return None
+
+
+def close_barrier(link: Connection, statements: Sequence[str]) -> None:
+    """Run statements, each for no longer than the patience."""
+    limited = limit_statements(link)
+    try:
+        for statement in statements:
+            run(link, statement)
+    finally:
+        limited()
+
+
+def limit_statements(link: Connection) -> Callable[[], None]:
+    """Have the server give up what waits for longer than the patience; what lifts the limit again."""
+    try:
+        run(link, f"SET SESSION max_statement_time = {PATIENCE}")
+        return lambda: _lift(link, "SET SESSION max_statement_time = 0")
+    except pymysql.Error as error:
+        if error_number(error) in LOST:
+            raise
+    run(link, "SET SESSION lock_wait_timeout = 1")  # MySQL knows whole seconds only
+    return lambda: _lift(link, "SET SESSION lock_wait_timeout = DEFAULT")
+
+
+def _lift(link: Connection, statement: str) -> None:
+    run(link, statement)
+
+
+def _open(workers: Sequence[Worker]) -> list[Row]:
+    """Open the transactions, all at the same time, and ask each where it stands."""
+    for worker in workers:
+        worker.send("ROLLBACK", OPEN, "SHOW STATUS LIKE 'binlog_snapshot_%'", "SAVEPOINT backupd")
+    return [position_of(worker.answer()) for worker in workers]
+
+
+def position_of(printed: bytes) -> tuple[str, int]:
+    """The binary log's file and position in what SHOW STATUS printed; "" and 0 where there is none."""
+    words = dict(line.split("\t", 1) for line in printed.decode("utf-8", "replace").splitlines() if "\t" in line)
+    folded = {word.lower(): value for word, value in words.items()}
+    position = folded.get("binlog_snapshot_position", "")
+    return folded.get("binlog_snapshot_file", ""), int(position) if position.isdigit() else 0
+
+
+def _place_of(place: ServerPlace, barrier: str, held: float, places: Sequence[Row], link: Connection) -> Moment:
+    file, position = places[0]
+    if not isinstance(file, str) or not isinstance(position, int):
+        raise Failed(f"{place} gave no place in its binary log")
+    proven = bool(file) and len(set(places)) == 1
+    gtid = ""
+    if proven:
+        try:
+            rows = run(link, "SELECT BINLOG_GTID_POS(%s, %s)", (file, position))
+            gtid = str(rows[0][0] or "")
+        except pymysql.Error as error:
+            if error_number(error) in LOST:
+                raise explain(error_number(error), place, "reading the binary log's place") from None
+    return Moment(barrier, held, file, position, gtid, proven)

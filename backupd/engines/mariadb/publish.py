@@ -1,0 +1,158 @@
+"""Gives a filled scratch database the target's name, and makes there what cannot be moved.
+
+A server of this kind cannot rename a database. Its tables are moved by one RENAME TABLE, which is all or nothing; then come
+the views, routines and triggers, and events last. If one of those fails, the tables are moved back and dropped.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from backupd.engines.base import LoadOptions, ServerPlace
+from backupd.engines.mariadb.client import Connection, quote_name, quote_text, run, send, server_errors
+from backupd.engines.mariadb.guard import Guard, charset_clause
+from backupd.engines.mariadb.statements import Context, Definition
+from backupd.errors import IntegrityError
+
+_WORD = re.compile(r"[A-Za-z0-9_]+")
+
+
+class Publisher:
+    """Publishes one restore."""
+
+    def __init__(
+        self,
+        place: ServerPlace,
+        link: Connection,
+        scratch: str,
+        guard: Guard,
+        options: LoadOptions,
+        facts: Mapping[str, object],
+    ) -> None:
+        self._place = place
+        self._link = link
+        self._scratch = scratch
+        self._guard = guard
+        self._options = options
+        self._facts = facts
+        self._made_database = False
+        self.replaced = False
+
+    def publish(self, definitions: Sequence[Definition]) -> None:
+        """Move the tables, then make everything else.
+
+        Raises:
+            SafetyRefused: the target is not empty any more.
+            Failed: the server refused; nothing but the scratch database is left, and what was overwritten is gone.
+        """
+        names = self._tables(self._scratch)
+        self._make_target()
+        try:
+            self._rename(names, self._scratch, self._place.database)
+            try:
+                self._own_sequences()
+                for definition in sorted(definitions, key=lambda definition: definition.kind == "event"):
+                    self._execute(definition)
+            except BaseException:
+                self._take_back(names)
+                raise
+        except BaseException:
+            if self._made_database:
+                with server_errors(self._place, "dropping the unfinished database"):
+                    run(self._link, f"DROP DATABASE IF EXISTS {quote_name(self._place.database)}")
+            raise
+        with server_errors(self._place, "dropping the scratch database"):
+            run(self._link, f"DROP DATABASE {quote_name(self._scratch)}")
+
+    def _make_target(self) -> None:
+        name, clause = quote_name(self._place.database), charset_clause(self._facts)
+        self._guard.require_place(self._options, self._facts)
+        with server_errors(self._place, "creating the database"):
+            if self._options.overwrite == self._place.database:
+                self.replaced = True
+                run(self._link, f"DROP DATABASE IF EXISTS {name}")
+            exists = run(
+                self._link, "SELECT 1 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s", (self._place.database,)
+            )
+            run(self._link, f"{'ALTER' if exists else 'CREATE'} DATABASE {name} {clause}")
+            self._made_database = not exists
+            self._link.select_db(self._place.database)
+
+    def _tables(self, database: str) -> list[str]:
+        with server_errors(self._place, "listing the tables"):
+            statement = (
+                "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_TYPE <> 'VIEW'"
+            )
+            return [str(row[0]) for row in run(self._link, statement, (database,))]
+
+    def _rename(self, names: Sequence[str], old: str, new: str) -> None:
+        if not names:
+            return
+        pairs = (f"{quote_name(old)}.{quote_name(name)} TO {quote_name(new)}.{quote_name(name)}" for name in names)
+        with server_errors(self._place, f"renaming the tables of {old} to {new}"):
+            run(self._link, f"RENAME TABLE {', '.join(pairs)}")
+
+    def _own_sequences(self) -> None:
+        """Defaults that draw from a sequence name its database: they must name the new one."""
+        old, new = quote_name(self._scratch) + ".", quote_name(self._place.database) + "."
+        statement = (
+            "SELECT TABLE_NAME, COLUMN_NAME, COLUMN_DEFAULT FROM information_schema.COLUMNS "
+            "WHERE TABLE_SCHEMA = %s AND COLUMN_DEFAULT LIKE '%%nextval(%%'"
+        )
+        with server_errors(self._place, "renewing the defaults"):
+            for table, column, default in run(self._link, statement, (self._place.database,)):
+                if old in str(default):
+                    value = str(default).replace(old, new)
+                    change = f"ALTER TABLE {quote_name(str(table))} ALTER COLUMN {quote_name(str(column))} SET DEFAULT ({value})"
+                    run(self._link, change)
+
+    def _execute(self, definition: Definition) -> None:
+        if definition.kind in ("table", "sequence", "setval"):
+            return
+        with server_errors(self._place, f"creating {definition.label}", subject=definition.name):
+            if definition.kind == "alter_database":
+                charset, collation = definition.name.split(" ")
+                run(
+                    self._link,
+                    f"ALTER DATABASE {quote_name(self._place.database)} CHARACTER SET {charset} COLLATE {collation}",
+                )
+                return
+            for statement in session(definition):
+                run(self._link, statement)
+            send(self._link, definition.piece.text)
+
+    def _take_back(self, names: Sequence[str]) -> None:
+        """Undo: drop what was made beside the tables, and move those back."""
+        database = self._place.database
+        lists = (
+            ("TRIGGER", "TRIGGERS", "TRIGGER_NAME", "TRIGGER_SCHEMA"),
+            ("VIEW", "VIEWS", "TABLE_NAME", "TABLE_SCHEMA"),
+            ("EVENT", "EVENTS", "EVENT_NAME", "EVENT_SCHEMA"),
+        )
+        with server_errors(self._place, "moving the tables back"):
+            for kind, view, column, schema in lists:
+                statement = f"SELECT {column} FROM information_schema.{view} WHERE {schema} = %s"
+                for (name,) in run(self._link, statement, (database,)):
+                    run(self._link, f"DROP {kind} IF EXISTS {quote_name(str(name))}")
+            statement = "SELECT ROUTINE_TYPE, ROUTINE_NAME FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = %s"
+            for routine, name in run(self._link, statement, (database,)):
+                run(self._link, f"DROP {routine} IF EXISTS {quote_name(str(name))}")
+        self._rename(names, database, self._scratch)
+
+
+def session(definition: Definition) -> list[str]:
+    """The settings under which a stored object is made, and which it keeps.
+
+    Raises:
+        IntegrityError: a setting is no word.
+    """
+    context = definition.context
+    if definition.kind in ("view", "placeholder", "drop_view"):
+        context = Context("NO_AUTO_VALUE_ON_ZERO", context.character_set_client, context.collation_connection)
+    for word in (context.character_set_client, context.collation_connection):
+        if not _WORD.fullmatch(word):
+            raise IntegrityError(f"the settings of {definition.label} are not valid", object_name=definition.name)
+    charset, collation = context.character_set_client, context.collation_connection
+    return [
+        f"SET SESSION sql_mode = {quote_text(context.sql_mode)}, time_zone = {quote_text(context.time_zone)}",
+        f"SET SESSION character_set_client = {charset}, collation_connection = {collation}",
+    ]

@@ -1,0 +1,197 @@
+"""The server's own client programs as child processes, and the private file that tells them where to connect.
+
+A password is only ever in that file (0600, in a folder of this user alone), never among the arguments and never in the
+environment. The children get no environment of ours, and the kernel kills them when we die.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from backupd.engines.base import ServerPlace
+from backupd.engines.mariadb.client import is_true, require_options, socket_of
+from backupd.errors import Failed, SourceIncomplete
+
+CLIENT = ("mariadb", "mysql")
+DUMP = ("mariadb-dump", "mysqldump")
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Where the client programs are, and the option file that they read."""
+
+    client: str
+    dump: str | None
+    options: Path
+    environment: Mapping[str, str]
+
+    def client_command(self, *words: str) -> list[str]:
+        """The client program with its option file first; then `words`."""
+        return [self.client, f"--defaults-file={self.options}", *words]
+
+    def dump_command(self, *words: str) -> list[str]:
+        """The dump program with its option file first; then `words`.
+
+        Raises:
+            Failed: there is none.
+        """
+        if self.dump is None:
+            raise Failed("mariadb-dump was not found", hint="install MariaDB's client programs (mariadb-client)")
+        return [self.dump, f"--defaults-file={self.options}", *words]
+
+    def spawn(self, command: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
+        """Start a child with pipes for its output; it dies with the thread that started it."""
+        return subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=self.environment,
+            cwd=self.options.parent,
+            preexec_fn=_die_with_us(),  # noqa: PLW1509  # one system call, of a library that is loaded already
+        )
+
+
+def find_program(names: Sequence[str], folders: Sequence[Path]) -> str | None:
+    """The first of the programs that is in one of the folders, else on the path."""
+    for name in names:
+        for folder in folders:
+            if os.access(folder / name, os.X_OK):
+                return str(folder / name)
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    return None
+
+
+@contextmanager
+def open_tools(place: ServerPlace, folders: Sequence[Path], *, timeout: float) -> Iterator[Tools]:
+    """The client programs, told how to reach the place; what was written for them is removed at the end.
+
+    Raises:
+        Failed: the client program is not installed.
+    """
+    client = find_program(CLIENT, folders)
+    if client is None:
+        raise Failed("the program mariadb was not found", hint="install MariaDB's client programs (mariadb-client)")
+    folder = Path(tempfile.mkdtemp(prefix="backupd-"))
+    try:
+        options = folder / "client.cnf"
+        descriptor = os.open(options, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(option_file(place, timeout))
+        environment = {"LC_ALL": "C.UTF-8", "PATH": os.defpath, "HOME": str(folder)}
+        yield Tools(client, find_program(DUMP, folders), options, environment)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def option_file(place: ServerPlace, timeout: float) -> str:
+    """The text of an option file for the client programs."""
+    require_options(place)
+    words = {"user": place.user, "password": place.password or ""}
+    if path := socket_of(place):
+        words["socket"] = path
+        words["protocol"] = "socket"
+    else:
+        words["host"] = place.host or "127.0.0.1"
+        words["port"] = str(place.port or 3306)
+        words["protocol"] = "tcp"
+    for word in ("ssl_ca", "ssl_cert", "ssl_key"):
+        if word in place.options:
+            words[word.replace("_", "-")] = place.options[word]
+    lines = [f"{word} = {_option_value(value)}" for word, value in words.items() if value or word == "password"]
+    if is_true(place.options, "ssl_disabled"):
+        lines.append("skip-ssl")
+    elif is_true(place.options, "ssl_verify_identity") or is_true(place.options, "ssl_verify_cert"):
+        lines.append("ssl-verify-server-cert")
+    limit = max(1, round(timeout))
+    return "\n".join(["[client]", *lines, "max-allowed-packet = 1G", "", "[mariadb]", f"connect-timeout = {limit}", ""])
+
+
+def _option_value(value: str) -> str:
+    """A value in double quotes, with what the option parser would otherwise eat escaped."""
+    text = value.replace("\\", "\\\\").replace('"', '\\"')
+    for raw, escaped in (("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"), ("\b", "\\b")):
+        text = text.replace(raw, escaped)
+    return f'"{text}"'
+
+
+def _die_with_us() -> Callable[[], None] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return ask
+
+
+def end(child: "subprocess.Popen[bytes]") -> None:
+    """Kill a child, if it still runs, and close its pipes."""
+    child.kill()
+    child.wait()
+    for pipe in (child.stdin, child.stdout, child.stderr):
+        if pipe is not None:
+            try:
+                pipe.close()
+            except OSError:  # what was still to be written goes nowhere
+                continue
+
+
+def run_dump(tools: Tools, words: Sequence[str], *, limit: int, subject: str) -> bytes:
+    """All that the dump program prints.
+
+    Args:
+        limit: more bytes than this are refused.
+        subject: what is dumped, for messages.
+
+    Raises:
+        SourceIncomplete: it failed, said anything on standard error, or printed too much.
+    """
+    child = tools.spawn(tools.dump_command(*words))
+    try:
+        assert child.stdout is not None
+        parts, size = [], 0
+        while part := child.stdout.read(1 << 20):
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                raise SourceIncomplete(f"the dump of {subject} is over {limit} bytes", object_name=subject)
+        assert child.stderr is not None
+        said = child.stderr.read(1 << 16)
+        code = child.wait()
+    finally:
+        end(child)
+    if code != 0 or said.strip():
+        raise SourceIncomplete(
+            f"mariadb-dump failed on {subject} (exit {code}, error {said_number(said)})",
+            object_name=subject,
+            hint="run `backupctl doctor --source` for what the backup user may not read",
+        )
+    return b"".join(parts)
+
+
+def said_number(said: bytes) -> int:
+    """The server's error number in what a client program printed; 0 if there is none."""
+    for words in (b"ERROR ", b"Got error: ", b"Error: ", b"Couldn't execute"):
+        position = said.find(words)
+        if position < 0:
+            continue
+        rest = said[position + len(words) : position + len(words) + 300]
+        digits = b"".join(b"%c" % byte if 48 <= byte <= 57 else b" " for byte in rest).split()
+        numbers = [int(number) for number in digits if len(number) == 4]
+        if numbers:
+            return numbers[0]
+    return 0

@@ -1,0 +1,66 @@
+"""PostgreSQL 14 and newer: one consistent moment as row streams and a pg_dump archive of the schema, and back.
+
+Importing this package is cheap; the driver is imported where it is used.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from backupd.engines.base import Finding, ServerPlace
+
+if TYPE_CHECKING:
+    from backupd.engines.postgres.capture import PostgresSource
+    from backupd.engines.postgres.restore import PostgresTarget
+
+__all__ = ["open_source", "open_target", "preflight"]
+
+
+def open_source(
+    place: ServerPlace,
+    *,
+    timeout: float = 30.0,
+    native: bool = False,
+    exclude: Sequence[str] = (),
+    globals: bool = False,  # noqa: A002
+    jobs: int = 2,
+    bin_folders: Sequence[str] = (),
+) -> "PostgresSource":
+    """A database to protect. Nothing is connected yet.
+
+    Args:
+        place: the server and the database.
+        timeout: seconds to wait for a connection or a lock.
+        native: store one opaque pg_dump archive instead of row streams.
+        exclude: tables whose rows are left out, by the names of the manifest; `*` stands for anything.
+        globals: whether roles and tablespaces are captured too, as a secret stream.
+        jobs: connections that read rows at the same time.
+        bin_folders: where to look first for pg_dump and its like.
+    """
+    from backupd.engines.postgres.capture import CaptureOptions, PostgresSource
+
+    options = CaptureOptions(timeout, native, tuple(exclude), globals, jobs, tuple(bin_folders))
+    return PostgresSource(place, options)
+
+
+def open_target(place: ServerPlace, *, timeout: float = 30.0, bin_folders: Sequence[str] = ()) -> "PostgresTarget":
+    """A database to restore to. Nothing is connected yet.
+
+    Args:
+        place: the server and the name that the database shall have.
+        timeout: seconds to wait for a connection or a lock.
+        bin_folders: where to look first for pg_restore.
+    """
+    from backupd.engines.postgres.restore import PostgresTarget
+
+    return PostgresTarget(place, timeout=timeout, bin_folders=tuple(bin_folders))
+
+
+def preflight(place: ServerPlace, *, timeout: float = 30.0, bin_folders: Sequence[str] = ()) -> list[Finding]:
+    """What would keep a capture from being whole, and what should be known beforehand; for `doctor --source URL`.
+
+    Raises:
+        Unreachable: no connection.
+    """
+    from backupd.engines.postgres.preflight import examine
+
+    return examine(place, timeout=timeout, bin_folders=tuple(bin_folders))

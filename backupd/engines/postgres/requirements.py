@@ -1,0 +1,124 @@
+"""What a target server must offer for a snapshot: its version, roles, extensions, and room for the name."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import psycopg
+
+from backupd.engines.base import LoadOptions
+from backupd.engines.postgres.archive import Entry
+from backupd.engines.postgres.catalog import Session
+from backupd.engines.postgres.client import Server
+from backupd.engines.postgres.problems import target_error
+from backupd.errors import SafetyRefused, UsageError
+
+MISSING_ROLES = "missing-roles"
+_TRUSTED = """
+SELECT v.name FROM pg_catalog.pg_available_extension_versions v
+  JOIN pg_catalog.pg_available_extensions e ON e.name = v.name AND e.default_version = v.version
+ WHERE v.trusted OR NOT v.superuser
+"""
+
+
+class Offer:
+    """What a target server has."""
+
+    def __init__(self, session: Session, server: Server, name: str) -> None:
+        self.server = server
+        self._name = name
+        try:
+            self.roles = {row[0] for row in session.execute(b"SELECT rolname FROM pg_catalog.pg_roles").fetchall()}
+            self.trusted_extensions = {row[0] for row in session.execute(_TRUSTED.encode()).fetchall()}
+            rows = session.execute(b"SELECT name, default_version FROM pg_catalog.pg_available_extensions").fetchall()
+            self.extensions: dict[str, str] = dict(rows)
+            row = session.execute(
+                b"SELECT rolsuper, rolcreatedb, rolname FROM pg_catalog.pg_roles WHERE rolname = current_user"
+            ).fetchone()
+            spaces = session.execute(b"SELECT spcname FROM pg_catalog.pg_tablespace").fetchall()
+        except psycopg.Error as error:
+            raise target_error(error, f"{name} could not be examined", name) from None
+        assert row is not None
+        self.superuser, self.may_create, self.role = bool(row[0]), bool(row[0] or row[1]), row[2]
+        self.tablespaces = {space[0] for space in spaces}
+
+    def refuse_version(self, facts: Mapping[str, Any]) -> None:
+        """Refuse a server that is older than the source was.
+
+        Raises:
+            SafetyRefused: it is.
+        """
+        source = int(facts.get("server_version_num") or 0) // 10000
+        if self.server.major < source:
+            raise SafetyRefused(
+                f"{self._name} is PostgreSQL {self.server.major}, the snapshot is of PostgreSQL {source}",
+                object_name=self._name,
+                hint=f"restore to PostgreSQL {source} or newer",
+            )
+
+    def refuse_role(self) -> None:
+        """Refuse a role that may not create databases.
+
+        Raises:
+            SafetyRefused: it may not.
+        """
+        if not self.may_create:
+            raise SafetyRefused(
+                f"the role {self.role} may not create databases", object_name=self._name, hint="grant it CREATEDB"
+            )
+
+    def refuse_extensions(self, facts: Mapping[str, Any]) -> list[str]:
+        """Refuse if an extension cannot be had; returns warnings of other versions.
+
+        Raises:
+            SafetyRefused: the server has not all extensions.
+        """
+        wanted = {str(name): str(version) for name, version, *_ in facts.get("extensions") or ()}
+        missing = sorted(wanted.keys() - self.extensions.keys())
+        if missing:
+            raise SafetyRefused(
+                f"the server lacks the extensions {', '.join(missing)}",
+                object_name=missing[0],
+                hint="install their packages on the server, then try again",
+            )
+        return [
+            f"the extension {name} has version {self.extensions[name]} here and had {version}"
+            for name, version in sorted(wanted.items())
+            if self.extensions[name] != version
+        ]
+
+    def refuse_roles(self, wanted: Iterable[str], options: LoadOptions) -> set[str]:
+        """Refuse if roles are missing that own objects or have grants; returns those that are allowed to be missing.
+
+        Raises:
+            SafetyRefused: roles are missing.
+        """
+        missing = {role for role in wanted if role and role not in self.roles}
+        if missing and not ({MISSING_ROLES, "all"} & options.allow):
+            listed = ", ".join(sorted(missing)[:20])
+            raise SafetyRefused(
+                f"the server lacks roles that own objects or have grants: {listed}",
+                object_name=sorted(missing)[0],
+                hint=f"create them, or restore with --with-globals, or without them: --allow {MISSING_ROLES}",
+            )
+        return missing
+
+
+def refuse_unknown_tables(wanted: Collection[str], facts: Mapping[str, Any]) -> None:
+    """Refuse tables that the snapshot has not.
+
+    Raises:
+        UsageError: there is one.
+    """
+    known = facts.get("tables")
+    if wanted and not isinstance(known, Mapping):
+        raise UsageError(
+            "this snapshot is one opaque archive: single tables cannot be restored", hint="restore it whole"
+        )
+    unknown = sorted(set(wanted) - set(known or ()))
+    if unknown:
+        raise UsageError(f"the snapshot has no table {unknown[0]}", hint="`backupctl show SNAPSHOT` lists its tables")
+
+
+def owners(entries: Iterable[Entry]) -> set[str]:
+    """The owners that an archive's entries name."""
+    return {entry.owner for entry in entries if entry.owner}

@@ -1,0 +1,363 @@
+"""Restores a PostgreSQL database: into a scratch database that gets the target's name when everything is done.
+
+The order is that of pg_restore: what the rows need, the rows, then indexes, constraints, triggers and grants. What would
+run code with a superuser's rights is refused before anything is created. A failure drops the scratch database, or says its name.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import psycopg
+
+from backupd.engines.base import CheckLevel, LoadOptions, LoadResult, ServerPlace, StoredStream, TableInfo
+from backupd.engines.postgres import native, roles
+from backupd.engines.postgres.archive import Archive, Entry, major_of, read_archive
+from backupd.engines.postgres.client import Server
+from backupd.engines.postgres.facts import as_mapping
+from backupd.engines.postgres.judgement import dangers, refuse, restorable
+from backupd.engines.postgres.loading import Crew, Load, connect_for_loading, load_rows, plan_loads, run_parallel
+from backupd.engines.postgres.names import ARCHIVE, LARGE_OBJECTS, OBJECTS_METADATA, literal, parse_label, quoted
+from backupd.engines.postgres.objects import load_objects
+from backupd.engines.postgres.pgrestore import restore_entries, split_entries
+from backupd.engines.postgres.private import PrivateFile
+from backupd.engines.postgres.problems import target_error
+from backupd.engines.postgres.readback import compare_tables
+from backupd.engines.postgres.requirements import Offer, owners, refuse_unknown_tables
+from backupd.engines.postgres.scratch import Databases, open_maintenance
+from backupd.engines.postgres.selection import Selection
+from backupd.engines.postgres.tools import Tools, find_tools
+from backupd.errors import BackupdError, IntegrityError, SafetyRefused
+
+_OWNED = "pg_catalog.pg_has_role(c.relowner, 'USAGE')"
+
+Compare = Callable[[str, Iterator[bytes | bytearray]], None]
+
+
+@dataclass
+class Job:
+    """One restore under way."""
+
+    streams: Mapping[str, list[StoredStream]]
+    tables: Sequence[TableInfo]
+    facts: Mapping[str, Any]
+    options: LoadOptions
+    offer: Offer
+    databases: Databases
+    server: Server
+    scratch: str = ""
+    bytes: int = 0
+    warnings: list[str] = field(default_factory=list)
+    missing_roles: set[str] = field(default_factory=set)
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the source, in which its rows are stored."""
+        return str(as_mapping(self.facts.get("database"))["encoding"])
+
+    @property
+    def flags(self) -> list[str]:
+        """pg_restore's options for what the target lacks."""
+        lacking = sorted(set(self.facts.get("tablespaces") or ()) - self.offer.tablespaces)
+        return (["--no-tablespaces"] if lacking else []) + (["--no-owner"] if self.missing_roles else [])
+
+
+class PostgresTarget:
+    """A database to restore to; made by `open_target`."""
+
+    engine = "postgresql"
+
+    def __init__(self, place: ServerPlace, *, timeout: float, bin_folders: tuple[str, ...]) -> None:
+        self._place = place
+        self._name = str(place)
+        self._timeout = timeout
+        self._bin_folders = bin_folders
+        self._options = LoadOptions()
+
+    def prepare(self, options: LoadOptions, facts: Mapping[str, object]) -> None:
+        """Refuse now what would be refused at the end.
+
+        Raises:
+            SafetyRefused: the database exists and is not empty, the server is older than the source, roles or extensions
+                are missing.
+            UsageError: a table that the snapshot has not.
+            Unreachable: no connection.
+        """
+        self._options = options
+        refuse_unknown_tables(options.tables, facts)
+        session, server = open_maintenance(self._place, timeout=self._timeout)
+        with session:
+            offer = Offer(session, server, self._name)
+            offer.refuse_version(facts)
+            offer.refuse_role()
+            offer.refuse_extensions(facts)
+            if not options.globals:
+                offer.refuse_roles(_names(facts.get("roles")), options)
+            self._refuse_existing(Databases(session, server, self._place))
+        find_tools(self._bin_folders, at_least=major_of(str(facts.get("pg_dump"))), nearest=server.major)
+
+    def load(
+        self,
+        streams: Sequence[StoredStream],
+        tables: Sequence[TableInfo],
+        *,
+        facts: Mapping[str, object],
+        check: CheckLevel,
+        compare: Compare,
+    ) -> LoadResult:
+        """Load everything into a scratch database, compare it, and rename it.
+
+        Raises:
+            SafetyRefused: objects that run code as a superuser; or the database is not empty any more.
+            Failed: the server refused something; the error names the scratch database if it could not be dropped.
+            IntegrityError: what was loaded is not what was stored.
+        """
+        by_name: dict[str, list[StoredStream]] = {}
+        for stream in streams:
+            by_name.setdefault(stream.info.name if stream.info.kind == "rows" else f"/{stream.info.name}", []).append(
+                stream
+            )
+        session, server = open_maintenance(self._place, timeout=self._timeout)
+        with session:
+            databases = Databases(session, server, self._place)
+            offer = Offer(session, server, self._name)
+            offer.refuse_version(facts)
+            job = Job(by_name, tables, facts, self._options, offer, databases, server)
+            if self._options.globals:
+                self._restore_roles(session, job)
+            if "/native" in by_name:
+                return self._load(job, native.NativePlan(job, self._name, self._bin_folders), check, compare)
+            with PrivateFile() as file:
+                return self._load(job, self._plan(job, file), check, compare)
+
+    def _load(self, job: Job, plan: "_Plan | native.NativePlan", check: CheckLevel, compare: Compare) -> LoadResult:
+        self._refuse_existing(job.databases)
+        if job.offer.superuser:
+            job.warnings.append(
+                "the restore runs as a superuser: constraints and functions of the snapshot run with its rights"
+            )
+        job.scratch = job.databases.create_scratch(self._place.database, as_mapping(job.facts.get("database")))
+        try:
+            tables = plan.build(job)
+            began = monotonic()
+            if check != "none":
+                job.warnings += compare_tables(
+                    job.server, job.scratch, tables, job.facts, self._bin_folders, self._options.jobs, compare
+                )
+            seconds = monotonic() - began
+            self._publish(job)
+        except BaseException as error:
+            self._give_up(job, error)
+            raise
+        return LoadResult(job.bytes, seconds, tuple(dict.fromkeys(job.warnings)))
+
+    def _plan(self, job: Job, file: PrivateFile) -> "_Plan":
+        """Read the archive, choose its entries, and judge them."""
+        for stream in _only(job.streams, f"/{ARCHIVE}"):
+            for block in stream.open():
+                file.write(block)
+                job.bytes += len(block)
+        archive = read_archive(file.read)
+        entries = restorable(archive)
+        tables = list(job.tables)
+        if self._options.tables:
+            tables = [table for table in tables if table.name in self._options.tables]
+            details = as_mapping(job.facts.get("tables"))
+            rooted = [table.name for table in tables if as_mapping(details.get(table.name)).get("through_root")]
+            selection = Selection(
+                entries, [_parsed(table.name) for table in tables], [_parsed(name) for name in rooted]
+            )
+            entries = selection.entries
+            job.warnings += [
+                f"{left} was left out: it needs a table that was not chosen" for left in selection.left_out
+            ]
+        refuse(dangers(archive, entries, job.offer.trusted_extensions), self._options.allow, self._name)
+        job.warnings += job.offer.refuse_extensions(job.facts)
+        wanted = owners(entries) | (set(_names(job.facts.get("roles"))) if not self._options.tables else set())
+        job.missing_roles = job.offer.refuse_roles(wanted, self._options)
+        if job.missing_roles:
+            job.warnings.append(
+                f"owners and grants were left out: there is no role {', '.join(sorted(job.missing_roles))}"
+            )
+        tools = find_tools(self._bin_folders, at_least=major_of(archive.dump_version), nearest=job.server.major)
+        return _Plan(tools, file, archive, entries, tables)
+
+    def _restore_roles(self, session: "psycopg.Connection[Any]", job: Job) -> None:
+        text = b"".join(block for stream in _only(job.streams, "/globals.sql") for block in stream.open())
+        job.bytes += len(text)
+        created, warnings = roles.restore_roles(session, text, job.offer.roles, self._options.allow)
+        job.offer.roles |= created
+        job.warnings += warnings
+
+    def _refuse_existing(self, databases: Databases) -> bool:
+        """Refuse a database that is not empty and was not named; returns whether there is one."""
+        name = self._place.database
+        if not databases.exists(name):
+            return False
+        if self._options.overwrite == name:
+            if users := databases.users(name):
+                raise SafetyRefused(
+                    f"{users} sessions are connected to the database {name}",
+                    object_name=name,
+                    hint="end them, then try again",
+                )
+            return True
+        if not databases.is_empty(name):
+            raise SafetyRefused(
+                f"the database {name} is not empty",
+                object_name=name,
+                hint=f"name another target, or repeat its name: --overwrite {name}",
+            )
+        return True
+
+    def _publish(self, job: Job) -> None:
+        """Give the scratch database its properties and its name."""
+        name, databases = self._place.database, job.databases
+        exists = self._refuse_existing(databases)
+        job.warnings += databases.apply(
+            job.scratch, as_mapping(job.facts.get("database")), job.offer.roles, self._options.allow
+        )
+        aside = None
+        if exists and self._options.overwrite == name:
+            aside = f"{job.scratch}_old"[-63:]
+            databases.rename(name, aside)
+        elif exists:
+            databases.drop(name, force=False)
+        try:
+            databases.rename(job.scratch, name)
+        except BaseException:
+            if aside is not None:
+                databases.rename(aside, name)
+            raise
+        job.scratch = ""
+        if aside is not None:
+            try:
+                databases.drop(aside, force=False)
+            except BackupdError as error:
+                job.warnings.append(f"the replaced database is still there as {aside}: {error.message}")
+
+    def _give_up(self, job: Job, error: BaseException) -> None:
+        """Drop the scratch database; if that fails too, say its name."""
+        if not job.scratch:
+            return
+        try:
+            job.databases.drop(job.scratch, force=True)
+        except BackupdError:
+            if isinstance(error, BackupdError):
+                error.hint = (
+                    f"what was loaded is left in the database {job.scratch}: drop it; {error.hint or ''}".rstrip("; ")
+                )
+
+
+class _Plan:
+    """What is restored, and how."""
+
+    def __init__(
+        self, tools: Tools, file: PrivateFile, archive: Archive, entries: Sequence[Entry], tables: Sequence[TableInfo]
+    ) -> None:
+        self._tools = tools
+        self._file = file
+        self._archive = archive
+        self._tables = tables
+        self._before, self._after = split_entries(entries)
+
+    def build(self, job: Job) -> Sequence[TableInfo]:
+        """Fill the scratch database; returns the tables that can be compared."""
+        after = [entry for entry in self._after if not job.missing_roles or entry.desc not in {"ACL", "DEFAULT ACL"}]
+        restore_entries(self._tools, job.server, job.scratch, self._file, self._before, job.flags)
+        job.bytes += load_rows(job.server, job.scratch, self._loads(job), job.options.jobs)
+        self._load_objects(job)
+        _set_sequences(job)
+        flags = [*job.flags, "-j", str(max(1, job.options.jobs))]
+        restore_entries(self._tools, job.server, job.scratch, self._file, after, flags)
+        _analyze(job)
+        if not job.missing_roles:
+            return self._tables
+        return [table for table in self._tables if table.name != OBJECTS_METADATA]
+
+    def _load_objects(self, job: Job) -> None:
+        chosen = {table.name for table in self._tables}
+        for name in (OBJECTS_METADATA, LARGE_OBJECTS):
+            for stream in job.streams.get(name, []) if name in chosen else ():
+                load_objects(job.server, job.scratch, stream, job.encoding)
+                job.bytes += stream.size
+
+    def _loads(self, job: Job) -> list[Load]:
+        details = as_mapping(job.facts.get("tables"))
+        tables = [table for table in self._tables if table.name not in {LARGE_OBJECTS, OBJECTS_METADATA}]
+        total = sum(stream.size for table in tables for stream in job.streams.get(table.name, []))
+        loads: list[Load] = []
+        for table in tables:
+            detail = as_mapping(details.get(table.name))
+            loads += plan_loads(
+                job.streams.get(table.name, []),
+                table,
+                job.encoding,
+                plain=not detail.get("through_root") and not detail.get("extension"),
+                share=total / max(1, job.options.jobs),
+            )
+        return loads
+
+
+def _names(value: object) -> list[str]:
+    """A list of names in the facts."""
+    return [str(name) for name in value] if isinstance(value, list | tuple) else []
+
+
+def _only(streams: Mapping[str, list[StoredStream]], name: str) -> list[StoredStream]:
+    found = streams.get(name, [])
+    if len(found) != 1:
+        raise IntegrityError(f"the snapshot has {len(found)} streams {name[1:]!a}", hint="verify the snapshot")
+    return found
+
+
+def _parsed(name: str) -> tuple[str, str]:
+    try:
+        return parse_label(name)
+    except ValueError as error:
+        raise IntegrityError(f"the manifest names a table {name!a}", hint="verify the snapshot") from error
+
+
+def _set_sequences(job: Job) -> None:
+    """Set the sequences; with chosen tables, those that are there."""
+    calls = []
+    for schema, name, value, called in job.facts.get("sequences") or ():
+        if not isinstance(value, int) or not isinstance(called, bool):
+            raise IntegrityError("the manifest's sequences are damaged", hint="verify the snapshot")
+        calls.append((literal(quoted(schema, name)), value, called))
+    try:
+        with job.server.connect(job.scratch) as session:
+            session.execute(b"SET default_transaction_read_only = off")
+            for name, value, called in calls:
+                known = f"FROM pg_catalog.to_regclass({name}) AS s(oid) WHERE s.oid IS NOT NULL"
+                session.execute(f"SELECT pg_catalog.setval(s.oid, {value}, {called}) {known}".encode())
+    except psycopg.Error as error:
+        raise target_error(error, "a sequence could not be set", job.scratch) from None
+
+
+def _analyze(job: Job) -> None:
+    """Give the planner its statistics, of several tables at a time, the largest first."""
+    tables = f"""SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c
+                   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                  WHERE c.relkind IN ('r', 'm', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+                    AND {_OWNED} ORDER BY c.relpages DESC, c.oid"""
+    try:
+        with job.server.connect(job.scratch) as session:
+            names = [str(row[0]) for row in session.execute(tables.encode()).fetchall()]
+    except psycopg.Error as error:
+        raise target_error(error, "the restored tables could not be listed", job.scratch) from None
+
+    def begin(crew: Crew) -> Callable[[str], None]:
+        session = connect_for_loading(job.server, job.scratch)
+        crew.on_end(session.close)
+
+        def analyze(name: str) -> None:
+            try:
+                session.execute(f"ANALYZE {name}".encode())
+            except psycopg.Error as error:
+                raise target_error(error, f"ANALYZE of {name} failed", name) from None
+
+        return analyze
+
+    run_parallel(names, job.options.jobs, begin)

@@ -1,0 +1,159 @@
+"""Export: a snapshot's streams as plain files, which psql, pg_restore, mariadb and sqlite3 can restore without us.
+
+deploy/backupd-extract.py writes the same files from a repository without backupd being installed.
+"""
+
+import json
+import os
+import queue
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backupd.crypto.chunks import Kind
+from backupd.errors import Failed, IntegrityError, SafetyRefused
+from backupd.jobs.restore import joined, open_content
+from backupd.jobs.rowcheck import hash_rows
+from backupd.repo.reading import ChunkReader, PackCache, Spool
+from backupd.repo.repository import Repository, SnapshotView
+from backupd.repo.snapshot import StreamRoot
+from backupd.report import Reporter
+
+MANIFEST = "manifest.json"
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+
+
+@dataclass(slots=True)
+class ExportResult:
+    """What was written, in the order of the snapshot's streams, and what was left out."""
+
+    engine: str
+    files: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+def file_name(position: int, described: Mapping[str, Any]) -> str:
+    """Where a stream goes, relative to the folder."""
+    if described["kind"] == "rows":
+        return f"rows/{position:04d}.tsv"
+    name = "".join(c if c in _PLAIN else "_" for c in described["name"])
+    name = "_" + name[1:] if name.startswith(".") else name
+    return f"{name}.db" if described["kind"] == "pages" else name
+
+
+def export(
+    repo: Repository,
+    view: SnapshotView,
+    folder: Path,
+    *,
+    secrets: bool,
+    report: Reporter,
+    spool_folder: Path | None = None,
+) -> ExportResult:
+    """Write every stream of a snapshot to a file of its own.
+
+    Args:
+        repo: the repository, with the read right.
+        view: the verified snapshot.
+        folder: made if it is not there; otherwise it must be empty.
+        secrets: whether streams that hold password hashes are written as well.
+        report: progress.
+        spool_folder: where packs wait on disk, as ciphertext, if fetching one twice is dear.
+
+    Raises:
+        SafetyRefused: the folder is not empty.
+        IntegrityError: an object that the snapshot needs is missing, damaged or forged; the file it belongs to is not there.
+    """
+    began = time.monotonic()
+    content = open_content(repo, view)
+    _make(folder)
+    report.phase("exporting", view.structure.read_bytes)
+    result = ExportResult(content["engine"])
+    cache = PackCache(repo, spool=Spool(spool_folder) if spool_folder else None)
+    id_key = repo.keyring.session(view.object.envelope).id_key
+    try:
+        reader = ChunkReader(repo, cache, view.object.envelope)
+        for n, (root, described) in enumerate(zip(view.structure.streams, content["streams"], strict=True)):
+            if root.kind is Kind.CONTENT:
+                continue
+            name = file_name(n, described)
+            if described.get("secret") and not secrets:
+                result.left_out.append(name)
+                continue
+            data = joined(root, reader, cache, None if root.kind is Kind.ROWS else described["digest"], report)
+            _write(folder / name, _checked(data, root, described, id_key))
+            result.files.append(name)
+            result.bytes += root.size
+    finally:
+        cache.close()
+    _write(folder / MANIFEST, iter([manifest(view, content)]))
+    result.files.append(MANIFEST)
+    result.seconds = time.monotonic() - began
+    return result
+
+
+def _checked(
+    data: Iterator[bytes], root: StreamRoot, described: Mapping[str, Any], id_key: bytes
+) -> Iterator[bytes | bytearray]:
+    """The same bytes; of rows, with an error at the end unless they have the digest of the manifest."""
+    if root.kind is not Kind.ROWS:
+        yield from data
+        return
+    passed: queue.Queue[bytes | None] = queue.Queue(8)
+    with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
+        found = pool.submit(hash_rows, iter(passed.get, None), id_key)
+        try:
+            for piece in data:
+                passed.put(piece)
+                yield piece
+        finally:
+            passed.put(None)
+        if found.result().hexdigest() != described["digest"]:
+            raise IntegrityError(f"the stored rows of {described['name']} are not the ones that were captured")
+
+
+def manifest(view: SnapshotView, content: Mapping[str, Any]) -> bytes:
+    """What the snapshot tells of itself, as JSON for people and programs, without the trees."""
+    structure = view.structure.document()
+    structure["streams"] = [{k: v for k, v in s.items() if k != "top"} for s in structure["streams"]]  # type: ignore[attr-defined]
+    streams = [{k: v for k, v in s.items() if k != "content"} for s in content["streams"]]
+    document = {**content, "streams": streams, "structure": structure}
+    return (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise SafetyRefused(
+                f"{folder} is not empty", object_name=str(folder), hint="name a folder that is empty or not there yet"
+            )
+    except OSError as error:
+        raise Failed(f"{folder} cannot be written: {error.strerror}", object_name=str(folder)) from None
+
+
+def _write(path: Path, buffers: Iterator[bytes | bytearray]) -> None:
+    """A file that has its name only once it is whole and on the disk."""
+    if path.exists():
+        raise Failed(f"two streams of the snapshot want to be {path.name}", object_name=str(path))
+    unnamed = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            for data in buffers:
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unnamed.rename(path)
+    except OSError as error:
+        unnamed.unlink(missing_ok=True)
+        raise Failed(f"{path} cannot be written: {error.strerror}", object_name=str(path)) from None
+    except BaseException:
+        unnamed.unlink(missing_ok=True)
+        raise
