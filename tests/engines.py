@@ -4,10 +4,13 @@ An engine joins the suite by implementing `Engine`; nothing in the suite knows S
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +18,23 @@ from typing import Protocol
 
 import apsw
 
-from backupd.engines.base import CheckLevel, LoadResult, Source, Target
+from backupd.engines.base import (
+    CheckLevel,
+    LoadOptions,
+    LoadResult,
+    ServerPlace,
+    ServerTarget,
+    Source,
+    StoredStream,
+    StreamInfo,
+    TableInfo,
+    Target,
+    View,
+)
 from backupd.engines.sqlite import open_source, open_target
+from backupd.errors import IntegrityError
+from tests.servers.mariadb import MariaServer
+from tests.servers.postgres import PostgresServer
 
 CHILD = Path(__file__).with_name("sqlite_child.py")
 ACCOUNTS = 2000
@@ -37,11 +55,16 @@ class Child:
         self.process.wait()
 
 
+def child(verb: str, path: Path) -> AbstractContextManager[Child]:
+    """Run a verb of sqlite_child.py while the context is open."""
+    return running([sys.executable, str(CHILD), verb, str(path)])
+
+
 @contextmanager
-def child(verb: str, path: Path) -> Iterator[Child]:
-    """Run a verb of sqlite_child.py while the context is open, from the moment it says that it is ready."""
+def running(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Iterator[Child]:
+    """Run another process while the context is open, from the moment it says that it is ready."""
     with subprocess.Popen(
-        [sys.executable, str(CHILD), verb, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=CHILD.parents[1]
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -72,6 +95,50 @@ def make_bank(path: Path, journal_mode: str = "delete", *settings: str) -> None:
     db.close()
 
 
+@dataclass
+class Kept:
+    """A capture in memory: what a repository would keep of it."""
+
+    streams: list[tuple[StreamInfo, bytes]]
+    tables: Sequence[TableInfo]
+    facts: Mapping[str, object]
+
+    @property
+    def content(self) -> dict[str, list[bytes]]:
+        """What is compared between two readings of one moment: pages, and rows of tables without an order."""
+        found: dict[str, list[bytes]] = {}
+        for info, data in self.streams:
+            if info.kind != "schema":
+                found.setdefault(info.name, []).extend(sorted(data.splitlines()) if info.kind == "rows" else [data])
+        return found
+
+    def rows(self, table: str) -> int:
+        """How many rows were captured of a table."""
+        counted = next(t.rows for t in self.tables if t.name == table)
+        return counted if counted is not None else len(self.content.get(table, []))
+
+
+def keep(view: View) -> Kept:
+    """Read all streams of a view: those that may be read together in threads, the late ones last."""
+    data: dict[int, bytes] = {}
+
+    def read(n: int) -> None:
+        data[n] = b"".join(bytes(buffer) for buffer in view.read(view.streams[n]))
+
+    early = [n for n, s in enumerate(view.streams) if not s.late]
+    with ThreadPoolExecutor(view.parallel) as pool:
+        for _ in pool.map(read, early):
+            pass
+    for n, stream in enumerate(view.streams):
+        if stream.late:
+            read(n)
+    view.finish()
+    return Kept([(s, data[n]) for n, s in enumerate(view.streams)], view.tables, dict(view.facts))
+
+
+Spoil = Callable[[bytes], Iterator[bytes]]
+
+
 class Engine(Protocol):
     """What the suite needs of an engine."""
 
@@ -81,8 +148,11 @@ class Engine(Protocol):
     def writer(self) -> AbstractContextManager[Child]:
         """Another process that moves money until the context ends."""
 
-    def target(self, name: str) -> Target:
-        """A place to restore to that does not exist yet."""
+    def restore(self, name: str, kept: Kept, *, overwrite: str | None = None, spoil: Spoil | None = None) -> None:
+        """Prepare a place to restore to, and load; `spoil` changes the bytes of the largest stream on their way."""
+
+    def refuse(self, name: str, kept: Kept, overwrite: str | None) -> None:
+        """Only prepare."""
 
     def dump(self, name: str) -> Mapping[str, Sequence[tuple[object, ...]]]:
         """Every row of every table of a restored target, in key order; the engine's own check is ok."""
@@ -110,8 +180,14 @@ class SqliteEngine:
     def writer(self) -> AbstractContextManager[Child]:
         return child("transfers", self._path)
 
-    def target(self, name: str) -> Target:
-        return open_target(self._folder / "targets" / name)
+    def refuse(self, name: str, kept: Kept, overwrite: str | None) -> None:
+        open_target(self._folder / "targets" / name).prepare(overwrite=overwrite)
+
+    def restore(self, name: str, kept: Kept, *, overwrite: str | None = None, spoil: Spoil | None = None) -> None:
+        ((_, data),) = kept.streams
+        buffers = spoil(data) if spoil else iter([data])
+        target = open_target(self._folder / "targets" / name)
+        restore(target, buffers, size=len(data), facts=kept.facts, check="full", overwrite=overwrite)
 
     def dump(self, name: str) -> Mapping[str, Sequence[tuple[object, ...]]]:
         return dump_file(self._folder / "targets" / name)
@@ -121,6 +197,197 @@ class SqliteEngine:
 
     def leavings(self) -> set[str]:
         return {path.name for path in (self._folder / "targets").iterdir()}
+
+
+BANK = f"""
+create table accounts (id int primary key, balance int not null, filler varchar(200));
+create table bookings (id int primary key, note text);
+create table "lines" (booking int, account int, primary key (booking, account));
+create index lines_account on "lines" (account);
+create table counter (n int);
+insert into counter values (0);
+insert into accounts values {", ".join(f"({n}, {OPENING}, '{n:0100}')" for n in range(ACCOUNTS))};
+"""
+
+
+class ServerEngine(ABC):
+    """A database server: a source database, and targets whose names begin with its name."""
+
+    engine = ""
+
+    def __init__(self) -> None:
+        self._database = self._create()
+
+    @abstractmethod
+    def _create(self) -> str:
+        """Make the source database and fill it."""
+
+    @abstractmethod
+    def place(self, database: str) -> ServerPlace:
+        """Where a database is."""
+
+    @abstractmethod
+    def source(self) -> Source:
+        """The source."""
+
+    @abstractmethod
+    def _target(self, place: ServerPlace) -> ServerTarget:
+        """A target."""
+
+    @abstractmethod
+    def _query(self, database: str, statement: str) -> list[tuple[object, ...]]:
+        """Rows."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Drop all that was made."""
+
+    def writer(self) -> AbstractContextManager[Child]:
+        place = self.place(self._database)
+        words = [self.engine, place.host, str(place.port), place.user, place.database, str(ACCOUNTS)]
+        return running(
+            [sys.executable, "-m", "tests.server_child", *words], {**os.environ, "CHILD_PASSWORD": place.password or ""}
+        )
+
+    def refuse(self, name: str, kept: Kept, overwrite: str | None) -> None:
+        options = LoadOptions(overwrite=f"{self._database}_{overwrite}" if overwrite else None)
+        self._target(self.place(f"{self._database}_{name}")).prepare(options, kept.facts)
+
+    def restore(self, name: str, kept: Kept, *, overwrite: str | None = None, spoil: Spoil | None = None) -> None:
+        largest = max(
+            range(len(kept.streams)), key=lambda n: len(kept.streams[n][1]) * (kept.streams[n][0].kind == "rows")
+        )
+
+        def opener(n: int) -> Callable[[], Iterator[bytes]]:
+            data = kept.streams[n][1]
+            if spoil and n == largest:
+                return lambda: spoil(data)
+            return lambda: iter([data[at : at + 100_000] for at in range(0, len(data), 100_000)])
+
+        def compare(table: str, rows: Iterator[bytes | bytearray]) -> None:
+            found = sorted(b"".join(bytes(block) for block in rows).splitlines())
+            if found != kept.content[table]:
+                raise IntegrityError(f"table {table} is not what was stored", object_name=table)
+
+        target = self._target(self.place(f"{self._database}_{name}"))
+        target.prepare(LoadOptions(overwrite=f"{self._database}_{overwrite}" if overwrite else None), kept.facts)
+        streams = [StoredStream(info, len(data), opener(n)) for n, (info, data) in enumerate(kept.streams)]
+        target.load(streams, kept.tables, facts=kept.facts, check="full", compare=compare)
+
+    def dump(self, name: str) -> Mapping[str, Sequence[tuple[object, ...]]]:
+        return self._dump(f"{self._database}_{name}")
+
+    def dump_source(self) -> Mapping[str, Sequence[tuple[object, ...]]]:
+        return self._dump(self._database)
+
+    def _dump(self, database: str) -> dict[str, list[tuple[object, ...]]]:
+        quote = '"' if self.engine == "postgresql" else "`"
+        names = ("accounts", "bookings", "lines", "counter")
+        return {
+            n: self._query(
+                database,
+                f"select * from {quote}{n}{quote} order by 1, 2" if n != "counter" else "select n from counter",
+            )
+            for n in names
+        }
+
+    @abstractmethod
+    def databases(self) -> set[str]:
+        """Names of all databases."""
+
+    def leavings(self) -> set[str]:
+        start = f"{self._database}_"
+        return {name.removeprefix(start) for name in self.databases() if name.startswith(start)}
+
+
+class PostgresEngine(ServerEngine):
+    """PostgreSQL of one major version."""
+
+    engine = "postgresql"
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        super().__init__()
+
+    def _create(self) -> str:
+        name = self._server.create_database()
+        self._server.psql(name, BANK)
+        return name
+
+    def place(self, database: str) -> ServerPlace:
+        return ServerPlace(self.engine, self._server.host, self._server.port, self._server.superuser, database)
+
+    def source(self) -> Source:
+        from backupd.engines.postgres import open_source as postgres_source
+
+        return postgres_source(self.place(self._database), bin_folders=[str(self._server.bin)])
+
+    def _target(self, place: ServerPlace) -> ServerTarget:
+        from backupd.engines.postgres import open_target as postgres_target
+
+        return postgres_target(place, bin_folders=[str(self._server.bin)])
+
+    def _query(self, database: str, statement: str) -> list[tuple[object, ...]]:
+        import psycopg
+
+        with psycopg.connect(self._server.url(database), autocommit=True) as link:
+            return link.execute(statement.encode()).fetchall()
+
+    def databases(self) -> set[str]:
+        return {str(name) for (name,) in self._query("postgres", "select datname from pg_database")}
+
+    def drop(self) -> None:
+        for name in self.databases():
+            if name.startswith(self._database):
+                self._server.drop_database(name)
+
+
+class MariaEngine(ServerEngine):
+    """MariaDB."""
+
+    engine = "mariadb"
+
+    def __init__(self, server: MariaServer) -> None:
+        self._server = server
+        super().__init__()
+
+    def _create(self) -> str:
+        name = self._server.create_database()
+        self._server.sql(BANK.replace('"', "`"), name)
+        return name
+
+    def place(self, database: str) -> ServerPlace:
+        s = self._server
+        return ServerPlace(self.engine, s.host, s.port, s.root, database, {}, s.root_password)
+
+    def source(self) -> Source:
+        from backupd.engines.mariadb import open_source as mariadb_source
+
+        return mariadb_source(self.place(self._database), bin_folders=[self._server.bin])
+
+    def _target(self, place: ServerPlace) -> ServerTarget:
+        from backupd.engines.mariadb import open_target as mariadb_target
+
+        return mariadb_target(place, bin_folders=[self._server.bin])
+
+    def _query(self, database: str, statement: str) -> list[tuple[object, ...]]:
+        import pymysql
+
+        s = self._server
+        link = pymysql.connect(
+            host=s.host, port=s.port, user=s.root, password=s.root_password, database=database or None
+        )
+        with link, link.cursor() as cursor:
+            cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    def databases(self) -> set[str]:
+        return {str(name) for (name,) in self._query("", "show databases")}
+
+    def drop(self) -> None:
+        for name in self.databases():
+            if name.startswith(self._database):
+                self._server.drop_database(name)
 
 
 def dump_file(path: Path) -> dict[str, list[tuple[object, ...]]]:

@@ -112,7 +112,7 @@ class View(Protocol):
         """How many streams may be read at the same time, each by a thread of its own."""
 
     def read(self, stream: StreamInfo) -> Iterator[bytes | bytearray]:
-        """The stream's bytes, in order, as buffers of 64 KiB to 1 MiB; each buffer is the caller's to keep.
+        """The stream's bytes, in order, as buffers of at most 1 MiB; each buffer is the caller's to keep.
 
         For pages, every buffer but the last is a multiple of 64 KiB. Rows need not end where a buffer does.
         """

@@ -7,7 +7,7 @@ import json
 import os
 import queue
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,24 @@ def file_name(position: int, described: Mapping[str, Any]) -> str:
     return f"{name}.db" if described["kind"] == "pages" else name
 
 
+def _names(view: SnapshotView, streams: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """The file of each stream, None for lists.
+
+    Raises:
+        IntegrityError: a stream has no name that a file can have, or two have the same.
+    """
+    names = [None if s["kind"] == "content" else file_name(n, s) for n, s in enumerate(streams)]
+    met = {"", "rows", MANIFEST}
+    for name in names:
+        if name in met:
+            raise IntegrityError(
+                f"{view.object.name} names its streams as no files can be", object_name=view.object.name
+            )
+        if name is not None:
+            met.add(name)
+    return names
+
+
 def export(
     repo: Repository,
     view: SnapshotView,
@@ -71,6 +89,7 @@ def export(
     """
     began = time.monotonic()
     content = open_content(repo, view)
+    names = _names(view, content["streams"])
     _make(folder)
     report.phase("exporting", view.structure.read_bytes)
     result = ExportResult(content["engine"])
@@ -78,10 +97,9 @@ def export(
     id_key = repo.keyring.session(view.object.envelope).id_key
     try:
         reader = ChunkReader(repo, cache, view.object.envelope)
-        for n, (root, described) in enumerate(zip(view.structure.streams, content["streams"], strict=True)):
-            if root.kind is Kind.CONTENT:
+        for root, described, name in zip(view.structure.streams, content["streams"], names, strict=True):
+            if name is None:
                 continue
-            name = file_name(n, described)
             if described.get("secret") and not secrets:
                 result.left_out.append(name)
                 continue
@@ -139,8 +157,6 @@ def _make(folder: Path) -> None:
 
 def _write(path: Path, buffers: Iterator[bytes | bytearray]) -> None:
     """A file that has its name only once it is whole and on the disk."""
-    if path.exists():
-        raise Failed(f"two streams of the snapshot want to be {path.name}", object_name=str(path))
     unnamed = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)

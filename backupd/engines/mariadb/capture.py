@@ -260,6 +260,7 @@ def _table_info(table: Table, server: Server) -> TableInfo:
 def _facts(opened: Opened) -> dict[str, object]:
     moment, catalog, server = opened.moment, opened.catalog, opened.server
     return {
+        "engine_version": server.text,
         "vendor": server.vendor,
         "version": list(server.version),
         "version_text": server.text,

@@ -4,8 +4,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pymysql
+
 from backupd.engines.base import ServerPlace
-from backupd.engines.mariadb.client import Connection, Row, Server, run, server_errors
+from backupd.engines.mariadb.client import LOST, Connection, Row, Server, error_number, run, server_errors
 from backupd.engines.mariadb.formats import INTEGERS, Column, Encoding, encoding_of
 
 TRANSACTIONAL = frozenset({"innodb", "rocksdb"})
@@ -117,6 +119,8 @@ class Reader:
         self._link = link
         self._server = server
         self._round_trips: dict[str, bool] = {}
+        self._partitioned = False
+        self._may_see_ids = True
 
     def read(self, exclude: Sequence[str] = ()) -> Catalog:
         """Look at everything but the rows and triggers of the excluded tables.
@@ -127,6 +131,8 @@ class Reader:
         with server_errors(self._place, "reading the catalogue"):
             charset, collation = self._database()
             columns, keys, parts = self._columns(None), self._keys(None), self._partitions(None)
+            self._partitioned = self._partitioned or bool(parts)
+            ids = self._ids(None)
             tables: dict[str, Table] = {}
             others: dict[str, str] = {}
             broken: list[str] = []
@@ -139,7 +145,7 @@ class Reader:
                 elif kind == "SEQUENCE" or engine.lower() in ELSEWHERE:
                     others[name] = "sequence" if kind == "SEQUENCE" else engine
                 else:
-                    state = (created, parts.get(name, ()))
+                    state = (created, parts.get(name, ()), ids.get(name, ()))
                     tables[name] = self._table(
                         name, kind, engine, state, size, columns.get(name, []), keys.get(name, [])
                     )
@@ -157,7 +163,8 @@ class Reader:
             _, kind, engine, created, size = found[0]
             parts = self._partitions(name).get(name, ())
             columns, keys = self._columns(name).get(name, []), self._keys(name).get(name, [])
-            return self._table(name, kind, str(engine), (created, parts), size, columns, keys).state
+            state = (created, parts, self._ids(name).get(name, ()))
+            return self._table(name, kind, str(engine), state, size, columns, keys).state
 
     def _table(
         self,
@@ -262,6 +269,31 @@ class Reader:
         found = _grouped([row for row in rows if row[1] is not None])
         return {label: tuple((part, sub, str(created)) for part, sub, created in rows) for label, rows in found.items()}
 
+    def _ids(self, name: str | None) -> dict[str, tuple[object, ...]]:
+        """InnoDB's own numbers of the tables, which alone tell of an exchanged partition; nothing without PROCESS.
+
+        They are asked for only where there are partitions, because each look goes through all tables of the server.
+        """
+        if not (self._partitioned and self._may_see_ids):
+            return {}
+        encoded = "CAST(CONVERT({} USING filename) AS BINARY)"
+        try:
+            rows = run(self._link, "SELECT NAME, TABLE_ID FROM information_schema.INNODB_SYS_TABLES ORDER BY TABLE_ID")
+        except pymysql.Error as error:
+            if error_number(error) in LOST:
+                raise
+            self._may_see_ids = False
+            return {}
+        columns = f"TABLE_NAME, {encoded.format('TABLE_SCHEMA')}, {encoded.format('TABLE_NAME')}"
+        files = {}
+        for table, schema, file in self._ask("TABLES", "TABLE_SCHEMA", columns, name=name):
+            files[f"{_plain(schema)}/{_plain(file)}"] = str(table)
+        found: dict[str, tuple[object, ...]] = defaultdict(tuple)
+        for file, number in rows:
+            if (owner := files.get(str(file).split("#P#")[0])) is not None:
+                found[owner] += (number,)
+        return found
+
     def _stored(self) -> list[Stored]:
         views = self._ask(
             "VIEWS", "TABLE_SCHEMA", "'view', TABLE_NAME, DEFINER, MD5(VIEW_DEFINITION), SECURITY_TYPE", name=None
@@ -310,6 +342,10 @@ def _grouped(rows: list[Row]) -> dict[str, list[Row]]:
     for row in rows:
         found[str(row[0])].append(row[1:])
     return found
+
+
+def _plain(value: object) -> str:
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _word(value: object) -> str | None:

@@ -188,8 +188,10 @@ def _stored(piece: Piece, context: Context) -> Definition | None:
     if word in ("PROCEDURE", "FUNCTION"):
         security = _routine_security(rest)
     definer = found["definer"]
-    account = None if definer is None or definer.upper().startswith("CURRENT_USER") else _account(definer)
-    return Definition(kinds.get(word, "routine"), name, piece, context, account, security == "DEFINER")
+    if definer is None or definer.upper().startswith("CURRENT_USER"):
+        # Dump programs always name the definer. Without, it would be whoever restores.
+        return Definition(kinds.get(word, "routine"), name, piece, context, None, True, frozenset({DEFINER}))
+    return Definition(kinds.get(word, "routine"), name, piece, context, _account(definer), security == "DEFINER")
 
 
 def _routine_security(rest: str) -> str:

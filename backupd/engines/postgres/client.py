@@ -53,6 +53,7 @@ _SETTINGS = (
     ("idle_session_timeout", "0"),
     ("max_parallel_workers_per_gather", "0"),
     ("jit", "off"),
+    ("enable_memoize", "off"),
     ("quote_all_identifiers", "off"),
     ("standard_conforming_strings", "on"),
     ("client_min_messages", "error"),

@@ -126,7 +126,7 @@ def read_sequences(session: Session, sequences: Sequence[Relation]) -> list[list
         parts = [f"SELECT {place}, last_value, is_called FROM {sequence.quoted}" for place, sequence in enumerate(some)]
         for place, value, called in session.execute(" UNION ALL ".join(parts).encode()).fetchall():
             found.append([some[place].schema, some[place].name, value, called])
-    return found
+    return sorted(found, key=lambda sequence: (str(sequence[0]), str(sequence[1])))
 
 
 def as_mapping(value: object) -> Mapping[str, Any]:

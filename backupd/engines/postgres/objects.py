@@ -19,13 +19,16 @@ from backupd.engines.postgres.problems import target_error
 PIECE = 16 * 1024
 _AT_ONCE = 32 * 1024 * 1024
 _VERSION = 1
+# Each object's pieces are counted by reading on until one is short. A size by lo_open and lo_lseek64 looks simpler and lost
+# whole objects: descriptors repeat, and the planner's Memoize node gave one object the size of another.
 _CONTENTS = f"""COPY (SELECT m.oid, p.number, pg_catalog.encode(pg_catalog.lo_get(m.oid, p.number * {PIECE}, {PIECE}), 'hex')
  FROM (SELECT oid FROM pg_catalog.pg_largeobject_metadata ORDER BY oid) m,
- LATERAL (SELECT pg_catalog.lo_open(m.oid, 262144) AS descriptor OFFSET 0) o,
- LATERAL (SELECT pg_catalog.lo_lseek64(o.descriptor, 0, 2) AS size OFFSET 0) s,
- LATERAL (SELECT CASE WHEN s.size >= 0 THEN pg_catalog.lo_close(o.descriptor) END AS closed OFFSET 0) c,
- LATERAL (SELECT g AS number FROM pg_catalog.generate_series(0, CASE WHEN c.closed = 0
- THEN (s.size + {PIECE - 1}) / {PIECE} - 1 END) g) p) TO STDOUT"""
+ LATERAL (WITH RECURSIVE piece(number, size) AS (
+   SELECT 0::bigint, pg_catalog.octet_length(pg_catalog.lo_get(m.oid, 0, {PIECE}))
+   UNION ALL
+   SELECT number + 1, pg_catalog.octet_length(pg_catalog.lo_get(m.oid, (number + 1) * {PIECE}, {PIECE}))
+     FROM piece WHERE size = {PIECE})
+  SELECT number FROM piece WHERE size > 0) p) TO STDOUT"""
 _METADATA = """COPY (SELECT m.oid, pg_catalog.pg_get_userbyid(m.lomowner),
  (SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_array(g.name, g.privilege_type, g.is_grantable)
     ORDER BY g.name COLLATE pg_catalog."C" NULLS FIRST, g.privilege_type)
