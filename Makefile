@@ -2,6 +2,7 @@
 # make test   makes the environment with the test tools and the servers it needs, then runs every test
 # make check  lint, types, import floors and the fast tests
 # make bench  the benchmark table against the peers
+# make bench-servers   the same for PostgreSQL and MariaDB, against their own tools
 # make lock   resolves the pinned versions again (needs uv)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN = $(VENV)/bin
 TEST_WORKERS ?= 2
 SHELL = /bin/sh
 
-.PHONY: demo test check bench lock clean help needs
+.PHONY: demo test check bench bench-servers lock clean help needs
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -51,6 +52,9 @@ test: $(VENV)/test.done
 
 bench: $(VENV)/test.done
 	$(BIN)/python tests/bench/run.py
+
+bench-servers: $(VENV)/test.done
+	$(BIN)/python tests/bench/servers.py
 
 lock:
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 pyproject.toml --group build -o core.lock.tmp

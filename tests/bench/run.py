@@ -176,15 +176,16 @@ ROWS: list[tuple[str, str, float, str]] = [
 ]
 
 
-def table(results: dict[str, Results]) -> str:
+def table(results: dict[str, Results], rows: Sequence[tuple[str, str, float, str]] = ROWS) -> str:
     """The table: one column for each tool."""
     shown = [r for r in results.values() if r.values]
-    width = max(len(label) for label, *_ in ROWS)
-    lines = [" " * width + "".join(f"{r.title:>19}" for r in shown)]
-    for label, name, unit, form in ROWS:
+    width = max(len(label) for label, *_ in rows)
+    cell = max(19, *(len(r.title) + 2 for r in shown)) if shown else 19
+    lines = [" " * width + "".join(f"{r.title:>{cell}}" for r in shown)]
+    for label, name, unit, form in rows:
         cells = [r.median(name) for r in shown]
         lines.append(
-            f"{label:<{width}}" + "".join(f"{format(c / unit, form) if c is not None else '-':>19}" for c in cells)
+            f"{label:<{width}}" + "".join(f"{format(c / unit, form) if c is not None else '-':>{cell}}" for c in cells)
         )
     return "\n".join(lines)
 

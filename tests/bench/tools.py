@@ -13,6 +13,13 @@ from tests.bench.measure import Usage
 _SECRET = "a passphrase of the benchmark, not of anybody"
 
 
+def clean_environment(folder: Path) -> dict[str, str]:
+    """A small environment: nothing of the user's may change what is measured."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
+    home = {"HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache")}
+    return {**kept, **home, "XDG_STATE_HOME": str(folder / "state"), "TMPDIR": str(folder)}
+
+
 class Tool(ABC):
     """A tool with a work folder of its own, emptied by `fresh`."""
 
@@ -25,10 +32,8 @@ class Tool(ABC):
 
     @property
     def env(self) -> dict[str, str]:
-        """A small environment: nothing of the user's may change what is measured."""
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
-        home = {"HOME": str(self.folder), "XDG_CACHE_HOME": str(self.folder / "cache")}
-        return {**kept, **home, "XDG_STATE_HOME": str(self.folder / "state"), "TMPDIR": str(self.folder)}
+        """The environment of its commands."""
+        return clean_environment(self.folder)
 
     def run(self, *argv: str, folder: Path | None = None) -> Usage:
         """Run a command of this tool, measured."""
@@ -85,30 +90,32 @@ class Backupctl(Tool):
         return {**super().env, **{f"BACKUPCTL_{name}": str(path) for name, path in mine.items()}}
 
     @property
-    def _command(self) -> str:
+    def command(self) -> str:
+        """Its program."""
         return str(Path(sys.executable).with_name("backupctl"))
 
-    def _key(self, role: str) -> str:
+    def key(self, role: str) -> str:
+        """The file of a key."""
         return str(self.folder / "keys" / f"{role}.key")
 
     def init(self) -> None:
         """A repository and its six keys."""
         (self.folder / "secret").write_text(_SECRET)
-        self.run(self._command, "init", str(self.repository), "--quiet")
+        self.run(self.command, "init", str(self.repository), "--quiet")
 
     def snapshot(self, source: Path) -> Usage:
         """With the write key, which has no passphrase."""
-        key = self._key("write")
-        return self.run(self._command, "run", "--json", "--source", str(source), "--key", key)
+        key = self.key("write")
+        return self.run(self.command, "run", "--json", "--source", str(source), "--key", key)
 
     def _restore(self, check: str) -> tuple[str, ...]:
         self.empty_target()
-        key = self._key("read")
+        key = self.key("read")
         return ("restore", "latest", str(self.target / "out.db"), "--json", "--key", key, "--check", check)
 
     def restore(self, source: Path) -> tuple[Usage, Path]:
         """Without SQLite's own check, which no peer makes."""
-        used = self.run(self._command, *self._restore("none"))
+        used = self.run(self.command, *self._restore("none"))
         told = json.loads(used.output)
         self.extra = {"seconds": told["seconds"], "unlock_seconds": told["unlock_seconds"]}
         return used, self.target / "out.db"
@@ -124,7 +131,7 @@ class Backupctl(Tool):
 
     def help(self) -> Usage:
         """How long it takes to say what it can do."""
-        return self.run(self._command, "--help")
+        return self.run(self.command, "--help")
 
 
 class Restic(Tool):
