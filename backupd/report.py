@@ -4,6 +4,7 @@ A job tells its reporter what it counts and which problems it met; it never prin
 Nothing given to a reporter may hold a record's content.
 """
 
+import threading
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,6 +32,34 @@ class Reporter(Protocol):
 
     def problem(self, problem: Problem) -> None:
         """A stored object is not as it should be."""
+
+
+class Locked:
+    """A reporter that several threads may tell at once."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self._inner = inner
+        self._lock = threading.Lock()
+
+    def phase(self, name: str, total_bytes: int | None = None) -> None:
+        """Passed on."""
+        with self._lock:
+            self._inner.phase(name, total_bytes)
+
+    def advance(self, done_bytes: int) -> None:
+        """Passed on."""
+        with self._lock:
+            self._inner.advance(done_bytes)
+
+    def warning(self, text: str) -> None:
+        """Passed on."""
+        with self._lock:
+            self._inner.warning(text)
+
+    def problem(self, problem: Problem) -> None:
+        """Passed on."""
+        with self._lock:
+            self._inner.problem(problem)
 
 
 @dataclass(slots=True)

@@ -114,7 +114,7 @@ def open_server_target(
     return mariadb_target(place, timeout=timeout, bin_folders=[Path(folder) for folder in options.tools])
 
 
-def examine_source(url: DatabaseUrl, options: ServerOptions) -> list[Finding]:
+def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> list[Finding]:
     """What would keep a server's database from being captured whole, and what should be known beforehand.
 
     Raises:
@@ -124,10 +124,10 @@ def examine_source(url: DatabaseUrl, options: ServerOptions) -> list[Finding]:
     if url.engine == "postgresql":
         from backupd.engines.postgres import preflight as postgres_preflight
 
-        return postgres_preflight(place, bin_folders=options.tools)
+        return postgres_preflight(place, timeout=timeout, bin_folders=options.tools)
     from backupd.engines.mariadb import preflight as mariadb_preflight
 
-    return mariadb_preflight(place, bin_folders=[Path(folder) for folder in options.tools])
+    return mariadb_preflight(place, timeout=timeout, bin_folders=[Path(folder) for folder in options.tools])
 
 
 def read_keys(paths: Sequence[Path]) -> list[LockedKey]:

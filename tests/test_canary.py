@@ -353,7 +353,7 @@ def _open_nothing(kit: Kit, candidates: Iterable[bytes], seeds: Iterable[bytes],
                 ChunkSealer(candidate).open(entry.head(kit.trust.repository), blob)
         for view in some_views:
             with pytest.raises(IntegrityError):
-                view.object.content(candidate, 1)
+                view.object.content(candidate, [Kind.PAGES])
     for seed in set(seeds):
         for view in views:
             for recipient in view.object.envelope.stanzas:
@@ -427,7 +427,7 @@ def test_the_rightful_key_opens_what_the_others_could_not(kit: Kit) -> None:
                 continue
     assert opened == len(_data_chunks(kit, kit.store))
     for view, session in zip(repo.history().views, sessions, strict=True):
-        assert view.object.content(session.session_key, 1)["engine"] == "sqlite"
+        assert view.object.content(session.session_key, [Kind.PAGES])["engine"] == "sqlite"
 
 
 # ---- deduplication without the right to read

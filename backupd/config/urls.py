@@ -4,10 +4,11 @@ A password inside a URL is refused: it would end up in histories, process lists 
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from backupd.errors import UsageError
 
@@ -46,12 +47,31 @@ def _unquoted(path: str) -> str:
 
 
 def _refuse_password(url: str) -> None:
-    parts = urlsplit(url)
-    if "@" in parts.netloc and ":" in parts.netloc.rpartition("@")[0]:
+    """Refuse anything that may be a password. Whatever is refused here or later is not quoted: it may hold one.
+
+    A password with a slash, a question mark or a number sign moves the @ out of the host's part, so all of the URL is
+    looked at: the only colon that may stand before an @ is one that a port follows.
+    """
+    before, at, _ = url.partition("://")[2].rpartition("@")
+    if at and ":" in re.sub(r"^[^/?#@:]*(\[[^]/?#@]*\])?:\d{1,5}(?=/[^:]*$)", "", before):
         raise UsageError(
             "a password inside a URL is refused: it would show in histories and process lists",
             hint="use --password-file, PGPASSFILE or the policy; for S3 the AWS_* variables or a profile",
         )
+
+
+def _split(text: str, what: str, hint: str) -> SplitResult:
+    """The parts of a URL.
+
+    Raises:
+        UsageError: it is none; the text is not quoted.
+    """
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 - looks at it
+    except ValueError:
+        raise UsageError(f"the {what} is no URL", hint=hint) from None
+    return parts
 
 
 def parse_repository(text: str) -> RepositoryUrl:
@@ -65,20 +85,21 @@ def parse_repository(text: str) -> RepositoryUrl:
             raise UsageError("the repository is empty", hint="name a folder, file:///path or s3://bucket/prefix")
         return RepositoryUrl("file", Path(os.path.normpath(Path.cwd() / text)))
     _refuse_password(text)
-    parts = urlsplit(text)
+    hint = "write file:///path or s3://bucket/prefix?endpoint=https://..."
+    parts = _split(text, "repository", hint)
     if "#" in text:
-        raise UsageError(f"{text} has a #, which no repository's URL has", hint="write %23 where it is part of a name")
+        raise UsageError("the repository's URL has a #", hint="write %23 where it is part of a name")
     if parts.scheme == "file":
         if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/") or parts.query:
-            raise UsageError(f"{text} is no folder", hint="write file:///absolute/path")
+            raise UsageError("the repository is no folder", hint="write file:///absolute/path")
         return RepositoryUrl("file", Path(os.path.normpath(_unquoted(parts.path))))
-    if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc:
-        raise UsageError(
-            f"{text} is no repository", hint="write file:///path or s3://bucket/prefix?endpoint=https://..."
-        )
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if parts.scheme != "s3" or not parts.netloc or set(parts.netloc) & set("@:"):
+        raise UsageError("the repository's URL is neither a folder's nor a bucket's", hint=hint)
+    options = _options(parts.query, "repository", hint)
     if unknown := options.keys() - S3_OPTIONS:
-        raise UsageError(f"unknown option {sorted(unknown)[0]!r} in {text}", hint="known: endpoint, region")
+        raise UsageError(
+            f"unknown option {sorted(unknown)[0]!r} in the repository's URL", hint="known: endpoint, region"
+        )
     return RepositoryUrl(
         "s3", None, parts.netloc, _unquoted(parts.path).strip("/"), options.get("endpoint"), options.get("region")
     )
@@ -132,36 +153,52 @@ def parse_database(text: str) -> DatabaseUrl:
         return _server(engine, text)
     path = unquote(rest.partition("?")[0])
     if engine != "sqlite" or not path.startswith("/") or path == "/" or "?" in rest:
-        raise UsageError(f"{text} is no database URL", hint="write sqlite:////absolute/path or a plain path")
+        raise UsageError("that is no database's URL", hint="write sqlite:////absolute/path or a plain path")
     return DatabaseUrl("sqlite", Path(os.path.normpath(Path.cwd() / path[1:])))
+
+
+def _options(query: str, what: str, hint: str) -> dict[str, str]:
+    """A URL's options.
+
+    Raises:
+        UsageError: they cannot be read, or one stands there twice.
+    """
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError:
+        raise UsageError(f"the options of the {what}'s URL cannot be read", hint=hint) from None
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise UsageError(f"an option stands twice in the {what}'s URL", hint=hint)
+    return dict(pairs)
 
 
 def _server(engine: str, text: str) -> DatabaseUrl:
     hint = f"write {engine}://user@host:port/database"
+    _refuse_secret_options(text)
     if "#" in text:
-        raise UsageError(f"{text} has a #, which no database URL has", hint="write %23 where it is part of a name")
+        raise UsageError("the database's URL has a #", hint="write %23 where it is part of a name")
+    parts = _split(text, "database", hint)
+    options = _options(parts.query, "database", hint)
+    user, _, netloc = parts.netloc.rpartition("@")
+    host = netloc.rpartition(":")[0] if parts.port is not None else netloc
     try:
-        parts = urlsplit(text)
-        port = parts.port or 0
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
-    except ValueError:
-        raise UsageError(f"{text} is no database URL", hint=hint) from None
-    _refuse_secret_options(options)
-    user, _, host = parts.netloc.rpartition("@")
-    host = unquote(parts.hostname or "") if "%" not in host else unquote(host.rpartition(":")[0] if port else host)
+        host, user, database = (
+            unquote(part, errors="strict") for part in (host.strip("[]"), user, parts.path.removeprefix("/"))
+        )
+    except UnicodeDecodeError:
+        raise UsageError("the database's URL holds bytes that are no UTF-8", hint=hint) from None
     host = options.pop("host", host)
-    database = unquote(parts.path.removeprefix("/"))
-    if not database or "/" in parts.path[1:]:
-        raise UsageError(f"{text} names no database", hint=hint)
+    if not database or "/" in parts.path[1:] or "dbname" in options:
+        raise UsageError("the database's URL names no database", hint=hint)
     if any(not c.isprintable() for c in host + user + database):
         raise UsageError("a database URL holds characters that cannot be printed", hint=hint)
-    return DatabaseUrl(engine, Path(), host, port, unquote(user), database, options)
+    return DatabaseUrl(engine, Path(), host, parts.port or 0, user, database, options)
 
 
-def _refuse_secret_options(options: Mapping[str, str]) -> None:
-    for name in options:
-        if name.lower() in {"password", "passwd", "sslpassword"}:
-            raise UsageError(
-                f"{name} inside a URL is refused: it would show in histories and process lists",
-                hint="use --password-file, PGPASSFILE or the policy",
-            )
+def _refuse_secret_options(text: str) -> None:
+    names = {name.lower() for name, _ in parse_qsl(text.partition("?")[2], keep_blank_values=True)}
+    for name in sorted(names & {"password", "passwd", "sslpassword", "oauth_client_secret", "pwd"}):
+        raise UsageError(
+            f"{name} inside a URL is refused: it would show in histories and process lists",
+            hint="use --password-file, PGPASSFILE or the policy",
+        )

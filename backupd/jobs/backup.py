@@ -26,6 +26,7 @@ from backupd.engines.base import Source, TableInfo, View
 from backupd.errors import Failed, TryAgain
 from backupd.jobs.capture import CapturedStream, capture
 from backupd.repo.commit import check_head, commit
+from backupd.repo.content import check_content
 from backupd.repo.indexing import sync_index
 from backupd.repo.ledger import state_lock
 from backupd.repo.localindex import LocalIndex
@@ -35,6 +36,7 @@ from backupd.repo.snapshot import StreamRoot, Structure
 from backupd.repo.writing import WriteSession
 from backupd.report import Reporter
 
+NATIVE = "native"
 CUTTER = "fixed-65536, rows-1"
 ROW_FORMAT = "text-1"
 
@@ -138,6 +140,7 @@ def backup(
                 hint="run again: what is about to go is stored anew",
             )
         structure, content = _describe(source, view, session, roots, captured.streams, stamp(taken), options)
+        _check_own(content, structure)
         done = commit(
             session, structure, content, locks=folder.state, report=report, accept_rollback=options.accept_rollback
         )
@@ -185,8 +188,16 @@ def _fence(repo: Repository, began: float, on_the_wall: float) -> None:
         )
 
 
+def _check_own(content: dict[str, Any], structure: Structure) -> None:
+    """What is about to be published must be what a reader accepts: a bug of an engine must not look like a backup."""
+    try:
+        check_content(content, [stream.kind for stream in structure.streams])
+    except (KeyError, ValueError, TypeError) as error:
+        raise Failed(f"what the engine tells of the source is not consistent ({error}); this is a bug") from None
+
+
 def _empty(view: View) -> list[str]:
-    if any(stream.size_hint for stream in view.streams):
+    if any(stream.size_hint or stream.kind != "pages" for stream in view.streams):
         return []
     return ["the source is empty (0 bytes): is it the right file, and was it not truncated?"]
 
@@ -211,7 +222,7 @@ def _describe(
         stored_at=stamp(session.stored_at),
         kind="snapshot",
         streams=tuple(roots),
-        rows=sum(table["rows"] or 0 for table in tables),
+        rows=None if any(c.info.name == NATIVE for c in captured) else sum(table["rows"] or 0 for table in tables),
         read_bytes=counts.read_bytes,
         stored_bytes=counts.stored_bytes,
         chunks=counts.chunks(),

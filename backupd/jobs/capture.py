@@ -4,13 +4,15 @@ A few threads read and cut, the run's workers name, compress and seal, and the r
 the order of each stream. What is under way is bounded, whatever the source's size.
 """
 
+import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import Running, stream_digest
@@ -67,8 +69,93 @@ class _Batch:
     content: list[ContentEntry] | None
 
 
-class _Stopped(Exception):
-    """The run's own thread has given up."""
+class Stopped(Exception):
+    """The thread that waits for the readers has given up."""
+
+
+class Readers:
+    """A few threads that take one job after the other and hand on what they make; the first failure stops all.
+
+    Args:
+        count: threads.
+        jobs: numbers, in the order in which they are begun.
+    """
+
+    def __init__(self, count: int, jobs: Iterable[int]) -> None:
+        self._count = max(1, count)
+        self._jobs = iter(list(jobs))
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._ready: queue.Queue[object] = queue.Queue(_UNDER_WAY)
+
+    def run(self, work: Callable[[int], None], take: Callable[[Any], None]) -> None:
+        """Do all jobs; what they give (`give`) is taken in this thread.
+
+        Raises:
+            BaseException: whatever a job raised.
+        """
+        threads = [
+            threading.Thread(target=self._work, args=(work,), name=f"read-{n}", daemon=True) for n in range(self._count)
+        ]
+        waiting = self._count
+        try:
+            for thread in threads:
+                thread.start()
+            while waiting:
+                item = self._ready.get()
+                if item is None:
+                    waiting -= 1
+                elif isinstance(item, BaseException):
+                    raise item
+                else:
+                    take(item)
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            # a reader that waits for a silent server ends when its view is closed
+            end = time.monotonic() + _LAST_WAIT
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join(max(0.0, end - time.monotonic()) if self._stop.is_set() else None)
+
+    def give(self, item: object) -> None:
+        """Hand something on, from a job; waits while much is under way.
+
+        Raises:
+            Stopped: nobody wants it any more.
+        """
+        while not self._stop.is_set():
+            try:
+                self._ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+        raise Stopped
+
+    def check(self) -> None:
+        """Ask, from a job that gives nothing, whether to go on.
+
+        Raises:
+            Stopped: no.
+        """
+        if self._stop.is_set():
+            raise Stopped
+
+    def _next(self) -> int | None:
+        with self._lock:
+            return next(self._jobs, None)
+
+    def _work(self, work: Callable[[int], None]) -> None:
+        try:
+            while (n := self._next()) is not None:
+                work(n)
+            self.give(None)
+        except Stopped:
+            return
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread, which raises it
+            with contextlib.suppress(Stopped):
+                self.give(error)
 
 
 class _Capture:
@@ -81,10 +168,9 @@ class _Capture:
         session.expect(_total(view.streams))
         self._writers = [session.stream(_KINDS[s.kind], n) for s, n in zip(view.streams, self._classes, strict=True)]
         self._hasher = self._row_hasher() if any(s.kind == "rows" for s in view.streams) else None
-        self._next = iter([n for n, s in enumerate(view.streams) if not s.late])
+        self._read = 0
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._ready: queue.Queue[_Batch | BaseException | None] = queue.Queue(_UNDER_WAY)
+        self._readers = Readers(1, ())
 
     def _row_hasher(self) -> "RowHasher":
         from backupd.repo.rows import RowHasher
@@ -97,77 +183,32 @@ class _Capture:
         Raises:
             BackupdError: whatever went wrong in any thread.
         """
-        self._drain(self._view.parallel, report)
         late = [n for n, s in enumerate(self._view.streams) if s.late]
-        if late:
-            self._next = iter(late)
-            self._drain(1, report)
+        early = [n for n, s in enumerate(self._view.streams) if not s.late]
+        for count, jobs in ((self._view.parallel, early), (1, late)):
+            self._readers = Readers(min(count, len(jobs)), jobs)
+            self._readers.run(self._work, lambda batch: self._place(batch, report))
+        if self._read != len(self._writers):
+            raise SourceIncomplete("not every stream was read", hint="please report this: it is a bug")
         return self._kept
-
-    def _drain(self, count: int, report: Reporter) -> None:
-        """Read what is next in some threads at a time, and place what they hand over."""
-        threads = [threading.Thread(target=self._work, name=f"read-{n}", daemon=True) for n in range(count)]
-        for thread in threads:
-            thread.start()
-        try:
-            while count:
-                item = self._ready.get()
-                if item is None:
-                    count -= 1
-                elif isinstance(item, BaseException):
-                    raise item
-                else:
-                    self._place(item, report)
-        except BaseException:
-            self._stop.set()
-            raise
-        finally:
-            for thread in threads:
-                # a reader that waits for a silent server ends when its view is closed
-                thread.join(_LAST_WAIT if self._stop.is_set() else None)
 
     def _place(self, batch: _Batch, report: Reporter) -> None:
         self._writers[batch.stream].add(batch.prepared.result(), batch.content)
         self._session.counts.read_bytes += batch.size
         report.advance(batch.size)
 
-    def _work(self) -> None:
-        """One reading thread: takes stream after stream."""
-        try:
-            while (n := self._take()) is not None:
-                stream = self._kept.streams[n]
-                if stream.rows is not None:
-                    self._rows(n, stream)
-                else:
-                    self._plain(n, stream)
-            self._hand_over(None)
-        except _Stopped:
-            return
-        except BaseException as error:  # noqa: BLE001 - handed to the run's own thread, which raises it
-            self._tell(error)
-
-    def _tell(self, error: BaseException) -> None:
-        try:
-            self._hand_over(error)
-        except _Stopped:
-            return
-
-    def _take(self) -> int | None:
+    def _work(self, n: int) -> None:
+        stream = self._kept.streams[n]
+        if stream.rows is not None:
+            self._rows(n, stream)
+        else:
+            self._plain(n, stream)
         with self._lock:
-            return next(self._next, None)
-
-    def _hand_over(self, item: "_Batch | BaseException | None") -> None:
-        while not self._stop.is_set():
-            try:
-                self._ready.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return
-        raise _Stopped
+            self._read += 1
 
     def _submit(self, n: int, kind: Kind, pieces: Sequence[memoryview], content: list[ContentEntry] | None) -> None:
         size = sum(map(len, pieces))
-        self._hand_over(_Batch(n, size, self._workers.submit(self._session.prepare, kind, pieces), content))
+        self._readers.give(_Batch(n, size, self._workers.submit(self._session.prepare, kind, pieces), content))
 
     def _plain(self, n: int, stream: CapturedStream) -> None:
         """Schemas, and pages: pieces of fixed length. Pages wait on disk once their source suffers."""
@@ -270,16 +311,3 @@ def capture(
     what = next(iter(names)) if len(names) == 1 else f"{len(names)} tables and schemas"
     report.phase(f"reading {what}", _total(view.streams))
     return _Capture(view, session, workers, folder).run(report)
-
-
-def digest_rows(buffers: Iterator[bytes | bytearray], hasher: "RowHasher") -> RowDigest:
-    """The digest of rows that are read only to be compared."""
-    from backupd.repo.rows import RowCutter
-
-    cutter = RowCutter(LARGE_ROWS, bytes(32), hasher)
-    for data in buffers:
-        for _ in cutter.feed(data):
-            pass
-    for _ in cutter.finish():
-        pass
-    return cutter.digest

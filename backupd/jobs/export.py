@@ -3,12 +3,11 @@
 deploy/backupd-extract.py writes the same files from a repository without backupd being installed.
 """
 
+import contextlib
 import json
 import os
-import queue
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from backupd.crypto.chunks import Kind
 from backupd.errors import Failed, IntegrityError, SafetyRefused
 from backupd.jobs.restore import joined, open_content
-from backupd.jobs.rowcheck import hash_rows
+from backupd.jobs.rowcheck import RowCheck
 from backupd.repo.reading import ChunkReader, PackCache, Spool
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.repo.snapshot import StreamRoot
@@ -122,17 +121,12 @@ def _checked(
     if root.kind is not Kind.ROWS:
         yield from data
         return
-    passed: queue.Queue[bytes | None] = queue.Queue(8)
-    with ThreadPoolExecutor(1, thread_name_prefix="digest") as pool:
-        found = pool.submit(hash_rows, iter(passed.get, None), id_key)
-        try:
-            for piece in data:
-                passed.put(piece)
-                yield piece
-        finally:
-            passed.put(None)
-        if found.result().hexdigest() != described["digest"]:
-            raise IntegrityError(f"the stored rows of {described['name']} are not the ones that were captured")
+    check = RowCheck(id_key)
+    for piece in data:
+        check.update(piece)
+        yield piece
+    if check.finish().hexdigest() != described["digest"]:
+        raise IntegrityError(f"the stored rows of {described['name']} are not the ones that were captured")
 
 
 def manifest(view: SnapshotView, content: Mapping[str, Any]) -> bytes:
@@ -168,7 +162,8 @@ def _write(path: Path, buffers: Iterator[bytes | bytearray]) -> None:
             os.fsync(file.fileno())
         unnamed.rename(path)
     except OSError as error:
-        unnamed.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unnamed.unlink(missing_ok=True)
         raise Failed(f"{path} cannot be written: {error.strerror}", object_name=str(path)) from None
     except BaseException:
         unnamed.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Restore into a server: the streams of a snapshot go back into tables, and what came of it is compared with the manifest."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,11 +9,15 @@ from typing import Any
 
 from backupd.engines.base import CheckLevel, LoadOptions, ServerTarget, Source, StoredStream, StreamInfo, TableInfo
 from backupd.errors import UsageError
-from backupd.jobs.restore import RestoreResult, check_engine, joined, open_content
+from backupd.jobs.restore import RestoreResult, check_engine, count_uses, joined, open_content
 from backupd.jobs.rowcheck import compare_live, comparer
-from backupd.repo.reading import ChunkReader, PackCache, Spool
+from backupd.repo.reading import PACKS_IN_MEMORY, ChunkReader, PackCache, Spool
 from backupd.repo.repository import Repository, SnapshotView
-from backupd.report import Problem, Reporter
+from backupd.report import Locked, Problem, Reporter
+
+PACKS_A_STREAM = 3
+MOST_JOBS = 8
+"""Packs for so many streams at once are kept in memory; with more, some are fetched again."""
 
 
 def stream_info(described: Mapping[str, Any], size: int) -> StreamInfo:
@@ -73,17 +78,24 @@ def load(
     chosen = _chosen(content["tables"], options.tables)
     target.prepare(options, content["facts"])
     report.phase("restoring", view.structure.read_bytes)
-    cache = PackCache(repo, spool=Spool(spool_folder) if spool_folder else None)
+    spool = Spool(spool_folder) if spool_folder else None
+    cache = PackCache(repo, spool=spool, keep=max(PACKS_IN_MEMORY, PACKS_A_STREAM * min(options.jobs, MOST_JOBS)))
     try:
         reader = ChunkReader(repo, cache, view.object.envelope)
-        streams = _streams(view, content, reader, cache, report, options.tables)
-        id_key = repo.keyring.session(view.object.envelope).id_key
+        streams = _streams(view, content, reader, cache, Locked(report), options.tables, counted=spool is not None)
+        compared: set[str] = set()
+        compare = comparer(content["tables"], repo.keyring.session(view.object.envelope).id_key)
+
+        def counted(name: str, rows: Iterator[bytes | bytearray]) -> None:
+            compare(name, rows)
+            compared.add(name)
+
         loaded = target.load(
             streams,
             [table_info(t) for t in chosen],
             facts=content["facts"],
             check=check,
-            compare=comparer(content["tables"], id_key),
+            compare=counted,
         )
     finally:
         cache.close()
@@ -95,7 +107,22 @@ def load(
         loaded.check_seconds,
         cache.fetched_bytes,
         loaded.warnings,
+        len(compared),
     )
+
+
+def rehearse(
+    repo: Repository, view: SnapshotView, target: ServerTarget, engines: Sequence[str], options: LoadOptions
+) -> None:
+    """Refuse what `load` would refuse before it writes anything.
+
+    Raises:
+        UsageError, SafetyRefused, Unreachable: as `load`.
+    """
+    content = open_content(repo, view)
+    check_engine(view, content, *engines)
+    _chosen(content["tables"], options.tables)
+    target.prepare(options, content["facts"])
 
 
 def compare_with_source(
@@ -114,7 +141,7 @@ def compare_with_source(
     check_engine(view, content, source.engine)
     id_key = repo.keyring.session(view.object.envelope).id_key
     with source.view() as live:
-        return len(content["tables"]), compare_live(content, live, id_key, report)
+        return compare_live(content, live, id_key, report)
 
 
 def _chosen(tables: Sequence[Mapping[str, Any]], wanted: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -136,8 +163,11 @@ def _streams(
     cache: PackCache,
     report: Reporter,
     tables: Sequence[str],
+    *,
+    counted: bool,
 ) -> list[StoredStream]:
     found = []
+    uses: Counter[bytes] = Counter()
     for root, described in zip(view.structure.streams, content["streams"], strict=True):
         kind = described["kind"]
         if kind == "content" or (kind == "rows" and tables and described["name"] not in tables):
@@ -145,4 +175,8 @@ def _streams(
         digest = None if kind == "rows" else described["digest"]
         opener: partial[Iterator[bytes]] = partial(joined, root, reader, cache, digest, report)
         found.append(StoredStream(stream_info(described, root.size), root.size, opener))
+        if counted:
+            uses.update(count_uses(root, reader))
+    if counted:
+        cache.uses = dict(uses)
     return found

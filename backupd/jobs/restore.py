@@ -27,7 +27,11 @@ AHEAD_BATCHES = 10
 
 @dataclass(frozen=True, slots=True)
 class RestoreResult:
-    """What a restore did. `seconds` ends with the rename; the engine's check is counted apart."""
+    """What a restore did.
+
+    `seconds` ends with the rename, the engine's check is counted apart; `compared` tables were read back from a server
+    and are what the snapshot holds.
+    """
 
     tables: int
     rows: int | None
@@ -36,6 +40,7 @@ class RestoreResult:
     check_seconds: float
     fetched_bytes: int
     warnings: tuple[str, ...]
+    compared: int = 0
 
 
 def open_content(repo: Repository, view: SnapshotView) -> dict[str, Any]:
@@ -46,7 +51,7 @@ def open_content(repo: Repository, view: SnapshotView) -> dict[str, Any]:
         IntegrityError: it is damaged.
     """
     session_key = repo.keyring.session(view.object.envelope).session_key
-    return view.object.content(session_key, len(view.structure.streams))
+    return view.object.content(session_key, [root.kind for root in view.structure.streams])
 
 
 def restore(
@@ -74,13 +79,15 @@ def restore(
     began = time.monotonic()
     content = open_content(repo, view)
     check_engine(view, content, "sqlite")
+    if [stream.kind for stream in view.structure.streams] != [Kind.PAGES]:
+        raise IntegrityError(f"snapshot {view.id[:12]} is no database file", object_name=view.object.name)
     root, described = view.structure.streams[0], content["streams"][0]
     report.phase("restoring", root.size)
     cache = PackCache(repo, spool=Spool(spool_folder) if spool_folder else None)
     try:
         reader = ChunkReader(repo, cache, view.object.envelope)
         if spool_folder:
-            cache.uses = _count_uses(root, reader)
+            cache.uses = count_uses(root, reader)
         buffers = joined(root, reader, cache, described["digest"], report)
         loaded = target.load(buffers, size=root.size, facts=content["facts"], check=check)
     finally:
@@ -109,7 +116,8 @@ def check_engine(view: SnapshotView, content: Mapping[str, Any], *engines: str) 
         )
 
 
-def _count_uses(root: StreamRoot, reader: ChunkReader) -> dict[bytes, int]:
+def count_uses(root: StreamRoot, reader: ChunkReader) -> dict[bytes, int]:
+    """How often a stream's chunks and their bases are read from each pack."""
     uses: dict[bytes, int] = {}
     waiting: list[ChunkRef]
     for ref in walk(root.top, root.kind, reader.node_loader(), totals=root.totals):

@@ -4,39 +4,66 @@ import base64
 import binascii
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import stream_digest
 from backupd.engines.base import StreamInfo, View
-from backupd.errors import IntegrityError, SourceIncomplete
-from backupd.jobs.capture import digest_rows
+from backupd.errors import IntegrityError, SourceIncomplete, UsageError
+from backupd.jobs.capture import LARGE_ROWS, Readers
 from backupd.repo.reading import ChunkReader
 from backupd.repo.rowdigest import RowDigest
 from backupd.repo.snapshot import StreamRoot
 from backupd.repo.trees import walk_content
-from backupd.report import Problem, Reporter
+from backupd.report import Locked, Problem, Reporter
+
+
+class RowCheck:
+    """The digest of rows that are read only to be compared, as the writer of that key makes it."""
+
+    def __init__(self, id_key: bytes) -> None:
+        from backupd.repo.rows import RowCutter, RowHasher
+
+        self._cutter = RowCutter(LARGE_ROWS, bytes(32), RowHasher.of(id_key))
+
+    def update(self, data: bytes | bytearray) -> None:
+        """Take more rows; they need not end where the data does."""
+        for _ in self._cutter.feed(data):
+            pass
+
+    def finish(self) -> RowDigest:
+        """The end.
+
+        Raises:
+            IntegrityError: they ended inside a row.
+        """
+        try:
+            for _ in self._cutter.finish():
+                pass
+        except ValueError:
+            raise IntegrityError("the rows end in the middle of one") from None
+        return self._cutter.digest
 
 
 def hash_rows(buffers: Iterator[bytes | bytearray], id_key: bytes) -> RowDigest:
-    """The digest of rows, as the writer of that key makes it.
+    """The digest of rows.
 
     Raises:
         IntegrityError: they end inside a row.
     """
-    from backupd.repo.rows import RowHasher
-
-    try:
-        return digest_rows(buffers, RowHasher.of(id_key))
-    except ValueError:
-        raise IntegrityError("the rows end in the middle of one") from None
+    check = RowCheck(id_key)
+    for data in buffers:
+        check.update(data)
+    return check.finish()
 
 
 def check_rows(
     root: StreamRoot, described: Mapping[str, Any], reader: ChunkReader, rows: Iterator[bytes], id_key: bytes
-) -> None:
+) -> RowDigest:
     """A stored stream of rows is what its manifest says: digest, counts, and the content tree.
+
+    Returns:
+        Its digest.
 
     Raises:
         IntegrityError: it is not.
@@ -48,9 +75,26 @@ def check_rows(
         top = base64.b64decode(described["content"], validate=True)
     except (TypeError, binascii.Error):
         raise IntegrityError(f"the list of what is in {described['name']} cannot be read") from None
-    entries = sum(1 for _ in walk_content(top, lambda ref: reader.read(ref, Kind.CONTENT), rows=found.rows))
+    entries = 0
+    for _ in walk_content(top, lambda ref: reader.read(ref, Kind.CONTENT), rows=found.rows):
+        entries += 1
+        if entries > root.chunks:
+            break
     if entries != root.chunks:
         raise IntegrityError(f"the lists of {described['name']} tell of different numbers of chunks")
+    return found
+
+
+def check_tables(tables: Sequence[Mapping[str, Any]], found: Mapping[str, RowDigest]) -> None:
+    """Each table of a manifest has the digest and the rows of its streams together.
+
+    Raises:
+        IntegrityError: one has not.
+    """
+    for table in tables:
+        whole = found.get(table["name"])
+        if whole is not None and (table["digest"], table["rows"]) != (whole.hexdigest(), whole.rows):
+            raise IntegrityError(f"what the manifest says of table {table['name']} is not what its streams hold")
 
 
 def comparer(tables: Sequence[Mapping[str, Any]], id_key: bytes) -> Callable[[str, Iterator[bytes | bytearray]], None]:
@@ -78,7 +122,7 @@ def comparer(tables: Sequence[Mapping[str, Any]], id_key: bytes) -> Callable[[st
     return compare
 
 
-def compare_live(content: Mapping[str, Any], view: View, id_key: bytes, report: Reporter) -> list[Problem]:
+def compare_live(content: Mapping[str, Any], view: View, id_key: bytes, report: Reporter) -> tuple[int, list[Problem]]:
     """How a live source differs from a snapshot of it, table by table (of a file, as a whole).
 
     Args:
@@ -86,20 +130,26 @@ def compare_live(content: Mapping[str, Any], view: View, id_key: bytes, report: 
         view: an open view of the source.
         id_key: of the snapshot's writer.
         report: progress.
+
+    Returns:
+        how many tables (or files) were compared, and what differs.
+
+    Raises:
+        UsageError: the snapshot holds nothing that could be compared.
     """
+    wanted = {t["name"]: t for t in content["tables"] if t.get("digest")}
+    pages = {s["name"]: s["digest"] for s in content["streams"] if s["kind"] == "pages"}
+    if not wanted and not pages and any(s["kind"] == "schema" and s["name"] == "native" for s in content["streams"]):
+        raise UsageError("the snapshot is one opaque archive, which cannot be compared with a live database")
     report.phase("comparing with the source", sum(s.size_hint or 0 for s in view.streams) or None)
-    live = _digests(view, id_key, report)
+    live = _Live(view, id_key, report).read()
     view.finish()
-    if any(s.kind == "pages" for s in view.streams):
-        return [
-            Problem(s["name"], "differs", "the file is not the one of the snapshot any more")
-            for s in content["streams"]
-            if s["kind"] == "pages" and live.get(s["name"]) != s["digest"]
-        ]
+    if pages:
+        problem = "the file is not the one of the snapshot any more"
+        return len(pages), [Problem(n, "differs", problem) for n, digest in pages.items() if live.get(n) != digest]
     formats = {table.name: table.format for table in view.tables}
     found = []
-    for table in content["tables"]:
-        name = table["name"]
+    for name, table in wanted.items():
         if name not in live:
             found.append(Problem(name, "missing", "the source has no such table any more"))
         elif formats.get(name) != table["format"]:
@@ -107,38 +157,45 @@ def compare_live(content: Mapping[str, Any], view: View, id_key: bytes, report: 
         elif live[name] != table["digest"]:
             rows = RowDigest.count(live[name])
             found.append(Problem(name, "differs", f"{rows:,} rows now, {table['rows']:,} in the snapshot"))
-    known = {table["name"] for table in content["tables"]}
-    found += [Problem(name, "added", "the snapshot has no such table") for name in live if name not in known]
-    return found
+    left_out = {str(name) for key in ("excluded", "skipped") for name in content["facts"].get(key) or ()}
+    added = [name for name in live if name not in wanted and name not in left_out]
+    return len(wanted), [*found, *(Problem(name, "added", "the snapshot has no such table") for name in added)]
 
 
-def _digests(view: View, id_key: bytes, report: Reporter) -> dict[str, str]:
+class _Live:
     """The digest of each table, or of each stream of pages, that a view holds now."""
-    rows: dict[str, RowDigest] = {}
-    pages: dict[str, str] = {}
-    lock = threading.Lock()
 
-    def counted(stream: StreamInfo) -> Iterator[bytes | bytearray]:
-        for data in view.read(stream):
-            with lock:
-                report.advance(len(data))
-            yield data
+    def __init__(self, view: View, id_key: bytes, report: Reporter) -> None:
+        self._view, self._id_key, self._report = view, id_key, Locked(report)
+        self._lock = threading.Lock()
+        self._rows: dict[str, RowDigest] = {}
+        self._pages: dict[str, str] = {}
 
-    def one(stream: StreamInfo) -> None:
-        if stream.kind == "pages":
-            running = stream_digest()
-            for data in counted(stream):
-                running.update(data)
-            pages[stream.name] = running.hexdigest()
+    def read(self) -> dict[str, str]:
+        """Read all of them, as many at a time as the view allows.
+
+        Raises:
+            BackupdError: what went wrong in any thread.
+        """
+        streams = [s for s in self._view.streams if s.kind != "schema"]
+        readers = Readers(self._view.parallel, range(len(streams)))
+        readers.run(lambda n: self._one(streams[n], readers), lambda _: None)
+        return self._pages | {name: digest.hexdigest() for name, digest in self._rows.items()}
+
+    def _one(self, stream: StreamInfo, readers: Readers) -> None:
+        pages, rows = stream_digest(), RowCheck(self._id_key) if stream.kind == "rows" else None
+        for data in self._view.read(stream):
+            readers.check()
+            self._report.advance(len(data))
+            (rows or pages).update(data)
+        if rows is None:
+            self._pages[stream.name] = pages.hexdigest()
             return
         try:
-            found = hash_rows(counted(stream), id_key)
+            found = rows.finish()
         except IntegrityError:
-            raise SourceIncomplete(f"the rows of {stream.name} ended in the middle of one") from None
-        with lock:
-            rows.setdefault(stream.name, RowDigest()).merge(found)
-
-    with ThreadPoolExecutor(view.parallel, thread_name_prefix="read") as pool:
-        for _ in pool.map(one, [s for s in view.streams if s.kind != "schema"]):
-            pass
-    return pages | {name: digest.hexdigest() for name, digest in rows.items()}
+            raise SourceIncomplete(
+                f"the rows of {stream.name} ended in the middle of one", object_name=stream.name
+            ) from None
+        with self._lock:
+            self._rows.setdefault(stream.name, RowDigest()).merge(found)

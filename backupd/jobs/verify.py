@@ -22,7 +22,7 @@ from backupd.crypto.keyring import Signer
 from backupd.crypto.primitives import sha256
 from backupd.errors import BackupdError, IntegrityError, MissingObject, TryAgain
 from backupd.jobs.restore import joined, open_content
-from backupd.jobs.rowcheck import check_rows
+from backupd.jobs.rowcheck import check_rows, check_tables
 from backupd.repo.codecs import RAW, ZSTD, decode
 from backupd.repo.format import Cursor, check_frame, kind_of, pack_name, split_signed
 from backupd.repo.indexing import read_segment, session_segments
@@ -32,6 +32,7 @@ from backupd.repo.pack import Pack, PackEntry, parse_pack
 from backupd.repo.reading import ChunkReader, PackCache
 from backupd.repo.records import NONE, decode_mark, encode_record, record_name
 from backupd.repo.repository import Repository, SnapshotView, gaps, read_object
+from backupd.repo.rowdigest import RowDigest
 from backupd.repo.trees import walk
 from backupd.report import Problem, Reporter, Tally
 from backupd.store.base import ObjectExists, ObjectInfo
@@ -264,16 +265,19 @@ class _Verify:
                             self.failed(view.object.name, error)
 
     def _whole(self, view: SnapshotView) -> None:
-        described = open_content(self.repo, view)["streams"]
+        content = open_content(self.repo, view)
+        tables: dict[str, RowDigest] = {}
         reader = ChunkReader(self.repo, self.cache, view.object.envelope)
         self.report.phase(f"reading {view.source} as a whole", view.structure.read_bytes)
         id_key = self.repo.keyring.session(view.object.envelope).id_key
-        for root, stream in zip(view.structure.streams, described, strict=True):
+        for root, stream in zip(view.structure.streams, content["streams"], strict=True):
             if root.kind is Kind.ROWS:
-                check_rows(root, stream, reader, joined(root, reader, self.cache, None, self.report), id_key)
+                rows = joined(root, reader, self.cache, None, self.report)
+                tables.setdefault(stream["name"], RowDigest()).merge(check_rows(root, stream, reader, rows, id_key))
                 continue
             for _ in joined(root, reader, self.cache, stream["digest"], self.report):
                 pass
+        check_tables(content["tables"], tables)
 
     def _refs(self, view: SnapshotView, top: bytes, kind: Kind) -> Iterator[ChunkRef]:
         try:

@@ -68,11 +68,14 @@ class Spool:
 
 
 class PackCache:
-    """Whole packs, a few in memory, the rest in the spool if there is one. Safe for several threads."""
+    """Whole packs, `keep` of them in memory, the rest in the spool if there is one. Safe for several threads."""
 
-    def __init__(self, repo: Repository, *, spool: Spool | None = None, fetchers: int = 4) -> None:
+    def __init__(
+        self, repo: Repository, *, spool: Spool | None = None, fetchers: int = 4, keep: int = PACKS_IN_MEMORY
+    ) -> None:
         self._repo = repo
         self._spool = spool
+        self._keep = keep
         self._lock = threading.Lock()
         self._packs: OrderedDict[bytes, Future[Pack]] = OrderedDict()
         self._pool = ThreadPoolExecutor(fetchers, thread_name_prefix="fetch")
@@ -91,7 +94,7 @@ class PackCache:
             return future
 
     def _shrink(self) -> None:
-        while len(self._packs) > PACKS_IN_MEMORY:
+        while len(self._packs) > self._keep:
             digest, future = self._packs.popitem(last=False)
             wanted = self.uses is None or self.uses.get(digest, 0) > 0
             if self._spool and wanted and future.done() and not future.exception():

@@ -5,7 +5,7 @@ The structure part is for everybody who may check; the content part opens only w
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from backupd.crypto.envelope import Envelope, parse_envelope
 from backupd.crypto.keyring import Signer
 from backupd.crypto.primitives import Unauthentic, sha256
 from backupd.errors import IntegrityError
+from backupd.repo.content import check_content
 from backupd.repo.format import (
     SNAPSHOT,
     Cursor,
@@ -179,8 +180,12 @@ class SnapshotObject:
             raise IntegrityError(f"{self.name} says that it is another number", object_name=self.name)
         return structure
 
-    def content(self, session_key: bytes, streams: int) -> dict[str, Any]:
-        """Open the content part, and check that it has what such a part tells, for that many streams.
+    def content(self, session_key: bytes, kinds: Sequence[Kind]) -> dict[str, Any]:
+        """Open the content part, and check that it is what such a part is.
+
+        Args:
+            session_key: of the snapshot.
+            kinds: of its streams, as the structure part lists them.
 
         Raises:
             IntegrityError: damaged, or not readable.
@@ -190,26 +195,11 @@ class SnapshotObject:
         except Unauthentic:
             raise IntegrityError(f"the content of {self.name} does not open", object_name=self.name) from None
         document = unpack_json(plain, self.name)
-        if not _is_content(document, streams):
-            raise IntegrityError(f"the content of {self.name} lacks what it must tell", object_name=self.name)
+        try:
+            check_content(document, kinds)
+        except (KeyError, ValueError, TypeError):
+            raise IntegrityError(f"the content of {self.name} is not what it must be", object_name=self.name) from None
         return document
-
-
-def _is_content(document: dict[str, Any], streams: int) -> bool:
-    try:
-        described, tables = document["streams"], document["tables"]
-        return (
-            isinstance(document["engine"], str)
-            and isinstance(document["facts"], dict)
-            and isinstance(document["warnings"], list)
-            and isinstance(document["note"], str)
-            and len(described) == streams
-            and all(isinstance(s["name"], str) and (s["digest"] is None or len(s["digest"]) == 64) for s in described)
-            and all(isinstance(t["name"], str) and isinstance(t["key"], list) for t in tables)
-            and all(t["rows"] is None or type(t["rows"]) is int for t in tables)
-        )
-    except (KeyError, TypeError):
-        return False
 
 
 def parse_snapshot(data: bytes, name: str, repository: bytes) -> SnapshotObject:

@@ -122,6 +122,7 @@ class WriteSession:
         self._lists = OpenPacks(self, 1)
         self._packs = OpenPacks(self, 1)
         self.writers: list[StreamWriter] = []
+        self.waiting = 0
         self._content_nodes = TreeBuilder(self.store_node)
         self._content_totals = [0, 0]
         self._uploads: set[Future[IndexedPack]] = set()
@@ -223,11 +224,11 @@ class WriteSession:
         return roots
 
     def relieve(self) -> None:
-        """Let nodes that wait for their packs go, once there are many."""
-        if sum(writer.tree.waiting for writer in self.writers) > NODES_IN_LINE:
-            self.complete_packs()
-            for writer in self.writers:
-                writer.tree.drain_all()
+        """Let the nodes of all streams go that wait for their packs."""
+        self.complete_packs()
+        for writer in self.writers:
+            writer.tree.drain_all()
+        self.waiting = sum(writer.tree.waiting for writer in self.writers)
 
     def upload(self, builder: PackBuilder) -> None:
         """Finish a pack in another thread and store it; waits while too many are under way."""
@@ -357,6 +358,7 @@ class StreamWriter:
     def add(self, prepared: Sequence[Prepared], content: Sequence[ContentEntry | None] | None = None) -> None:
         """Append chunks to the stream; of rows, with what is in each."""
         counts = self._session.counts
+        before = self.tree.waiting
         for item, said in zip(prepared, content or [None] * len(prepared), strict=True):
             ref, new = self._session.place(item, self._packs)
             counts.total += 1
@@ -366,7 +368,8 @@ class StreamWriter:
             self._chunks += 1
             self._bytes += item.head.plain_length
             self.tree.add(ref, said)
-        if self.tree.waiting > NODES_IN_LINE // 8:
+        self._session.waiting += self.tree.waiting - before
+        if self._session.waiting > NODES_IN_LINE:
             self._session.relieve()
 
     @property

@@ -45,7 +45,7 @@ def _several(name: str, work: Callable[[], list[Check]]) -> list[Check]:
         return [Check(name, False, error.strerror or "input/output error")]
 
 
-def diagnose(settings: Settings, source: str | None, options: "ServerOptions") -> list[Check]:
+def diagnose(settings: Settings, source: str | None, options: "ServerOptions", timeout: float) -> list[Check]:
     """Run every check that the given options allow."""
     checks = [
         _try("program", _program),
@@ -59,7 +59,7 @@ def diagnose(settings: Settings, source: str | None, options: "ServerOptions") -
         if settings.key_paths:
             checks += [_try("repository", lambda: _repository(settings))]
     if source:
-        checks += _several("source", lambda: _source(source, options))
+        checks += _several("source", lambda: _source(source, options, timeout))
     return checks
 
 
@@ -132,18 +132,18 @@ def _repository(settings: Settings) -> str:
         store.close()
 
 
-def _source(source: str, options: "ServerOptions") -> list[Check]:
+def _source(source: str, options: "ServerOptions", timeout: float) -> list[Check]:
     """A file is opened for reading; a server is asked what would keep a capture from being whole."""
     from backupd.config.urls import parse_database
     from backupd.wiring import examine_source, open_source
 
     url = parse_database(source)
     if url.engine != "sqlite":
-        findings = examine_source(url, options)
+        findings = examine_source(url, options, timeout=timeout)
         bad = any(f.level == "error" for f in findings)
         whole = Check("source", not bad, f"{url} " + ("cannot be captured whole" if bad else "can be captured whole"))
         return [whole, *(Check(f"{f.level}: {f.object}", f.level != "error", f.detail, f.hint) for f in findings)]
-    with open_source(url).view() as view:
+    with open_source(url, timeout=timeout).view() as view:
         size = sum(stream.size_hint or 0 for stream in view.streams)
         told = f"opens: {len(view.tables)} tables, {size:,} bytes" + "".join(f"; {w}" for w in view.warnings)
         return [Check("source", True, told)]

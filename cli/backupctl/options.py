@@ -65,6 +65,9 @@ class Opt(click.Option):
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
         """The variable's value, in this option's own words."""
+        if self.multiple:
+            text = self.resolve_envvar_value(ctx)
+            return (text,) if text is not None else None
         value = super().value_from_envvar(ctx)
         return self._words.get(value.strip().lower(), value) if isinstance(value, str) else value
 

@@ -61,12 +61,12 @@ def read_password(name: str | None) -> str | None:
         return None
     try:
         with Path(name).open("rb") as file:
-            text = file.read(_MAX_PASSWORD).decode().removesuffix("\n").removesuffix("\r")
+            text = file.read(_MAX_PASSWORD + 1).decode().removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise UsageError(f"the password file {name} cannot be read: {error.strerror}", object_name=name) from None
     except UnicodeDecodeError:
         raise UsageError(f"the password file {name} holds no UTF-8 text", object_name=name) from None
-    if not text or "\0" in text:
+    if not text or len(text) > _MAX_PASSWORD or set(text) & set("\0\r\n"):
         raise UsageError(f"the password file {name} holds no password", object_name=name)
     return text
 
@@ -75,7 +75,7 @@ def build_options(server: dict[str, Any], **more: Any) -> "ServerOptions":
     """What the library wants to know; the tools' folders from BACKUPCTL_TOOLS are separated by ':'."""
     from backupd.wiring import ServerOptions
 
-    tools = tuple(part for text in server["tools"] for part in text.split(os.pathsep) if part)
+    tools = tuple(str(Path(part).absolute()) for text in server["tools"] for part in text.split(os.pathsep) if part)
     return ServerOptions(read_password(server["password_file"]), tools, jobs=server["jobs"], **more)
 
 
@@ -94,4 +94,6 @@ def table_names(given: tuple[str, ...]) -> tuple[str, ...]:
             else:
                 part += letter
         names.append(part)
-    return tuple(name for name in names if name)
+    if "" in names:
+        raise UsageError("a table's name is empty", hint="leave the option out to mean all tables")
+    return tuple(names)

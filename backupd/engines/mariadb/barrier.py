@@ -3,9 +3,10 @@
 No writer is kept waiting for long: whatever would wait for more than a tenth of a second is given up and tried again.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pymysql
 
@@ -69,7 +70,7 @@ def open_together(
     if len(workers) == 1:
         return _place_of(place, "one_connection", 0.0, _open(workers), link)
     for kind in _kinds(server, tables):
-        moment = _try(place, link, workers, kind, timeout)
+        moment = _try(place, link, server, workers, kind, timeout)
         if moment is not None:
             return moment
     raise TryAgain(
@@ -91,7 +92,9 @@ def _kinds(server: Server, tables: Sequence[str]) -> list[_Kind]:
     return kinds
 
 
-def _try(place: ServerPlace, link: Connection, workers: Sequence[Worker], kind: _Kind, timeout: float) -> Moment | None:
+def _try(
+    place: ServerPlace, link: Connection, server: Server, workers: Sequence[Worker], kind: _Kind, timeout: float
+) -> Moment | None:
     """Try one kind of barrier until it holds; None if this user may not, or it was never free in time."""
     deadline = time.monotonic() + timeout / 3
     for _ in range(_TRIES):
@@ -100,6 +103,7 @@ def _try(place: ServerPlace, link: Connection, workers: Sequence[Worker], kind: 
             try:
                 close_barrier(link, kind.close)
                 places = _open(workers)
+                told = _told(link) if server.vendor == "mysql" and kind.close else None
             finally:
                 run(link, kind.lift)
             held = time.monotonic() - began
@@ -112,6 +116,8 @@ def _try(place: ServerPlace, link: Connection, workers: Sequence[Worker], kind: 
             places = []
         if places and (not kind.close or len(set(places)) == 1 or not kind.equal):
             moment = _place_of(place, kind.name, held, places, link)
+            if told is not None:
+                return replace(moment, file=told[0], position=told[1], gtid=told[2])
             if kind.close or moment.proven:
                 return moment
             return None  # no barrier and no binary log: nothing would prove it
@@ -119,6 +125,18 @@ def _try(place: ServerPlace, link: Connection, workers: Sequence[Worker], kind: 
             return None
         time.sleep(_PAUSE)
     return None
+
+
+def _told(link: Connection) -> tuple[str, int, str] | None:
+    """Where MySQL's binary log is while the barrier stands: file, position and GTIDs; not tried on a real server yet."""
+    try:
+        ((text,),) = run(link, "SELECT LOCAL FROM performance_schema.log_status")
+        told = json.loads(str(text))
+        return str(told["binary_log_file"]), int(told["binary_log_position"]), str(told["gtid_executed"])
+    except (pymysql.Error, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, pymysql.Error) and error_number(error) in LOST:
+            raise
+        return None
 
 
 def close_barrier(link: Connection, statements: Sequence[str]) -> None:

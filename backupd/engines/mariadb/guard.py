@@ -1,13 +1,12 @@
 """What a restore is refused for: the place it would go to, and objects that would run with another account's rights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
-import pymysql
-
 from backupd.engines.base import LoadOptions, ServerPlace
+from backupd.engines.mariadb.accounts import existing
 from backupd.engines.mariadb.catalog import is_system
-from backupd.engines.mariadb.client import LOST, Connection, Server, error_number, explain, run, server_errors
+from backupd.engines.mariadb.client import Connection, Server, run, server_errors
 from backupd.engines.mariadb.findings import read_rights
 from backupd.engines.mariadb.splitting import Piece
 from backupd.engines.mariadb.statements import DEFINER, LIBRARY, Definition
@@ -73,8 +72,11 @@ class Guard:
                     return f"{kind} {rows[0][0]}"
         return None
 
-    def permit(self, definitions: Sequence[Definition], allow: frozenset[str]) -> list[Definition]:
+    def permit(self, definitions: Sequence[Definition], allow: frozenset[str], coming: Set[str]) -> list[Definition]:
         """The definitions that may be executed, with us for their definer where another cannot be set.
+
+        Args:
+            coming: accounts that will be there before the definitions are executed.
 
         Raises:
             SafetyRefused: something needs a word of `allow` that is not there.
@@ -102,19 +104,16 @@ class Guard:
             kept.append(definition)
         if refused:
             raise _refusal(refused)
-        self._warn_of_missing(kept)
+        self._warn_of_missing(kept, coming)
         return kept
 
-    def _warn_of_missing(self, definitions: Sequence[Definition]) -> None:
-        try:
-            accounts = {f"{user}@{host}" for user, host in run(self._link, "SELECT User, Host FROM mysql.user")}
-        except pymysql.Error as error:
-            if error_number(error) in LOST:
-                raise explain(error_number(error), self._place, "listing the accounts") from None
+    def _warn_of_missing(self, definitions: Sequence[Definition], coming: Set[str]) -> None:
+        there = existing(self._place, self._link)
+        if there is None:
             return
         for definition in definitions:
             definer = definition.definer
-            if definer is not None and definer not in accounts and f"{definer}@" not in accounts:
+            if definer is not None and not {definer, f"{definer}@"} & (there | coming):
                 self.warnings.append(f"the definer {definer} of {definition.label} is no account of this server")
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backupd.engines.base import CheckLevel, LoadOptions, LoadResult, ServerPlace, StoredStream, TableInfo
-from backupd.engines.mariadb import catalog, splitting, statements
+from backupd.engines.mariadb import accounts, catalog, splitting, statements
 from backupd.engines.mariadb.capture import select
 from backupd.engines.mariadb.client import (
     Connection,
@@ -127,7 +127,8 @@ class _Restore:
         if self._options.tables:
             definitions = [one for one in definitions if one.name in wanted or one.kind in ("sequence", "setval")]
             definitions = [one for one in definitions if one.kind in ("table", "sequence", "setval")]
-        definitions = guard.permit(definitions, self._options.allow)
+        people = accounts.read(splitting.split(_schema_text(streams, secret=True))) if self._options.globals else []
+        definitions = guard.permit(definitions, self._options.allow, {statement.who for statement in people})
         self._warnings += guard.warnings
         rows = {
             info.name: [stream for stream in streams if _is_rows_of(stream, info.name)]
@@ -141,6 +142,8 @@ class _Restore:
             loaded = self._fill(found, rows)
             self._set_sequences(definitions)
             check_seconds = self._compare(found, check, compare)
+            if people:
+                self._warnings += accounts.restore(self._place, self._link, people)
             publisher.publish(definitions)
         except BaseException as error:
             if publisher.replaced:
@@ -314,15 +317,16 @@ def _is_rows_of(stream: StoredStream, table: str) -> bool:
     return stream.info.kind == "rows" and stream.info.name == table
 
 
-def _schema_text(streams: Sequence[StoredStream]) -> str:
-    """The definitions.
+def _schema_text(streams: Sequence[StoredStream], *, secret: bool = False) -> str:
+    """The definitions, or the accounts.
 
     Raises:
         IntegrityError: they are missing, too long, or cut off.
     """
     parts = []
     for stream in streams:
-        if stream.info.kind != "schema" or stream.info.name != SCHEMA:
+        is_wanted = stream.info.secret if secret else stream.info.name == SCHEMA and not stream.info.secret
+        if stream.info.kind != "schema" or not is_wanted:
             continue
         if stream.size > _SCHEMA_LIMIT:
             raise IntegrityError(f"the definitions are over {_SCHEMA_LIMIT} bytes", object_name=stream.info.name)
@@ -330,7 +334,7 @@ def _schema_text(streams: Sequence[StoredStream]) -> str:
         if len(text) != stream.size:
             raise IntegrityError("the definitions end early", object_name=stream.info.name, hint="verify the snapshot")
         parts.append(text)
-    if not parts:
+    if not parts and not secret:
         raise IntegrityError("the snapshot holds no definitions", hint="verify the snapshot")
     return b"".join(parts).decode("utf-8", "surrogateescape")
 

@@ -174,7 +174,7 @@ class Worker:
                 object_name=table,
                 hint="check the server and the network",
             )
-        part = os.read(self._output, _PIPE)
+        part = os.read(self._output, _BUFFER)  # so that no buffer is over 1 MiB
         if not part:
             raise self._failure("reading", table)
         return part

@@ -61,6 +61,6 @@ def preflight(place: ServerPlace, *, timeout: float = 30.0, bin_folders: Sequenc
     Raises:
         Unreachable: no connection.
     """
-    from backupd.engines.postgres.preflight import examine
+    from backupd.engines.postgres.examination import examine
 
     return examine(place, timeout=timeout, bin_folders=tuple(bin_folders))

@@ -17,10 +17,10 @@ from backupd.engines.postgres import catalog, facts, script
 from backupd.engines.postgres.catalog import Relation, Session
 from backupd.engines.postgres.client import Server, child_environment, open_connection, patience
 from backupd.engines.postgres.dump import SchemaDump, dump_roles, run_tool
+from backupd.engines.postgres.examination import is_excluded, judge, refuse, warn_of_tools
 from backupd.engines.postgres.names import ARCHIVE, quoted
 from backupd.engines.postgres.objects import object_streams
 from backupd.engines.postgres.plan import Piece, Planner, loading_roots
-from backupd.engines.postgres.preflight import is_excluded, judge, refuse, warn_of_tools
 from backupd.engines.postgres.problems import source_error
 from backupd.engines.postgres.tools import Tools, find_tools
 from backupd.engines.postgres.worker import Worker
@@ -202,7 +202,7 @@ class PostgresView:
         if worker in self._all_workers:
             self._all_workers.remove(worker)
 
-    def _roles(self) -> Iterator[bytes]:
+    def _roles(self) -> Iterator[bytearray]:
         row = self._session.execute(
             b"SELECT pg_catalog.has_table_privilege('pg_catalog.pg_authid', 'SELECT')"
         ).fetchone()

@@ -25,7 +25,7 @@ def said_by(said: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in found[1]) if found else "it gave no reason"
 
 
-def run_tool(program: str, arguments: Sequence[str], server: Server, name: str, *, tools: Tools) -> Iterator[bytes]:
+def run_tool(program: str, arguments: Sequence[str], server: Server, name: str, *, tools: Tools) -> Iterator[bytearray]:
     """What a dump tool writes, in blocks of at most 512 KiB.
 
     Raises:
@@ -34,8 +34,7 @@ def run_tool(program: str, arguments: Sequence[str], server: Server, name: str, 
     with child_environment(server) as (environment, inherited):
         child = Child([tools.program(program), *arguments], environment, inherited)
         try:
-            while block := child.output.read(BLOCK):
-                yield block
+            yield from child.blocks(BLOCK)
             status = child.wait(600)
         except BaseException:
             child.kill()
@@ -76,7 +75,7 @@ class SchemaDump:
         for offset in range(0, file.size, BLOCK):
             yield file.read(offset, BLOCK)
 
-    def text(self) -> Iterator[bytes]:
+    def text(self) -> Iterator[bytearray]:
         """The same as SQL, with the database's own settings, to be read and for psql."""
         file = self._made()
         words = ["--create", "-f", "-"]
@@ -90,8 +89,7 @@ class SchemaDump:
             file.inherited,
         )
         try:
-            while block := child.output.read(BLOCK):
-                yield block
+            yield from child.blocks(BLOCK)
             if child.wait(600) != 0:
                 raise _tool_failed("pg_restore", child.said, self._database)
         finally:
@@ -127,7 +125,7 @@ class SchemaDump:
         return file
 
 
-def dump_roles(tools: Tools, server: Server, database: str, *, passwords: bool) -> Iterator[bytes]:
+def dump_roles(tools: Tools, server: Server, database: str, *, passwords: bool) -> Iterator[bytearray]:
     """Roles, their memberships and settings, and tablespaces, as SQL."""
     words = ["--globals-only", "-w", "-d", server.conninfo(database), "-l", database]
     if not passwords:

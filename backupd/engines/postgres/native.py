@@ -10,6 +10,7 @@ from backupd.engines.postgres.archive import Archive, Entry, Reader, major_of, r
 from backupd.engines.postgres.judgement import UNKNOWN, Danger, dangers, refuse, restorable
 from backupd.engines.postgres.pgrestore import feed_restore
 from backupd.engines.postgres.requirements import owners
+from backupd.engines.postgres.sqltext import Unclear, statements
 from backupd.engines.postgres.tools import find_tools
 from backupd.errors import IntegrityError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _HEAD = 64 * 1024
 _LONGEST_HEAD = 256 * 1024 * 1024
 _NAME = r'(?:[a-z_][a-z0-9_$]*|"(?:[^"]|"")+")'
-_COPY = re.compile(rf"COPY {_NAME}(?:\.{_NAME})? (?:\({_NAME}(?:, {_NAME})*\) )?FROM stdin;\n\Z")
+_COPY = re.compile(rf"COPY {_NAME}(?:\.{_NAME})? (?:\({_NAME}(?:, {_NAME})*\))? ?FROM stdin;\n\Z")
 _SETVAL = re.compile(r"SELECT pg_catalog\.setval\('(?:[^'\\]|'')*', -?[0-9]+, (?:true|false)\);\n\Z")
 
 
@@ -61,7 +62,7 @@ class NativePlan:
 
 
 def _is_data(entry: Entry) -> bool:
-    return entry.section == 3 and entry.desc != "STATISTICS DATA"
+    return entry.section == 3 and entry.desc not in {"STATISTICS DATA", "BLOB METADATA"}
 
 
 def _is_sound_data(entry: Entry) -> bool:
@@ -70,8 +71,16 @@ def _is_sound_data(entry: Entry) -> bool:
     if entry.desc == "SEQUENCE SET":
         return _SETVAL.match(entry.defn) is not None
     if entry.desc == "TABLE DATA":
-        return not entry.defn and _COPY.match(entry.copy) is not None
+        return _is_comment(entry.defn) and _COPY.match(entry.copy) is not None
     return entry.desc in {"BLOBS", "BLOB DATA"} and not entry.copy
+
+
+def _is_comment(text: str) -> bool:
+    """Whether there is no statement in it."""
+    try:
+        return not list(statements(text))
+    except Unclear:
+        return False
 
 
 def _read_head(blocks: Iterator[bytes]) -> tuple[list[bytes], Archive]:

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -29,6 +30,8 @@ _SOUND = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
 _SAID = 16 * 1024
+_PIECE, _PLENTY = 4096, 128 * 1024
+_PAUSE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,32 @@ class Child:
     def said(self) -> str:
         """What it said on standard error; complete once it has ended."""
         return self._said.decode("utf-8", "replace")
+
+    def read_into(self, view: memoryview) -> int:
+        """Read what is there into a buffer; 0 at the end.
+
+        Writers fill a pipe in pieces of 4 KiB. Reading each of them alone costs more than all else that is done here, so
+        after a short read the pipe is given a millisecond to fill.
+        """
+        count: int = self.output.readinto(view)  # type: ignore[attr-defined]
+        if _PIECE <= count < _PLENTY:
+            time.sleep(_PAUSE)
+        return count
+
+    def blocks(self, size: int) -> Iterator[bytearray]:
+        """All that it writes, in blocks of `size` bytes, the last one shorter."""
+        while True:
+            block = bytearray(size)
+            filled, count = 0, 1
+            while count and filled < size:
+                with memoryview(block) as view, view[filled:] as rest:
+                    count = self.read_into(rest)
+                filled += count
+            del block[filled:]
+            if block:
+                yield block
+            if not count:
+                return
 
     def wait(self, seconds: float | None = None) -> int:
         """Wait for its end and return its exit status; killed if it takes longer than `seconds`."""

@@ -142,6 +142,8 @@ class Worker:
             yield buffer
 
     def _read(self, buffer: bytearray, start: int, name: str) -> int:
+        if self._child.output.closed:
+            raise SourceIncomplete(f"{name}: the view was closed before it had been read", object_name=name)
         if not self._poll.poll(self._silence * 1000):
             self._child.kill()
             raise SourceIncomplete(
@@ -149,11 +151,11 @@ class Worker:
                 object_name=name,
                 hint="look at the server and at the network in between",
             )
-        with memoryview(buffer) as view:
-            count = self._child.output.readinto(view[start:])  # type: ignore[attr-defined]
+        with memoryview(buffer) as view, view[start:] as rest:
+            count = self._child.read_into(rest)
         if not count:
             raise self._failure(name)
-        return int(count)
+        return count
 
     def _failure(self, name: str) -> BackupdError:
         """Why it ended: by the SQLSTATE that it gave, and by no other word of the server's."""

@@ -18,7 +18,7 @@ def command(settings: Settings, source: str | None, server: dict[str, Any]) -> N
     from backupctl.diagnose import diagnose
     from backupd.errors import Failed
 
-    checks = diagnose(settings, source, build_options(server))
+    checks = diagnose(settings, source, build_options(server), server["lock_timeout"])
     bad = [c for c in checks if not c.passed]
     values = [{"name": c.name, "passed": c.passed, "detail": c.detail, "hint": c.hint} for c in checks]
     error = (

@@ -14,9 +14,10 @@ from backupctl.session import opened
 if TYPE_CHECKING:
     from backupctl.session import Session
     from backupd.config.urls import DatabaseUrl
-    from backupd.engines.base import LoadOptions
+    from backupd.engines.base import LoadOptions, ServerTarget
     from backupd.jobs.restore import RestoreResult
     from backupd.repo.repository import SnapshotView
+    from backupd.wiring import ServerOptions
 
 
 @click.command(
@@ -71,7 +72,8 @@ def command(
     if url.engine == "sqlite" and (names or allow or with_globals):
         raise UsageError("--tables, --allow and --with-globals mean nothing for a SQLite file")
     kinds = frozenset(kind.strip() for text in allow for kind in text.split(","))
-    place = _Place(url, LoadOptions(names, overwrite, kinds, with_globals, server["jobs"]), server)
+    options = LoadOptions(names, overwrite, kinds, with_globals, server["jobs"])
+    place = _Place(url, options, build_options(server), server["lock_timeout"])
     place.prepare()
     report = TerminalReporter(settings)
     with opened(settings, Right.READ) as session:
@@ -80,6 +82,7 @@ def command(
             report.warning(f"{problem.object}: {problem.detail} (not needed unless it is the snapshot you want)")
         view = select_snapshot(history, snapshot)
         if settings.dry_run:
+            place.rehearse(session, view)
             _would(settings, view, url)
             return
         result = place.restore(session, view, check, report)
@@ -93,7 +96,8 @@ class _Place:
 
     url: "DatabaseUrl"
     options: "LoadOptions"
-    server: dict[str, Any]
+    served: "ServerOptions"
+    timeout: float
 
     def prepare(self) -> None:
         """Refuse early what needs no snapshot to be refused."""
@@ -108,7 +112,7 @@ class _Place:
         """Restore."""
         from backupd.jobs.load import load
         from backupd.jobs.restore import restore
-        from backupd.wiring import open_server_target, open_target
+        from backupd.wiring import open_target
 
         repo = session.opened.repo
         spool = session.opened.places.cache if session.remote else None
@@ -116,10 +120,24 @@ class _Place:
             file = open_target(self.url)
             file.prepare(overwrite=self.options.overwrite)
             return restore(repo, view, file, check=check, report=report, spool_folder=spool)
-        served = build_options(self.server)
-        database = open_server_target(self.url, timeout=self.server["lock_timeout"], options=served)
-        kinds = ["postgresql"] if self.url.engine == "postgresql" else ["mariadb", "mysql"]
-        return load(repo, view, database, kinds, self.options, check=check, report=report, spool_folder=spool)
+        return load(
+            repo, view, self._database(), self._engines(), self.options, check=check, report=report, spool_folder=spool
+        )
+
+    def rehearse(self, session: "Session", view: "SnapshotView") -> None:
+        """Refuse what a restore to a server would refuse before it writes anything."""
+        from backupd.jobs.load import rehearse
+
+        if self.url.engine != "sqlite":
+            rehearse(session.opened.repo, view, self._database(), self._engines(), self.options)
+
+    def _database(self) -> "ServerTarget":
+        from backupd.wiring import open_server_target
+
+        return open_server_target(self.url, timeout=self.timeout, options=self.served)
+
+    def _engines(self) -> list[str]:
+        return ["postgresql"] if self.url.engine == "postgresql" else ["mariadb", "mysql"]
 
 
 def _tell(
@@ -145,6 +163,7 @@ def _tell(
             "unlock_seconds": round(unlock_seconds, 3),
             "check": check,
             "check_seconds": round(result.check_seconds, 3),
+            "compared": result.compared,
             "fetched_bytes": result.fetched_bytes,
             "erased": 0,
             "warnings": [*report.warnings, *result.warnings],
@@ -163,7 +182,12 @@ def _tell(
         )
         output.say(f"{result.seconds:.1f} s from unlocked key to renamed file; {checked}")
     else:
-        compared = f"every table was read back in {result.check_seconds:.1f} s and is what the snapshot holds"
+        which = (
+            "every table was"
+            if result.compared >= result.tables > 0
+            else f"{result.compared} of {result.tables} tables were"
+        )
+        compared = f"{which} read back in {result.check_seconds:.1f} s, all as in the snapshot"
         checked = compared if check != "none" else "not read back"
         output.say(f"{result.seconds:.1f} s from unlocked key to renamed database; {checked}")
     for warning in result.warnings:

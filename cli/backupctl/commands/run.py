@@ -83,6 +83,8 @@ def command(
     served = build_options(server, native=capture == "native", exclude=table_names(exclude), globals=with_globals)
     if url.engine == "sqlite" and (served.native or served.exclude or served.globals):
         raise UsageError("--capture, --exclude and --with-globals mean nothing for a SQLite file")
+    if served.native and url.engine != "postgresql":
+        raise UsageError("--capture native is for PostgreSQL: other engines have no archive of their own")
     database = open_source(url, timeout=server["lock_timeout"], options=served)
     options = BackupOptions(
         _checked(name or database.default_name), tag, note, hold, check, compression, accept_rollback

@@ -4,6 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from backupctl import output
 from backupctl.options import Settings, option, verb
@@ -13,7 +14,7 @@ from backupctl.session import opened, repository_url
 
 if TYPE_CHECKING:
     from backupd.jobs.verify import VerifyResult
-    from backupd.repo.repository import Repository
+    from backupd.repo.repository import History, Repository
 
 
 def _sample(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
@@ -70,8 +71,9 @@ def command(
 
     began = time.monotonic()
     report = TerminalReporter(settings)
+    _refuse_mixed(against_source)
     if against_source:
-        _compare(settings, snapshot or "latest", source, server, report)
+        _compare(settings, snapshot, source, server, report)
         return
     wanted = Level[level.upper()]
     right = Right.READ if wanted is Level.CONTENT else Right.CHECK
@@ -87,8 +89,20 @@ def command(
     _tell(settings, level, result, report, seconds)
 
 
+def _refuse_mixed(against_source: bool) -> None:
+    """Options that mean something only with, or only without, --against-source."""
+    from backupd.errors import UsageError
+
+    context = click.get_current_context()
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if against_source and given & {"level", "sample"}:
+        raise UsageError("--level and --sample look at what is stored, --against-source does not: choose one")
+    if not against_source and given & {"source", "password_file", "tools", "jobs", "lock_timeout"}:
+        raise UsageError("options of a live database need --against-source")
+
+
 def _compare(
-    settings: Settings, snapshot: str, source: str | None, server: dict[str, Any], report: TerminalReporter
+    settings: Settings, snapshot: str | None, source: str | None, server: dict[str, Any], report: TerminalReporter
 ) -> None:
     """Compare a snapshot with the live database."""
     from backupd.config.urls import parse_database
@@ -104,7 +118,8 @@ def _compare(
     live = open_source(parse_database(source), timeout=server["lock_timeout"], options=build_options(server))
     with opened(settings, Right.READ) as session:
         repo = session.opened.repo
-        view = select_snapshot(repo.history(), snapshot)
+        history = repo.history()
+        view = select_snapshot(history, snapshot or f"latest:{_known(history, live.default_name)}")
         tables, problems = compare_with_source(repo, view, live, report)
     report.clear()
     seconds = time.monotonic() - began
@@ -133,6 +148,19 @@ def _compare(
         f"the source is what the snapshot of {view.structure.taken_at} holds: {output.plural(tables, 'table')} compared "
         f"in {seconds:.1f} s"
     )
+
+
+def _known(history: "History", name: str) -> str:
+    """The source to compare with where no snapshot was named: the one of the database's name, or the only one."""
+    from backupd.errors import UsageError
+    from backupd.jobs.select import source_names
+
+    names = {view.structure.source for view in history.views}
+    if name in names or not names:
+        return name
+    if len(names) > 1:
+        raise UsageError(f"no source here is called {name}", hint="name the snapshot: latest:SOURCE, or an id")
+    return next(iter(set(source_names(history.views).values())))
 
 
 def _remember(repo: "Repository", result: "VerifyResult", report: TerminalReporter) -> None:

@@ -2,8 +2,10 @@
 
 import random
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from backupd.crypto.chunks import Kind
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Keyring
-from backupd.engines.base import LoadOptions, StreamInfo
+from backupd.engines.base import LoadOptions, LoadResult, StreamInfo
 from backupd.errors import (
     BackupdError,
     Failed,
@@ -26,12 +28,14 @@ from backupd.errors import (
 from backupd.jobs.backup import BackupOptions, BackupResult, backup
 from backupd.jobs.load import load
 from backupd.jobs.restore import open_content
+from backupd.jobs.rowcheck import compare_live
 from backupd.jobs.verify import Level
 from backupd.repo.ledger import Ledger
 from backupd.repo.nodes import ChunkRef, PackPlace
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.repo.rowdigest import RowDigest
 from backupd.repo.trees import TreeBuilder, finish_trees, walk, walk_content
+from backupd.repo.writing import WriteSession
 from backupd.report import Tally
 from backupd.store.base import ObjectStore
 from tests.doubles import Data, Wrapper
@@ -280,6 +284,78 @@ class Endless(TableView):
 
     def finish(self) -> None:
         raise Failed("on purpose, before anybody looks for the packs")
+
+
+def test_a_stream_of_no_table_is_no_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that reads a table and does not list it has a bug, which must not look like a backup."""
+    monkeypatch.setattr(TableView, "tables", [])
+    kit = Kit(tmp_path)
+    with pytest.raises(Failed, match="this is a bug"):
+        take(kit, TableSource({"t": rows(10)}))
+    assert kit.history().views == []
+
+
+def test_waiting_lists_are_bounded_over_all_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many streams with few waiting nodes each hold no more than one stream with many."""
+    monkeypatch.setattr("backupd.repo.writing.NODES_IN_LINE", 8)
+    most = [0]
+    relieve = WriteSession.relieve
+
+    def watched(self: WriteSession) -> None:
+        most[0] = max(most[0], sum(writer.tree.waiting for writer in self.writers))
+        relieve(self)
+
+    monkeypatch.setattr(WriteSession, "relieve", watched)
+    kit = Kit(tmp_path, pack_bytes=16 << 20)
+    take(kit, TableSource({f"t{n}": rows(16_000, n, 300) for n in range(10)}))
+    assert 8 < most[0] < 20
+    assert kit.verify(Level.CONTENT).problems == []
+
+
+def test_a_slow_reader_does_not_hold_up_a_failure(tmp_path: Path) -> None:
+    """When one of two streams fails at once, the other is not read to its end first."""
+    began = time.monotonic()
+    seen: list[int] = []
+
+    def slow(name: str, at: int) -> None:
+        if name == "a":
+            raise SourceIncomplete("gone")
+        seen.append(at)
+        time.sleep(0.05)
+
+    source = TableSource({"a": rows(10), "b": rows(40_000)}, buffer=10_000, before_read=slow)
+    kit = Kit(tmp_path)
+    with pytest.raises(SourceIncomplete):
+        take(kit, source)
+    with pytest.raises(SourceIncomplete), source.view() as view:
+        compare_live({"tables": [], "streams": [], "facts": {}}, view, bytes(32), Tally())
+    assert len(seen) < 60
+    assert time.monotonic() - began < 15
+
+
+def test_packs_are_fetched_about_once_by_parallel_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four tables that are loaded side by side share packs; each pack is fetched about once (all at a sixteenth's scale)."""
+    monkeypatch.setattr("backupd.jobs.restore.AHEAD_BATCHES", 5)
+    monkeypatch.setattr("backupd.jobs.restore.BATCH", 2)
+    kit = Kit(tmp_path, pack_bytes=1 << 20)
+    tables = {f"t{n}": rows(30_000, n, 300) for n in range(4)}
+    take(kit, TableSource(tables, parallel=4))
+    repo, view = newest(kit)
+    stored = sum(info.size for info in kit.store.list("packs/"))
+    target = SideBySide()
+    result = load(repo, view, target, ["postgresql"], LoadOptions(jobs=4), check="none", report=Tally())
+    assert result.fetched_bytes < 2 * stored
+    assert dict(target.held) == joined(tables)
+
+
+class SideBySide(TableTarget):
+    """Reads all streams at once."""
+
+    def load(self, streams, tables, **_):  # type: ignore[no-untyped-def]
+        with ThreadPoolExecutor(4) as pool:
+            done = pool.map(lambda s: (s.info.name, s.info.kind, b"".join(s.open())), streams)
+            self.held = {name: data for name, kind, data in done if kind == "rows"}
+        return LoadResult(0, 0.0)
 
 
 def test_memory_does_not_follow_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

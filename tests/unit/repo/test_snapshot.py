@@ -37,12 +37,26 @@ STRUCTURE = Structure(
     tags=("weekly", "größe"),
     hold="audit",
 )
+KINDS = [Kind.ROWS, Kind.PAGES]
 CONTENT: dict[str, object] = {
     "engine": "sqlite",
     "facts": {},
     "warnings": [],
-    "streams": [],
-    "tables": [{"name": "customers", "key": ["id"], "rows": 12}],
+    "streams": [
+        {"name": "customers", "kind": "rows", "unit": 0, "rows": 12, "content": "", "digest": "0" * 64, "key": [0]},
+        {"name": "main", "kind": "pages", "unit": 4096, "rows": None, "content": None, "digest": None},
+    ],
+    "tables": [
+        {
+            "name": "customers",
+            "key": ["id"],
+            "rows": 12,
+            "columns": [["id", "integer"]],
+            "format": "f",
+            "ordered": True,
+            "digest": "0" * 64,
+        }
+    ],
     "note": "",
 }
 
@@ -73,7 +87,7 @@ def read(data: bytes, name: str = NAME, world: World = WORLD) -> tuple[Structure
     ring = world.ring(Role.READ)
     key = ring.structure_key(found.writer, found.envelope.epoch, found.envelope.structure_id)
     assert key is not None
-    return found.structure(key), found.content(ring.session(found.envelope).session_key, 0)
+    return found.structure(key), found.content(ring.session(found.envelope).session_key, KINDS)
 
 
 def test_a_snapshot_round_trips() -> None:
@@ -289,7 +303,7 @@ def test_content_opens_with_the_session_key_alone() -> None:
         *WORLD.keys[Role.WRITE].secrets.values.values(),
     ):
         with pytest.raises(IntegrityError, match="does not open"):
-            found.content(key, 0)
+            found.content(key, KINDS)
 
 
 def test_a_snapshot_shows_nothing() -> None:

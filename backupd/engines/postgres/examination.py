@@ -15,7 +15,6 @@ from backupd.errors import Failed, SourceIncomplete
 # Extensions that keep rows where pg_dump does not find them, or need a procedure of their own around a restore.
 _OWN_PROCEDURE = frozenset({"timescaledb", "citus", "pg_pathman"})
 _KINDS = {"r": "table", "p": "table", "S": "sequence", "m": "materialized view", "f": "foreign table"}
-_LONGEST_FIELD = 500 * 1024 * 1024
 _UNREADABLE_OBJECTS = """
 SELECT count(*), min(m.oid)::bigint FROM pg_catalog.pg_largeobject_metadata m
  WHERE NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)
