@@ -18,7 +18,7 @@ _HEAD = """-- The rows of this snapshot, for the mariadb client, run in the fold
 --   mariadb --local-infile=1 NAME < load.sql
 --   mariadb NAME < after.sql
 SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION,ALLOW_INVALID_DATES';
-SET SESSION foreign_key_checks = 0, unique_checks = 0, time_zone = '+00:00';
+SET SESSION foreign_key_checks = 0, time_zone = '+00:00';
 SET NAMES utf8mb4;
 """
 
