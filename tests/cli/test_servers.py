@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from tests.servers.mariadb import MariaServer
 from tests.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.slow
+EXTRACT = Path(__file__).resolve().parents[2] / "deploy/backupd-extract.py"
 CANARY = "Joanna Canary-Finch"
 SHOP = """
 create table customers(id int primary key, name varchar(100) not null, born date, note text);
@@ -124,6 +126,11 @@ def user(tmp_path: Path) -> User:
     made = User(home)
     made.init()
     return made
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @contextmanager
@@ -262,7 +269,7 @@ def test_servers_that_are_not_there(desk: Desk, user: User) -> None:
 
 
 def test_native_tools_restore_what_export_writes(desk: Desk, user: User) -> None:
-    """The exported files go back by psql and pg_restore, or mariadb, alone, as export says; the result is the snapshot's."""
+    """What `export` writes is what the standalone script writes, and it goes back by psql and pg_restore, or mariadb, alone."""
     shop = desk.create()
     back = f"{shop}_native"
     desk.sql(shop, SHOP)
@@ -271,7 +278,19 @@ def test_native_tools_restore_what_export_writes(desk: Desk, user: User) -> None
         done = user.run("export", "latest", "--dir", "plain", "--json", key="read")
         assert done.code == 0, done.err + done.out
         assert {"manifest.json", "load.sql"} <= set(done.document["files"])
-        desk.natively(user.folder / "plain", back)
+        extracted = subprocess.run(
+            [
+                *(sys.executable, "-I", EXTRACT, user.repository, "latest", "--dir", "extracted"),
+                *("--key", "keys/read.key", "--passphrase-file", "passphrase"),
+            ],
+            cwd=user.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert extracted.returncode == 0, extracted.stderr
+        assert contents(user.folder / "extracted") == contents(user.folder / "plain")
+        desk.natively(user.folder / "extracted", back)
         done = user.run("verify", "--against-source", "--source", desk.url(back), *desk.words(), "--json", key="read")
         assert (done.code, done.document["problems"]) == (0, []), done.out
 
