@@ -23,7 +23,7 @@ from backupd.crypto.chunks import Kind
 from backupd.crypto.envelope import structure_key_id
 from backupd.crypto.keyfile import Key
 from backupd.engines.base import Source, TableInfo, View
-from backupd.errors import Failed, TryAgain
+from backupd.errors import Failed, SourceMoved, TryAgain
 from backupd.jobs.capture import CapturedStream, capture
 from backupd.repo.commit import check_head, commit
 from backupd.repo.content import check_content
@@ -37,6 +37,7 @@ from backupd.repo.writing import WriteSession
 from backupd.report import Reporter
 
 NATIVE = "native"
+ATTEMPTS = 3
 CUTTER = "fixed-65536, rows-1"
 ROW_FORMAT = "text-1"
 
@@ -104,11 +105,30 @@ def backup(
     options: BackupOptions,
     report: Reporter,
 ) -> BackupResult:
-    """Take a snapshot of `source`.
+    """Take a snapshot of `source`; one whose tables change their shape meanwhile is tried again a few times.
 
     Raises:
         BackupdError: whatever went wrong; then there is no snapshot.
     """
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return _attempt(source, repo, key, folder, clock, options, report)
+        except SourceMoved as error:
+            if not left:
+                raise
+            report.warning(f"{error.message}; the capture begins again")
+    raise AssertionError("not reached")
+
+
+def _attempt(
+    source: Source,
+    repo: Repository,
+    key: Key,
+    folder: Places,
+    clock: Callable[[], datetime],
+    options: BackupOptions,
+    report: Reporter,
+) -> BackupResult:
     began = time.monotonic()
     with ExitStack() as stack:
         head = check_head(repo, key.header.writer, accept_rollback=options.accept_rollback)

@@ -48,11 +48,15 @@ def rows(count: int, seed: int = 1, width: int = 60) -> list[bytes]:
     return [b"%d\t%s\n" % (n, made.randbytes(width // 2).hex().encode()) for n in range(count)]
 
 
-def take(kit: Kit, source: TableSource, *, store: ObjectStore | None = None, **options: object) -> BackupResult:
+def take(
+    kit: Kit, source: TableSource, *, store: ObjectStore | None = None, report: Tally | None = None, **options: object
+) -> BackupResult:
     key = kit.keys[Role.WRITE]
     repo = Repository.open(store or kit.store, Keyring((key,)), Ledger.load(kit.places("writer").state))
     chosen = BackupOptions(**{"name": "made-up", "threads": 2, **options})  # type: ignore[arg-type]
-    return backup(source, repo, key, folder=kit.places("writer"), clock=utc_now, options=chosen, report=Tally())
+    return backup(
+        source, repo, key, folder=kit.places("writer"), clock=utc_now, options=chosen, report=report or Tally()
+    )
 
 
 def newest(kit: Kit) -> tuple[Repository, SnapshotView]:
@@ -195,6 +199,29 @@ def test_a_failing_source_leaves_no_snapshot(tmp_path: Path, error: Exception, w
     assert caught.value is error
     assert kit.history().views == []
     assert threading.active_count() < 20
+
+
+@pytest.mark.parametrize("moves", [1, 2, 3])
+def test_a_source_that_moves_is_tried_again(tmp_path: Path, moves: int) -> None:
+    """A migration under way costs another attempt, whose warning names the table; one that never ends is a failure by name."""
+    left = [moves]
+
+    def move() -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise SourceMoved("table t was altered", object_name="t")
+
+    kit, report = Kit(tmp_path), Tally()
+    source = TableSource({"t": rows(3000)}, before_finish=move)
+    if moves == 3:
+        with pytest.raises(SourceMoved, match="table t"):
+            take(kit, source)
+        assert kit.history().views == []
+        return
+    take(kit, source, report=report)
+    assert len(kit.history().views) == 1
+    assert [w for w in report.warnings if "table t was altered" in w and "again" in w]
+    assert kit.verify(Level.CONTENT).problems == []
 
 
 def test_rows_that_end_in_the_middle_of_one_are_no_snapshot(tmp_path: Path) -> None:
