@@ -11,22 +11,21 @@ import pymysql
 
 from backupd.engines.base import ServerPlace
 from backupd.engines.mariadb.client import LOST, Connection, error_number, explain, run, send, server_errors
-from backupd.engines.mariadb.splitting import Piece
+from backupd.engines.mariadb.splitting import Piece, quoting
 from backupd.errors import SafetyRefused
 
+_FLAGS = re.IGNORECASE | re.ASCII
 _NAME = r"(?:`[^`]*`|'[^']*')"
 _WHO = rf"({_NAME}(?:@{_NAME})?)"
-_CREATE_USER = re.compile(rf"CREATE\s+USER\s+(?:IF\s+NOT\s+EXISTS\s+)?{_WHO}(?=\s|\Z)", re.IGNORECASE)
-_CREATE_ROLE = re.compile(
-    rf"CREATE\s+ROLE\s+(?:IF\s+NOT\s+EXISTS\s+)?{_WHO}(?:\s+WITH\s+ADMIN\s+\w+)?\s*\Z", re.IGNORECASE
-)
-_GRANT = re.compile(rf"GRANT\s.*\sTO\s+{_WHO}(?:\s+(?:IDENTIFIED|REQUIRE|WITH)\s.*)?\s*\Z", re.IGNORECASE | re.DOTALL)
-_DEFAULT_ROLE = re.compile(rf"SET\s+DEFAULT\s+ROLE\s+(?:NONE|{_NAME})\s+FOR\s+{_WHO}\s*\Z", re.IGNORECASE)
+_CREATE_USER = re.compile(rf"CREATE\s+USER\s+(?:IF\s+NOT\s+EXISTS\s+)?{_WHO}(?:\s[^,]*)?\Z", _FLAGS)
+_CREATE_ROLE = re.compile(rf"CREATE\s+ROLE\s+(?:IF\s+NOT\s+EXISTS\s+)?{_WHO}(?:\s+WITH\s+ADMIN\s+\w+)?\s*\Z", _FLAGS)
+_GRANT = re.compile(rf"GRANT\s.*\sTO\s+{_WHO}(?:\s+(?:IDENTIFIED|REQUIRE|WITH)\s[^,]*)?\s*\Z", _FLAGS | re.DOTALL)
+_DEFAULT_ROLE = re.compile(rf"SET\s+DEFAULT\s+ROLE\s+(?:NONE|{_NAME})\s+FOR\s+{_WHO}\s*\Z", _FLAGS)
 _IGNORED = re.compile(
     r"SET\s+(?:ROLE|NAMES|@|TIME_ZONE|SQL_MODE|FOREIGN_KEY_CHECKS|UNIQUE_CHECKS|CHARACTER_SET|COLLATION|SQL_NOTES)"
     r"|SELECT\s+COALESCE\(CURRENT_ROLE|(?:CREATE|DROP)\s+ROLE\s+(?:IF\s+NOT\s+EXISTS\s+)?mariadb_dump_import_role\b"
     r"|GRANT\s+mariadb_dump_import_role\s|EXECUTE\s+IMMEDIATE\s|ALTER\s+USER\s",
-    re.IGNORECASE,
+    _FLAGS,
 )
 
 
@@ -47,7 +46,7 @@ def read(pieces: Iterable[Piece]) -> list[AccountStatement]:
     """
     found = []
     for piece in pieces:
-        mask = piece.mask
+        mask = "" if piece.unsure or any(quoting(piece.mode)) else piece.mask
         if match := _CREATE_ROLE.match(mask):
             role = piece.text[slice(*match.span(1))]
             found.append(AccountStatement(_account(role), True, f"CREATE ROLE IF NOT EXISTS {role}"))
@@ -74,8 +73,11 @@ def existing(place: ServerPlace, link: Connection) -> frozenset[str] | None:
         return None
 
 
-def restore(place: ServerPlace, link: Connection, wanted: Sequence[AccountStatement]) -> list[str]:
+def restore(place: ServerPlace, link: Connection, wanted: Sequence[AccountStatement], made: list[str]) -> list[str]:
     """Make the accounts that are missing, with their grants; what should be known of it.
+
+    Args:
+        made: those that were made are added, also where a later one fails.
 
     Raises:
         SafetyRefused: this user may not list the accounts.
@@ -91,6 +93,8 @@ def restore(place: ServerPlace, link: Connection, wanted: Sequence[AccountStatem
         if statement.who in fresh:
             with server_errors(place, f"restoring account {statement.who}", subject=statement.who):
                 send(link, statement.text)
+            if statement.makes:
+                made.append(statement.who)
     kept = sorted({statement.who for statement in wanted} & known)
     return [f"accounts that were there already were left as they are: {', '.join(kept)}"] if kept else []
 

@@ -1,21 +1,40 @@
 """Opens several transactions at one moment: a barrier of a few milliseconds, and the proof that it was one moment.
 
-No writer is kept waiting for long: whatever would wait for more than a tenth of a second is given up and tried again.
+No writer is kept waiting for long: whatever would wait for more than a tenth of a second is given up and tried again, and
+so is a barrier under which the transactions do not open within half a second. Should this machine fail while the barrier
+stands, the server lifts it after five seconds.
+
+Where no barrier can be had, one connection is read: that connections report the same place in the binary log proves nothing
+about commits that are not written to it.
 """
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pymysql
 
 from backupd.engines.base import ServerPlace
-from backupd.engines.mariadb.client import DENIED, LOST, Connection, Row, Server, error_number, explain, quote_name, run
+from backupd.engines.mariadb.client import (
+    DENIED,
+    IDLE,
+    LOST,
+    Connection,
+    Row,
+    Server,
+    error_number,
+    explain,
+    quote_name,
+    run,
+)
 from backupd.engines.mariadb.worker import Worker
-from backupd.errors import Failed, TryAgain
+from backupd.errors import BackupdError, Failed, TryAgain, Unreachable
 
 PATIENCE = 0.1
+OPENING = 0.5
+_HOLDER_IDLE = 5
 _TRIES = 20
 _PAUSE = 0.05
 OPEN = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
@@ -26,7 +45,7 @@ class Moment:
     """How the transactions were opened.
 
     Attributes:
-        barrier: "backup_stage", "flush_tables", "lock_tables", "positions" or "one_connection".
+        barrier: "backup_stage", "flush_tables", "lock_tables" or "one_connection".
         held: seconds for which the barrier stood.
         file, position, gtid: the binary log's place of that moment; empty and 0 where there is none.
         proven: whether all connections reported the same place.
@@ -46,37 +65,36 @@ class _Kind:
     close: tuple[str, ...]
     lift: str
     equal: bool
-    """Whether the places of all connections must be equal, because nothing else proves anything."""
+    """Whether nothing at all can commit behind it, so that the places of all connections must be equal."""
 
 
 def open_together(
     place: ServerPlace,
     link: Connection,
     server: Server,
-    workers: Sequence[Worker],
+    workers: MutableSequence[Worker],
     tables: Sequence[str],
     timeout: float,
+    renew: Callable[[], Worker] | None = None,
 ) -> Moment:
-    """Open a consistent snapshot in each worker, all at one moment.
+    """Open a consistent snapshot in each worker, all at one moment; in the first alone where no barrier can be had.
+
+    The barrier is then "one_connection", and the other workers hold nothing.
 
     Args:
         link: a connection of its own that holds the barrier.
         tables: the tables that are read, for a barrier of table locks.
         timeout: seconds for which to go on trying.
+        renew: makes a worker in the place of one that was lost or too slow.
 
     Raises:
-        TryAgain: the barrier could not be had in time.
+        Unreachable, TryAgain, Failed.
     """
-    if len(workers) == 1:
-        return _place_of(place, "one_connection", 0.0, _open(workers), link)
-    for kind in _kinds(server, tables):
-        moment = _try(place, link, server, workers, kind, timeout)
+    for kind in _kinds(server, tables) if len(workers) > 1 else ():
+        moment = _try(place, link, server, workers, kind, timeout, renew)
         if moment is not None:
             return moment
-    raise TryAgain(
-        f"no single moment could be had on {place} with {len(workers)} connections",
-        hint="grant RELOAD (or LOCK TABLES) to the backup user, or read with one connection",
-    )
+    return _place_of(place, "one_connection", 0.0, _open(workers[:1], timeout), link)
 
 
 def _kinds(server: Server, tables: Sequence[str]) -> list[_Kind]:
@@ -88,43 +106,67 @@ def _kinds(server: Server, tables: Sequence[str]) -> list[_Kind]:
     locks = ", ".join(f"{quote_name(table)} READ" for table in tables)
     if locks:
         kinds.append(_Kind("lock_tables", (f"LOCK TABLES {locks}",), "UNLOCK TABLES", equal=False))
-    kinds.append(_Kind("positions", (), "DO 0", equal=True))
     return kinds
 
 
 def _try(
-    place: ServerPlace, link: Connection, server: Server, workers: Sequence[Worker], kind: _Kind, timeout: float
+    place: ServerPlace,
+    link: Connection,
+    server: Server,
+    workers: MutableSequence[Worker],
+    kind: _Kind,
+    timeout: float,
+    renew: Callable[[], Worker] | None,
 ) -> Moment | None:
     """Try one kind of barrier until it holds; None if this user may not, or it was never free in time."""
     deadline = time.monotonic() + timeout / 3
     for _ in range(_TRIES):
         try:
-            began = time.monotonic()
-            try:
-                close_barrier(link, kind.close)
-                places = _open(workers)
-                told = _told(link) if server.vendor == "mysql" and kind.close else None
-            finally:
-                run(link, kind.lift)
-            held = time.monotonic() - began
+            if (moment := _once(place, link, server, workers, kind)) is not None:
+                return moment
         except pymysql.Error as error:
             number = error_number(error)
-            if number in LOST:
+            if number in LOST or number == 0:  # the driver gives none where the connection is closed already
                 raise explain(number, place, "setting the barrier") from None
             if number in DENIED:
                 return None
-            places = []
-        if places and (not kind.close or len(set(places)) == 1 or not kind.equal):
-            moment = _place_of(place, kind.name, held, places, link)
-            if told is not None:
-                return replace(moment, file=told[0], position=told[1], gtid=told[2])
-            if kind.close or moment.proven:
-                return moment
-            return None  # no barrier and no binary log: nothing would prove it
+        except (Unreachable, TryAgain):
+            if renew is None or not any(worker.is_broken for worker in workers):
+                raise
+            workers[:] = [renew() if worker.is_broken else worker for worker in workers]
         if time.monotonic() > deadline:
             return None
         time.sleep(_PAUSE)
     return None
+
+
+def _once(
+    place: ServerPlace, link: Connection, server: Server, workers: Sequence[Worker], kind: _Kind
+) -> Moment | None:
+    """Open all transactions behind a barrier; None if something was committed meanwhile."""
+    began = time.monotonic()
+    with _standing(link, kind):
+        places = _open(workers, OPENING)
+        told = _told(link) if server.vendor == "mysql" else None
+    held = time.monotonic() - began
+    if kind.equal and len(set(places)) != 1:
+        return None
+    moment = _place_of(place, kind.name, held, places, link)
+    return moment if told is None else replace(moment, file=told[0], position=told[1], gtid=told[2])
+
+
+@contextmanager
+def _standing(link: Connection, kind: _Kind) -> Iterator[None]:
+    """The barrier, which the server lifts by itself if its holder is not heard of any more."""
+    run(link, f"SET SESSION wait_timeout = {_HOLDER_IDLE}")
+    try:
+        try:
+            close_barrier(link, kind.close)
+            yield
+        finally:
+            run(link, kind.lift)
+    finally:
+        run(link, f"SET SESSION wait_timeout = {IDLE}")
 
 
 def _told(link: Connection) -> tuple[str, int, str] | None:
@@ -165,11 +207,30 @@ def _lift(link: Connection, statement: str) -> None:
     run(link, statement)
 
 
-def _open(workers: Sequence[Worker]) -> list[Row]:
-    """Open the transactions, all at the same time, and ask each where it stands."""
+def _open(workers: Sequence[Worker], timeout: float) -> list[Row]:
+    """Open the transactions, all at the same time, and ask each where it stands.
+
+    Raises:
+        Unreachable, TryAgain, Failed: not all did within `timeout`; those that did not are ended, and the others are ready.
+    """
+    deadline = time.monotonic() + timeout
+    places: list[Row] = []
+    first: BackupdError | None = None
+    asked: list[Worker] = []
     for worker in workers:
-        worker.send("ROLLBACK", OPEN, "SHOW STATUS LIKE 'binlog_snapshot_%'", "SAVEPOINT backupd")
-    return [position_of(worker.answer()) for worker in workers]
+        try:
+            worker.send("ROLLBACK", OPEN, "SHOW STATUS LIKE 'binlog_snapshot_%'", "SAVEPOINT backupd")
+            asked.append(worker)
+        except BackupdError as error:
+            first = first or error
+    for worker in asked:
+        try:
+            places.append(position_of(worker.answer(max(0.0, deadline - time.monotonic()))))
+        except BackupdError as error:
+            first = first or error
+    if first is not None:
+        raise first
+    return places
 
 
 def position_of(printed: bytes) -> tuple[str, int]:

@@ -26,6 +26,7 @@ from backupd.engines.mariadb.client import (
     server_errors,
 )
 from backupd.engines.mariadb.formats import INTEGERS, fingerprint, read_expression
+from backupd.engines.mariadb.locker import Locker
 from backupd.engines.mariadb.tools import Tools
 from backupd.engines.mariadb.worker import Worker
 from backupd.errors import SourceIncomplete, SourceMoved
@@ -57,8 +58,8 @@ class Opened:
     reader: Reader
     catalog: Catalog
     moment: Moment
-    workers: Sequence[Worker]
-    locker: Worker | None
+    workers: list[Worker]
+    locker: Locker | None
     exclude: Sequence[str]
     globals: bool
     warnings: list[str]
@@ -73,6 +74,9 @@ class MariaView:
         self._marker = "N" + secrets.token_hex(12)  # drawn now, so no row of the moment can hold it
         self._link_lock = threading.Lock()
         self._locker_lock = threading.Lock()
+        self._definitions_lock = threading.Lock()
+        self._schema: bytes | None = None
+        self._triggers: bytes | None = None
         self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in opened.workers:
             self._free.put(worker)
@@ -85,7 +89,11 @@ class MariaView:
             _table_info(table, opened.server) for table in opened.catalog.tables.values()
         )
         self.facts: Mapping[str, object] = _facts(opened)
-        self.warnings: Sequence[str] = tuple(opened.warnings)
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What is not as it should be; final after the last stream."""
+        return tuple(self._opened.warnings)
 
     @property
     def parallel(self) -> int:
@@ -179,11 +187,11 @@ class MariaView:
             finally:
                 self._free.put(worker)
         else:
+            yield from self._opened.locker.rows(statement, self._marker, part.table.name)
             with self._locker_lock:
-                yield from self._opened.locker.rows(statement, self._marker, part.table.name)
                 self._locked_left -= 1
                 if self._locked_left == 0:
-                    self._opened.locker.ask("UNLOCK TABLES")
+                    self._opened.locker.release()
         self._ended += 1
 
     def _require_same(self, table: Table) -> None:
@@ -198,11 +206,23 @@ class MariaView:
 
     def _read_schema(self) -> Iterator[bytes]:
         self._begun += 1
-        opened = self._opened
-        text = schema.dump(opened.tools, opened.place, opened.server, opened.exclude)
-        self._require_unmoved()
+        with self._definitions_lock:
+            if self._schema is None:
+                self._dump()
+            text, self._schema = self._schema or b"", None
         yield from _pieces(text)
         self._ended += 1
+
+    def _dump(self) -> None:
+        """Dump all definitions and those of the triggers, both of the moment."""
+        opened = self._opened
+        text = schema.dump(opened.tools, opened.place, opened.server, opened.exclude)
+        triggers = schema.dump_triggers(opened.tools, opened.place, opened.server, opened.exclude)
+        self._require_unmoved()
+        warning = schema.check(text, triggers, opened.catalog)
+        if warning is not None and warning not in opened.warnings:
+            opened.warnings.append(warning)
+        self._schema, self._triggers = text, triggers
 
     def _require_unmoved(self) -> None:
         """The definitions are still those of the moment."""
@@ -217,21 +237,24 @@ class MariaView:
             )
 
     def _read_script(self, name: str) -> Iterator[bytes]:
-        """What the native client restores an export with; the definitions that it leans on are compared with `schema.sql`'s."""
+        """What the native client restores an export with; it goes with `schema.sql`, so it is of the same moment."""
         self._begun += 1
         opened = self._opened
         if name == script.LOAD:
             tables, stored = opened.catalog.tables, opened.catalog.stored
             yield from script.load_script(self.streams, tables, stored, vendor=opened.server.vendor)
         else:
-            triggers = schema.dump_triggers(opened.tools, opened.place, opened.server, opened.exclude)
-            self._require_unmoved()
-            yield from script.after_script(triggers, opened.catalog.stored)
+            with self._definitions_lock:
+                if self._triggers is None:
+                    self._dump()
+            yield from script.after_script(self._triggers or b"", opened.catalog.stored)
         self._ended += 1
 
     def _read_globals(self) -> Iterator[bytes]:
         self._begun += 1
-        yield from _pieces(schema.dump_globals(self._opened.tools, self._opened.server))
+        opened = self._opened
+        schema.require_all_rows(opened.settings)
+        yield from _pieces(schema.dump_globals(opened.tools, opened.server))
         self._ended += 1
 
 

@@ -273,10 +273,16 @@ def settle(place: ServerPlace, link: Connection) -> None:
             continue
 
 
+NO_LIMIT = 18446744073709551615
+"""The sql_select_limit under which a SELECT gives every row; DEFAULT would be what the server's administrator set."""
+
+IDLE = 2000000
+"""Seconds for which the server keeps a connection that says nothing and holds nothing."""
+
 SESSION = (
     "SET NAMES utf8mb4",
-    "SET SESSION time_zone = '+00:00', sql_mode = '', sql_select_limit = DEFAULT, sql_safe_updates = 0",
-    "SET SESSION net_write_timeout = 86400, net_read_timeout = 86400, wait_timeout = 2000000",
+    f"SET SESSION time_zone = '+00:00', sql_mode = '', sql_select_limit = {NO_LIMIT}, sql_safe_updates = 0",
+    f"SET SESSION net_write_timeout = 86400, net_read_timeout = 86400, wait_timeout = {IDLE}",
     "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
 )
 OPTIONAL_SESSION = (

@@ -33,6 +33,7 @@ _GRANT = re.compile(r"GRANT (?P<what>.+?) ON (?P<scope>\*|`(?:[^`]|``)*`)\.(?P<t
 _FIXED = {(10, 5): 25, (10, 6): 18, (10, 11): 8, (11, 0): 6, (11, 1): 5, (11, 2): 4, (11, 4): 2}
 """Since which patch the client programs know the sandbox that keeps a dump from running programs."""
 
+_INVALID_VIEW = 1356
 _NOWHERE = "does not exist, or the backup user has no privilege on it"
 _ROUTINE_SIGHT = frozenset({"SHOW CREATE ROUTINE", "EXECUTE", "ALTER ROUTINE", "CREATE ROUTINE"})
 
@@ -109,6 +110,7 @@ def look(place: ServerPlace, link: Connection, catalog: Catalog) -> list[Finding
         Finding("error", name, "the server itself cannot open this table", "repair it, or exclude it")
         for name in catalog.broken
     ]
+    findings += _broken_views(place, link, catalog)
     findings += [Finding("warning", name, f"{what} is not captured") for name, what in sorted(catalog.odd.items())]
     findings += [
         Finding("warning", name, f"a table of {engine} holds no rows of its own: only its definition is captured")
@@ -225,6 +227,23 @@ def _definers(place: ServerPlace, link: Connection, catalog: Catalog) -> list[Fi
         for stored in catalog.stored
         if stored.definer and stored.definer not in accounts and stored.definer.removesuffix("@") not in accounts
     ]
+
+
+def _broken_views(place: ServerPlace, link: Connection, catalog: Catalog) -> list[Finding]:
+    """Views on something that is not there any more, which the dump program stops at."""
+    detail = "it refers to a table, column or function that is not there, or that its definer may not use"
+    found = []
+    for stored in catalog.stored:
+        if stored.kind != "view":
+            continue
+        try:
+            run(link, f"SHOW COLUMNS FROM {quote_name(place.database)}.{quote_name(stored.name)}")
+        except pymysql.Error as error:
+            if error_number(error) in LOST:
+                raise explain(error_number(error), place, f"looking at view {stored.name}") from None
+            if error_number(error) == _INVALID_VIEW:
+                found.append(Finding("error", f"view {stored.name}", detail, "repair or drop it, or exclude it"))
+    return found
 
 
 def _can_read(place: ServerPlace, link: Connection, table: str, database: str | None = None) -> bool:

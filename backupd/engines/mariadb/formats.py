@@ -26,7 +26,7 @@ Encoding = Literal["plain", "cast", "text", "utf8", "hex", "float", "bit", "inde
 """
 
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _AS_STORED = frozenset({"utf8mb4", "utf8mb3", "utf8", "ascii"})
 _WIDE = frozenset({"utf16", "utf16le", "utf32"})
@@ -115,7 +115,7 @@ def read_expression(column: Column, encoding: Encoding, marker: str) -> str:
         "hex": f"HEX({name})",
         "float": f"CAST({name} AS DOUBLE)",
         "bit": f"HEX({name} + 0)",
-        "index": f"{name} + 0",
+        "index": f"{name} | 0",  # `+ 0` would make the 64th member of a SET a sign
     }[encoding]
     return f"IFNULL({expression}, '{marker}')" if column.nullable else expression
 

@@ -8,7 +8,6 @@ from backupd.engines.mariadb.accounts import existing
 from backupd.engines.mariadb.catalog import is_system
 from backupd.engines.mariadb.client import Connection, Server, run, server_errors
 from backupd.engines.mariadb.findings import read_rights
-from backupd.engines.mariadb.splitting import Piece
 from backupd.engines.mariadb.statements import DEFINER, LIBRARY, Definition
 from backupd.errors import IntegrityError, SafetyRefused
 
@@ -35,14 +34,15 @@ class Guard:
             raise SafetyRefused(
                 f"{database!a} is not a database for restoring to", object_name=database, hint="name another one"
             )
-        vendor, version = facts.get("vendor"), facts.get("version")
+        vendor = facts.get("vendor")
         if vendor != self._server.vendor:
             raise SafetyRefused(
                 f"the snapshot is of {vendor}, the server is {self._server.vendor}: types and collations differ",
                 object_name=database,
                 hint="restore to a server of the same kind",
             )
-        if isinstance(version, Sequence) and tuple(version[:2]) > self._server.version[:2]:
+        version = _version(facts)
+        if version[:2] > self._server.version[:2]:
             old = ".".join(str(part) for part in self._server.version)
             new = ".".join(str(part) for part in version)
             raise SafetyRefused(
@@ -83,9 +83,9 @@ class Guard:
         """
         with server_errors(self._place, "asking for the account"):
             me = str(run(self._link, "SELECT CURRENT_USER()")[0][0])
-        can_set = read_rights(self._place, self._link).has_everywhere(
-            "SUPER", "SET USER", "SET_USER_ID", "SET_ANY_DEFINER"
-        )
+        rights = read_rights(self._place, self._link)
+        can_set = rights.has_everywhere("SUPER", "SET USER", "SET_USER_ID", "SET_ANY_DEFINER")
+        powerful = bool(rights.everywhere - {"USAGE"})
         refused: dict[str, list[str]] = {}
         kept = []
         for definition in definitions:
@@ -93,14 +93,15 @@ class Guard:
             foreign = definition.definer is not None and definition.definer != me
             if foreign and (definition.as_definer or not can_set):
                 dangers.add(DEFINER)
+            if definition.kind == "event" and powerful:
+                dangers.add(DEFINER)  # it runs by itself, with rights on the whole server
             for danger in dangers:
                 if danger == LIBRARY or not allow & {danger, "all"}:
                     refused.setdefault(danger, []).append(definition.label)
             if foreign and not can_set:
                 self.warnings.append(f"{definition.label} runs as {me} now, not as {definition.definer}")
-                definition = replace(
-                    definition, piece=Piece(definition.owned_by_us(), definition.piece.mask), definer=me
-                )
+                owned = replace(definition.piece, text=definition.owned_by_us())
+                definition = replace(definition, piece=owned, definer=me)
             kept.append(definition)
         if refused:
             raise _refusal(refused)
@@ -115,6 +116,19 @@ class Guard:
             definer = definition.definer
             if definer is not None and not {definer, f"{definer}@"} & (there | coming):
                 self.warnings.append(f"the definer {definer} of {definition.label} is no account of this server")
+
+
+def _version(facts: Mapping[str, object]) -> tuple[int, ...]:
+    """The version of the server that was captured.
+
+    Raises:
+        IntegrityError: the facts hold none.
+    """
+    version = facts.get("version")
+    numbers = tuple(part for part in version if isinstance(part, int)) if isinstance(version, list | tuple) else ()
+    if len(numbers) < 2 or len(numbers) != len(version if isinstance(version, list | tuple) else ()):
+        raise IntegrityError("the snapshot does not say of which version it is", hint="verify the snapshot")
+    return numbers
 
 
 def charset_clause(facts: Mapping[str, object]) -> str:

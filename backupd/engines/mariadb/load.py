@@ -5,6 +5,7 @@ to send one. Everything of a table is one transaction, and a connection whose in
 """
 
 import select
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -33,13 +34,15 @@ _PACKET = 1 << 20
 _STATEMENT = 4 << 20
 _LOOK_EVERY = 64
 _CUT_SHORT = 1265
+_STALL = 3600.0
+_KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 30), ("TCP_KEEPCNT", 20))
 
 SQL_MODE = "NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION,ALLOW_INVALID_DATES"
 SESSION = (
     f"SET SESSION sql_mode = '{SQL_MODE}', foreign_key_checks = 0, time_zone = '+00:00'",
     # Left on: off was measured a third slower, and would let a unique key's duplicates in unseen.
     "SET SESSION unique_checks = 1",
-    "SET SESSION innodb_lock_wait_timeout = 600, lock_wait_timeout = 600",
+    "SET SESSION innodb_lock_wait_timeout = 600, lock_wait_timeout = 600, max_error_count = 65535",
 )
 OPTIONAL_SESSION = ("SET SESSION check_constraint_checks = 0", "SET SESSION alter_algorithm = DEFAULT")
 
@@ -75,6 +78,7 @@ class Loader:
             self._place, timeout=self._timeout, database=self._database, read_timeout=0, local_infile=self._local
         )
         try:
+            keep_alive(link)
             self._register(link)
             self._settle(link, table)
             with server_errors(self._place, f"loading table {table.name}", subject=table.name):
@@ -113,22 +117,25 @@ class Loader:
         with server_errors(self._place, f"loading table {table.name}", subject=table.name):
             warnings = send_rows(link, statement, counted(streams, table.name, loaded))
         if warnings:
-            self._excuse(link, table, warnings)
+            self._excuse(link, table, *self._warned(link, table))
         return loaded[0]
 
     def _insert(self, link: Connection, table: Table, streams: Sequence[StoredStream]) -> int:
         before, after = self._insert_frame(table)
         row = b"ROW(" if self._server.vendor == "mysql" and after else b"("
         loaded = [0]
-        warnings = 0
+        warnings, numbers = 0, set[object]()
         with server_errors(self._place, f"loading table {table.name}", subject=table.name):
             limit = min(_STATEMENT, int(str(run(link, "SELECT @@max_allowed_packet")[0][0])) // 4)
         for rows in whole_rows(counted(streams, table.name, loaded), limit):
             with server_errors(self._place, f"loading table {table.name}", subject=table.name):
                 link.query(before + values(rows, row) + after)
-                warnings = int(inner(link)._result.warning_count)
-            if warnings:
-                self._excuse(link, table, warnings)
+                warned = int(inner(link)._result.warning_count)
+            if warned:
+                more, new = self._warned(link, table)
+                warnings, numbers = warnings + more, numbers | new
+        if warnings:
+            self._excuse(link, table, warnings, numbers)
         return loaded[0]
 
     def _insert_frame(self, table: Table) -> tuple[bytes, bytes]:
@@ -148,26 +155,44 @@ class Loader:
         chosen = ", ".join(expression or field for field, expression in zip(fields, made, strict=True))
         return f"{into}WITH v ({', '.join(fields)}) AS (VALUES ".encode(), f") SELECT {chosen} FROM v".encode()
 
-    def _excuse(self, link: Connection, table: Table, warnings: int) -> None:
+    def _warned(self, link: Connection, table: Table) -> tuple[int, set[object]]:
+        """How many warnings the last statement gave, and their numbers; the answer itself counts to 65535 only."""
+        with server_errors(self._place, f"loading table {table.name}", subject=table.name):
+            count = int(str(run(link, "SELECT @@warning_count")[0][0]))
+            return count, {row[1] for row in run(link, "SHOW WARNINGS")}
+
+    def _excuse(self, link: Connection, table: Table, warnings: int, numbers: set[object]) -> None:
         """Warnings are failures, but for those that an ENUM's invalid value cannot come without.
 
         Raises:
             Failed: some value was not taken as it is.
         """
+        excused = 0
+        rows = quote_name(table.name) + (" FOR SYSTEM_TIME ALL" if table.versioned else "")
         with server_errors(self._place, f"loading table {table.name}", subject=table.name):
-            numbers = [row[1] for row in run(link, "SHOW WARNINGS")]
-            excused = 0
             for column in table.columns:
-                if column.kind == "enum" and set(numbers) == {_CUT_SHORT}:
-                    name = quote_name(column.name)
-                    counted_rows = run(link, f"SELECT COUNT(*) FROM {quote_name(table.name)} WHERE {name} + 0 = 0")
+                if column.kind == "enum" and numbers == {_CUT_SHORT}:
+                    counted_rows = run(link, f"SELECT COUNT(*) FROM {rows} WHERE {quote_name(column.name)} + 0 = 0")
                     excused += int(str(counted_rows[0][0]))
         if excused < warnings:
             raise Failed(
-                f"the server did not take {warnings} values of table {table.name} as they are (warning {numbers[:1]})",
+                f"the server did not take {warnings} values of table {table.name} as they are "
+                f"(warning {sorted(map(str, numbers))[:1]})",
                 object_name=table.name,
                 hint="restore to the server's own version, or export the snapshot",
             )
+
+
+def keep_alive(link: Connection) -> None:
+    """Have a connection last for hours: a server that stalls is waited for, and a silent line is kept open."""
+    driver = inner(link)
+    driver._write_timeout = _STALL
+    if driver._sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    driver._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for word, value in _KEEPALIVE:
+        if hasattr(socket, word):
+            driver._sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, word), value)
 
 
 def settle(place: ServerPlace, link: Connection) -> None:
@@ -236,11 +261,12 @@ def counted(streams: Sequence[StoredStream], name: str, total: list[int]) -> Ite
 
 def whole_rows(buffers: Iterator[bytes], limit: int) -> Iterator[bytes]:
     """The same bytes, cut behind rows, in pieces of about `limit` bytes; a longer row is a piece of its own."""
-    pending = bytearray()
+    pending, searched = bytearray(), 0
     for buffer in buffers:
         pending += buffer
         while len(pending) >= limit:
-            cut = pending.rfind(b"\n", 0, limit) + 1 or pending.find(b"\n") + 1
+            cut = pending.rfind(b"\n", searched, limit) + 1 or pending.find(b"\n", searched) + 1
+            searched = 0 if cut else len(pending)
             if not cut:
                 break
             yield bytes(pending[:cut])

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from backupd.engines.base import LoadOptions, ServerPlace
 from backupd.engines.mariadb.client import Connection, quote_name, quote_text, run, send, server_errors
 from backupd.engines.mariadb.guard import Guard, charset_clause
-from backupd.engines.mariadb.statements import Context, Definition
-from backupd.errors import IntegrityError
+from backupd.engines.mariadb.splitting import split
+from backupd.engines.mariadb.statements import Context, Definition, sequence_owner
+from backupd.errors import BackupdError, IntegrityError
 
 _WORD = re.compile(r"[A-Za-z0-9_]+")
 
@@ -35,7 +36,11 @@ class Publisher:
         self._options = options
         self._facts = facts
         self._made_database = False
+        self._clause = charset_clause(facts)
+        self._clause_now = self._clause
         self.replaced = False
+        self.stranded = False
+        self.warnings: list[str] = []
 
     def publish(self, definitions: Sequence[Definition]) -> None:
         """Move the tables, then make everything else.
@@ -48,23 +53,70 @@ class Publisher:
         self._make_target()
         try:
             self._rename(names, self._scratch, self._place.database)
-            try:
-                self._own_sequences()
-                for definition in sorted(definitions, key=lambda definition: definition.kind == "event"):
-                    self._execute(definition)
-            except BaseException:
-                self._take_back(names)
-                raise
-        except BaseException:
-            if self._made_database:
-                with server_errors(self._place, "dropping the unfinished database"):
-                    run(self._link, f"DROP DATABASE IF EXISTS {quote_name(self._place.database)}")
+        except BaseException as error:
+            self._drop_target(error)
             raise
-        with server_errors(self._place, "dropping the scratch database"):
-            run(self._link, f"DROP DATABASE {quote_name(self._scratch)}")
+        try:
+            self._own_sequences()
+            for definition in sorted(definitions, key=lambda definition: definition.kind == "event"):
+                self._execute(definition)
+            with server_errors(self._place, "setting the database's character set"):
+                self._set_clause(self._clause)
+        except BaseException as error:
+            self._undo(names, error)
+            raise
+        self._warn_of_missing(definitions)
+        self._drop_scratch()
+
+    def _undo(self, names: Sequence[str], error: BaseException) -> None:
+        """Take everything back; where that fails nothing is dropped, and the first error is still the one that is told."""
+        try:
+            self._take_back(names)
+        except BackupdError:
+            self.stranded = True
+            return
+        self._drop_target(error)
+
+    def _drop_target(self, error: BaseException) -> None:
+        if not self._made_database:
+            return
+        try:
+            with server_errors(self._place, "dropping the unfinished database"):
+                run(self._link, f"DROP DATABASE IF EXISTS {quote_name(self._place.database)}")
+        except BackupdError:
+            leave(error, f"drop the unfinished database {self._place.database}")
+
+    def _drop_scratch(self) -> None:
+        try:
+            with server_errors(self._place, "dropping the scratch database"):
+                run(self._link, f"DROP DATABASE {quote_name(self._scratch)}")
+        except BackupdError as error:
+            self.warnings.append(f"the empty database {self._scratch} could not be dropped: {error.message}")
+
+    def _warn_of_missing(self, definitions: Sequence[Definition]) -> None:
+        """Say by name which stored objects the server took, and does not have: it drops events whose time has passed."""
+        lists = (
+            ("view", "VIEWS", "TABLE_NAME", "TABLE_SCHEMA"),
+            ("trigger", "TRIGGERS", "TRIGGER_NAME", "TRIGGER_SCHEMA"),
+            ("event", "EVENTS", "EVENT_NAME", "EVENT_SCHEMA"),
+        )
+        for kind, view, column, schema in lists:
+            wanted = [definition for definition in definitions if definition.kind == kind]
+            statement = f"SELECT {column} FROM information_schema.{view} WHERE {schema} = %s"
+            try:
+                with server_errors(self._place, "looking at what was made"):
+                    run(self._link, "SET NAMES utf8mb4")
+                    there = {str(row[0]).lower() for row in run(self._link, statement, (self._place.database,))}
+            except BackupdError as error:
+                self.warnings.append(f"what was made could not be listed: {error.message}")
+                return
+            why = ": its time has passed, and it is not one that is kept" if kind == "event" else ""
+            self.warnings += [
+                f"{one.label} is not there after the restore{why}" for one in wanted if one.name.lower() not in there
+            ]
 
     def _make_target(self) -> None:
-        name, clause = quote_name(self._place.database), charset_clause(self._facts)
+        name, clause = quote_name(self._place.database), self._clause
         self._guard.require_place(self._options, self._facts)
         with server_errors(self._place, "creating the database"):
             if self._options.overwrite == self._place.database:
@@ -93,32 +145,37 @@ class Publisher:
 
     def _own_sequences(self) -> None:
         """Defaults that draw from a sequence name its database: they must name the new one."""
-        old, new = quote_name(self._scratch) + ".", quote_name(self._place.database) + "."
         statement = (
             "SELECT TABLE_NAME, COLUMN_NAME, COLUMN_DEFAULT FROM information_schema.COLUMNS "
-            "WHERE TABLE_SCHEMA = %s AND COLUMN_DEFAULT LIKE '%%nextval(%%'"
+            "WHERE TABLE_SCHEMA = %s AND LOCATE(%s, COLUMN_DEFAULT) > 0"
         )
+        values = (self._place.database, quote_name(self._scratch))
+        changes: dict[str, list[str]] = {}
         with server_errors(self._place, "renewing the defaults"):
-            for table, column, default in run(self._link, statement, (self._place.database,)):
-                if old in str(default):
-                    value = str(default).replace(old, new)
-                    change = f"ALTER TABLE {quote_name(str(table))} ALTER COLUMN {quote_name(str(column))} SET DEFAULT ({value})"
-                    run(self._link, change)
+            for table, column, default in run(self._link, statement, values):
+                (piece,) = split(f"{default};")
+                value = sequence_owner(piece, self._scratch, self._place.database).text
+                if value != piece.text:
+                    change = f"ALTER COLUMN {quote_name(str(column))} SET DEFAULT ({value})"
+                    changes.setdefault(str(table), []).append(change)
+            for table, parts in changes.items():  # all of a table at once: one that is left would be looked up
+                run(self._link, f"ALTER TABLE {quote_name(table)} {', '.join(parts)}")
 
     def _execute(self, definition: Definition) -> None:
         if definition.kind in ("table", "sequence", "setval"):
             return
         with server_errors(self._place, f"creating {definition.label}", subject=definition.name):
-            if definition.kind == "alter_database":
-                charset, collation = definition.name.split(" ")
-                run(
-                    self._link,
-                    f"ALTER DATABASE {quote_name(self._place.database)} CHARACTER SET {charset} COLLATE {collation}",
-                )
-                return
+            self._set_clause(definition.context.database or self._clause)
             for statement in session(definition):
                 run(self._link, statement)
             send(self._link, definition.piece.text)
+
+    def _set_clause(self, clause: str) -> None:
+        """Give the database the character set that stored objects made in it keep."""
+        if clause.lower() != self._clause_now.lower():
+            run(self._link, "SET NAMES utf8mb4")
+            run(self._link, f"ALTER DATABASE {quote_name(self._place.database)} {clause}")
+            self._clause_now = clause
 
     def _take_back(self, names: Sequence[str]) -> None:
         """Undo: drop what was made beside the tables, and move those back."""
@@ -129,6 +186,8 @@ class Publisher:
             ("EVENT", "EVENTS", "EVENT_NAME", "EVENT_SCHEMA"),
         )
         with server_errors(self._place, "moving the tables back"):
+            run(self._link, "SET NAMES utf8mb4")
+            self._set_clause(self._clause)
             for kind, view, column, schema in lists:
                 statement = f"SELECT {column} FROM information_schema.{view} WHERE {schema} = %s"
                 for (name,) in run(self._link, statement, (database,)):
@@ -137,6 +196,12 @@ class Publisher:
             for routine, name in run(self._link, statement, (database,)):
                 run(self._link, f"DROP {routine} IF EXISTS {quote_name(str(name))}")
         self._rename(names, database, self._scratch)
+
+
+def leave(error: BaseException, left: str) -> None:
+    """Have an error say what is left behind."""
+    if isinstance(error, BackupdError):
+        error.hint = f"{error.hint}; {left}" if error.hint else left
 
 
 def session(definition: Definition) -> list[str]:

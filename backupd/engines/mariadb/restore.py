@@ -29,8 +29,8 @@ from backupd.engines.mariadb.client import (
 )
 from backupd.engines.mariadb.formats import known_encodings
 from backupd.engines.mariadb.guard import Guard, charset_clause
-from backupd.engines.mariadb.load import Loader, settle
-from backupd.engines.mariadb.publish import Publisher
+from backupd.engines.mariadb.load import Loader, keep_alive, settle
+from backupd.engines.mariadb.publish import Publisher, leave
 from backupd.engines.mariadb.script import SCHEMA
 from backupd.engines.mariadb.statements import Definition
 from backupd.engines.mariadb.tools import open_tools
@@ -91,6 +91,7 @@ class MariaTarget:
         with ExitStack() as stack:
             link = connect(self._place, timeout=self._timeout, read_timeout=0)
             stack.callback(discard, link)
+            keep_alive(link)
             run_ = _Restore(self, link, read_server(self._place, link), self._options, facts)
             return run_.load(streams, tables, check, compare)
 
@@ -135,6 +136,7 @@ class _Restore:
             for info in tables
             if info.name in wanted
         }
+        made: list[str] = []
         publisher = Publisher(self._place, self._link, self._scratch, guard, self._options, self._facts)
         try:
             self._create(definitions, wanted, rows)
@@ -143,11 +145,16 @@ class _Restore:
             self._set_sequences(definitions)
             check_seconds = self._compare(found, check, compare)
             if people:
-                self._warnings += accounts.restore(self._place, self._link, people)
+                self._warnings += accounts.restore(self._place, self._link, people, made)
             publisher.publish(definitions)
+            self._warnings += publisher.warnings
         except BaseException as error:
-            if publisher.replaced:
-                _leave(error, f"{self._place.database} was being replaced; all tables are in {self._scratch}")
+            if made:
+                leave(error, f"these accounts were made and stay: {', '.join(made)}")
+            if publisher.stranded:
+                leave(error, f"the tables are in {self._place.database} or in {self._scratch}")
+            elif publisher.replaced:
+                leave(error, f"{self._place.database} was being replaced; all tables are in {self._scratch}")
             else:
                 self._clean_up(error)
             raise
@@ -188,13 +195,10 @@ class _Restore:
         settle(self._place, self._link)
         for definition in definitions:
             if definition.kind == "sequence" or (definition.kind == "table" and definition.name in wanted):
-                text = definition.piece.text
-                if (
-                    definition.kind == "table"
-                    and sum(stream.size for stream in rows.get(definition.name, ())) >= _DEFER_FROM
-                ):
-                    text = self._deferred(definition)
-                text = statements.sequence_owner(text, source, self._scratch)
+                piece = statements.sequence_owner(definition.piece, source, self._scratch)
+                size = sum(stream.size for stream in rows.get(definition.name, ()))
+                is_large = definition.kind == "table" and size >= _DEFER_FROM
+                text = self._deferred(replace(definition, piece=piece)) if is_large else piece.text
                 with server_errors(self._place, f"creating {definition.label}", subject=definition.name):
                     send(self._link, text)
 
@@ -301,16 +305,10 @@ class _Restore:
             with server_errors(self._place, "dropping the scratch database"):
                 run(link, f"DROP DATABASE IF EXISTS {quote_name(self._scratch)}")
         except BackupdError:
-            _leave(error, f"drop the unfinished database {self._scratch}")
+            leave(error, f"drop the unfinished database {self._scratch}")
         finally:
             if link is not None:
                 discard(link)
-
-
-def _leave(error: BaseException, left: str) -> None:
-    """Have an error say what is left behind."""
-    if isinstance(error, BackupdError):
-        error.hint = f"{error.hint}; {left}" if error.hint else left
 
 
 def _is_rows_of(stream: StoredStream, table: str) -> bool:

@@ -31,14 +31,14 @@ def load_script(
     Args:
         streams: all of the snapshot, in order: an export numbers its files by it.
         tables: those that have streams.
-        stored: triggers and events are put aside.
+        stored: triggers, and events that are at work, are put aside.
         vendor: "mariadb" or "mysql".
     """
     yield _HEAD.encode()
     for thing in stored:
         if thing.kind == "trigger":
             yield f"DROP TRIGGER IF EXISTS {quote_name(thing.name)};\n".encode()
-        elif thing.kind == "event":
+        elif _is_at_work(thing):
             yield f"ALTER EVENT {quote_name(thing.name)} DISABLE;\n".encode()
     if vendor == "mariadb":
         yield b"SET SESSION check_constraint_checks = 0;\n"
@@ -64,5 +64,10 @@ def after_script(triggers: bytes, stored: Sequence[Stored]) -> Iterator[bytes]:
     """
     yield triggers
     for thing in stored:
-        if thing.kind == "event" and "ENABLED" in thing.state:
+        if _is_at_work(thing):
             yield f"ALTER EVENT {quote_name(thing.name)} ENABLE;\n".encode()
+
+
+def _is_at_work(thing: Stored) -> bool:
+    """Whether it is an event that runs; one that is disabled, here or on replicas only, is left as it is."""
+    return thing.kind == "event" and thing.state[-1] == "ENABLED"

@@ -1,13 +1,12 @@
 """Opens a source: looks at what is there, refuses what would be incomplete, and pins one moment for all readers."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from backupd.engines.base import ServerPlace
 from backupd.engines.mariadb import findings as outlook
-from backupd.engines.mariadb.barrier import PATIENCE, open_together
+from backupd.engines.mariadb.barrier import open_together
 from backupd.engines.mariadb.capture import MariaView, Opened
 from backupd.engines.mariadb.catalog import Catalog, Reader
 from backupd.engines.mariadb.client import (
@@ -20,8 +19,9 @@ from backupd.engines.mariadb.client import (
     run,
     server_errors,
 )
+from backupd.engines.mariadb.locker import Locker
 from backupd.engines.mariadb.tools import Tools, open_tools
-from backupd.engines.mariadb.worker import Worker, settle_all
+from backupd.engines.mariadb.worker import Worker
 from backupd.errors import BackupdError, SourceIncomplete, SourceMoved, TryAgain
 
 _ATTEMPTS = 5
@@ -87,57 +87,52 @@ class MariaSource:
     def _open(
         self, stack: ExitStack, tools: Tools, link: Connection, server: Server, reader: Reader, catalog: Catalog
     ) -> Opened:
+        # Else the binary log keeps every table that was read locked against ALTER to the end, as beside mariadb-dump.
+        unlogged = outlook.read_rights(self._place, link).has_everywhere("SUPER", "BINLOG ADMIN")
         workers = [self._worker(stack, tools) for _ in range(self._jobs if catalog.tables else 1)]
-        settle_all(workers)
-        if outlook.read_rights(self._place, link).has_everywhere("SUPER", "BINLOG ADMIN"):
-            # Else the binary log keeps every table that was read locked against ALTER to the end, as beside mariadb-dump.
-            for worker in workers:
-                worker.attempt("SET SESSION sql_log_bin = 0")
-        locker: Worker | None = None
+        for worker in workers:
+            _settle(worker, unlogged=unlogged)
+
+        def renew() -> Worker:
+            return _settle(self._worker(stack, tools), unlogged=unlogged)
+
+        locker: Locker | None = None
         for _ in range(_ATTEMPTS):
-            unsafe = [table.name for table in catalog.tables.values() if not table.is_transactional]
-            if unsafe and locker is None:
-                locker = self._worker(stack, tools)
-                locker.settle()
-            if unsafe and locker is not None:
-                locker = self._lock(stack, tools, locker, unsafe)
-            moment = open_together(self._place, link, server, workers, list(catalog.tables), self._timeout)
+            locker = self._lock(stack, tools, locker, catalog)
+            moment = open_together(self._place, link, server, workers, list(catalog.tables), self._timeout, renew)
             again = reader.read(self._exclude)
             moved = catalog.difference(again)
             if moved is None:
                 opened = Opened(
-                    self._place, tools, link, server, reader, again, moment, workers, locker if unsafe else None, self._exclude,
+                    self._place, tools, link, server, reader, again, moment, workers, locker, self._exclude,
                     self._globals, [], _settings(self._place, link),
                 )  # fmt: skip
-                if not moment.proven and moment.barrier != "one_connection":
-                    opened.warnings.append("the server's binary log does not prove the moment: the barrier alone does")
+                _weigh(opened)
                 return opened
             catalog = again
             outlook.require(outlook.look(self._place, link, catalog))
         raise SourceMoved(f"{moved} keeps changing", object_name=moved, hint="run again when no migration is running")
 
     def _worker(self, stack: ExitStack, tools: Tools) -> Worker:
-        worker = Worker(tools, self._place, timeout=self._timeout, stall=max(_STALL, self._timeout))
+        worker = self._start(tools)
         stack.callback(worker.close)
         return worker
 
-    def _lock(self, stack: ExitStack, tools: Tools, locker: Worker, names: Sequence[str]) -> Worker:
-        """Lock the tables without transactions; a child that waited too long is ended, and the lock with it."""
-        locks = ", ".join(f"{quote_name(name)} READ" for name in names)
-        deadline = time.monotonic() + self._timeout
-        while True:
-            try:
-                locker.ask("UNLOCK TABLES", "SET SESSION lock_wait_timeout = 1")
-                locker.attempt(f"SET SESSION max_statement_time = {PATIENCE}")
-                locker.ask(f"LOCK TABLES {locks}")
-                locker.attempt("SET SESSION max_statement_time = 0")
-                return locker
-            except TryAgain:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-                locker = self._worker(stack, tools)
-                locker.settle()
+    def _start(self, tools: Tools) -> Worker:
+        return Worker(tools, self._place, timeout=self._timeout, stall=max(_STALL, self._timeout))
+
+    def _lock(self, stack: ExitStack, tools: Tools, locker: Locker | None, catalog: Catalog) -> Locker | None:
+        """Lock the tables without transactions, if there are any."""
+        names = [table.name for table in catalog.tables.values() if not table.is_transactional]
+        if not names:
+            if locker is not None:
+                locker.release()
+            return None
+        if locker is None:
+            locker = Locker(lambda: _settle(self._start(tools), unlogged=False), timeout=self._timeout)
+            stack.callback(locker.close)
+        locker.hold(names)
+        return locker
 
     def _hold_definitions(self, server: Server, stack: ExitStack) -> None:
         """MySQL has a lock against definitions that change, which may be held for as long as one likes."""
@@ -169,16 +164,42 @@ class MariaSource:
             discard(link)
 
 
+def _settle(worker: Worker, *, unlogged: bool) -> Worker:
+    """Set a worker's session up; `unlogged` keeps it out of the binary log."""
+    worker.settle()
+    if unlogged:
+        worker.attempt("SET SESSION sql_log_bin = 0")
+    return worker
+
+
+def _weigh(opened: Opened) -> None:
+    """Warn of a moment that is not all that it could be, and end the workers that are no part of it."""
+    moment, workers = opened.moment, opened.workers
+    if moment.barrier != "one_connection":
+        if not moment.proven:
+            opened.warnings.append("the server's binary log does not prove the moment: the barrier alone does")
+    elif len(workers) > 1:
+        opened.warnings.append(
+            "no barrier could be had, so one connection reads everything: grant RELOAD (or LOCK TABLES) to the backup user"
+        )
+        for worker in workers[1:]:
+            worker.close()
+        del workers[1:]
+
+
 def _settings(place: ServerPlace, link: Connection) -> dict[str, object]:
     """Settings of the server that decide what a definition means."""
     with server_errors(place, "reading the settings"):
         rows = run(
-            link, "SELECT @@GLOBAL.sql_mode, @@GLOBAL.lower_case_table_names, @@GLOBAL.time_zone, @@GLOBAL.log_bin"
+            link,
+            "SELECT @@GLOBAL.sql_mode, @@GLOBAL.lower_case_table_names, @@GLOBAL.time_zone, @@GLOBAL.log_bin,"
+            " @@GLOBAL.sql_select_limit",
         )
-    sql_mode, lower_case, time_zone, log_bin = rows[0]
+    sql_mode, lower_case, time_zone, log_bin, select_limit = rows[0]
     return {
         "sql_mode": str(sql_mode),
         "lower_case_table_names": str(lower_case),
         "time_zone": str(time_zone),
         "log_bin": str(log_bin),
+        "sql_select_limit": str(select_limit),
     }

@@ -8,12 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from backupd.engines.mariadb.splitting import Piece
+from backupd.engines.mariadb.splitting import Piece, quoting, restores_mode
 from backupd.errors import SafetyRefused
 
-Kind = Literal[
-    "table", "sequence", "setval", "placeholder", "drop_view", "view", "routine", "trigger", "event", "alter_database"
-]
+Kind = Literal["table", "sequence", "setval", "placeholder", "drop_view", "view", "routine", "trigger", "event"]
 
 ENGINES = frozenset({"innodb", "aria", "myisam", "memory", "csv", "archive", "blackhole", "sequence", "rocksdb"})
 """Engines that keep their rows in files of the server's own."""
@@ -21,65 +19,77 @@ ENGINES = frozenset({"innodb", "aria", "myisam", "memory", "csv", "archive", "bl
 DEFINER, FOREIGN, DIRECTORY, LIBRARY = "definer", "foreign-server", "directory", "library"
 """The kinds of danger, as `allow` names them; a library (UDF) is never restored."""
 
-_NAME = r"`(?:[^`]|``)+`"
-_ANY_NAME = rf"""(?:{_NAME}|"(?:[^"\\]|"")+")"""  # in the latter way where the sql_mode has ANSI_QUOTES
+_FLAGS = re.IGNORECASE | re.ASCII
+_NAME = r"`(?:[^`]|``)++`"
+_ANY_NAME = rf"""(?:{_NAME}|"(?:[^"\\]|"")++")"""  # in the latter way where the sql_mode has ANSI_QUOTES
 _ACCOUNT = rf"(?:{_ANY_NAME}(?:@{_ANY_NAME})?|CURRENT_USER(?:\(\))?)"
 _IGNORED = re.compile(
     r"SET\s+(?:NAMES\s+\w+|@\w+\s*=\s*@@\w+(?:\s*,\s*(?:UNIQUE_CHECKS|FOREIGN_KEY_CHECKS|SQL_MODE|SQL_NOTES)\s*=\s*[\w'.]+)?"
     r"|(?:SESSION\s+)?(?:TIME_ZONE|SQL_MODE|FOREIGN_KEY_CHECKS|UNIQUE_CHECKS|SQL_NOTES|CHARACTER_SET_CLIENT|CHARACTER_SET_RESULTS"
     r"|COLLATION_CONNECTION)\s*=\s*(?:@\w+|\w+|'[.]*'))\s*\Z",
-    re.IGNORECASE,
+    _FLAGS,
 )
 _CONTEXT = re.compile(
     r"SET\s+(?P<name>sql_mode|character_set_client|collation_connection|time_zone)\s*=\s*"
     r"(?:'(?P<text>[A-Za-z0-9_,:+/ .-]*)'|(?P<word>\w+))\s*\Z",
-    re.IGNORECASE,
+    _FLAGS,
 )
-_TABLE = re.compile(rf"CREATE\s+TABLE\s+({_NAME})\s*\(", re.IGNORECASE)
+_TABLE = re.compile(rf"CREATE\s+TABLE\s+({_NAME})\s*\(", _FLAGS)
 _SEQUENCE = re.compile(
     rf"CREATE\s+SEQUENCE\s+({_NAME})((?:\s+(?:as|start|with|minvalue|maxvalue|increment|by|cache|nocache|cycle|nocycle|no|"
     r"tinyint|smallint|mediumint|int|integer|bigint|unsigned|signed|-?\d+))+)(?:\s+ENGINE\s*=\s*(\w+))?(?:\s+COMMENT\s*=?\s*'[^']*')?\s*\Z",
-    re.IGNORECASE,
+    _FLAGS,
 )
-_SETVAL = re.compile(rf"(?:DO|SELECT)\s+SETVAL\(({_NAME}),\s*-?\d+,\s*[01](?:,\s*\d+)?\)\s*\Z", re.IGNORECASE)
+_SETVAL = re.compile(rf"(?:DO|SELECT)\s+SETVAL\(({_NAME}),\s*-?\d+,\s*[01](?:,\s*\d+)?\)\s*\Z", _FLAGS)
 _PLACEHOLDER = re.compile(
     rf"CREATE\s+VIEW\s+({_NAME})\s+AS\s+SELECT\s+(?:NULL|\d+)\s+AS\s+{_NAME}(?:\s*,\s*(?:NULL|\d+)\s+AS\s+{_NAME})*\s*\Z",
-    re.IGNORECASE,
+    _FLAGS,
 )
-_DROP_VIEW = re.compile(rf"DROP\s+VIEW\s+IF\s+EXISTS\s+({_NAME})\s*\Z", re.IGNORECASE)
+_DROP_VIEW = re.compile(rf"DROP\s+VIEW\s+IF\s+EXISTS\s+({_NAME})\s*\Z", _FLAGS)
 _DROP_ANY = re.compile(
-    rf"DROP\s+(?:TABLE|PROCEDURE|FUNCTION|PACKAGE|EVENT|TRIGGER|SEQUENCE)\s+IF\s+EXISTS\s+{_NAME}\s*\Z", re.IGNORECASE
+    rf"DROP\s+(?:TABLE|PROCEDURE|FUNCTION|PACKAGE|EVENT|TRIGGER|SEQUENCE)\s+IF\s+EXISTS\s+{_NAME}\s*\Z", _FLAGS
 )
-_ALTER_DATABASE = re.compile(
-    rf"ALTER\s+DATABASE\s+{_NAME}\s+CHARACTER\s+SET\s+(\w+)\s+COLLATE\s+(\w+)\s*\Z", re.IGNORECASE
-)
+_ALTER_DATABASE = re.compile(rf"ALTER\s+DATABASE\s+{_NAME}\s+CHARACTER\s+SET\s+(\w+)\s+COLLATE\s+(\w+)\s*\Z", _FLAGS)
 _STORED = re.compile(
     rf"CREATE\s+(?:OR\s+REPLACE\s+)?(?:ALGORITHM\s*=\s*\w+\s+)?(?:DEFINER\s*=\s*(?P<definer>{_ACCOUNT})\s+)?"
     r"(?:SQL\s+SECURITY\s+(?P<security>DEFINER|INVOKER)\s+)?(?:AGGREGATE\s+)?"
-    rf"(?P<kind>VIEW|PROCEDURE|FUNCTION|TRIGGER|EVENT|PACKAGE\s+BODY|PACKAGE)\s+(?P<name>{_ANY_NAME}|\w+)",
-    re.IGNORECASE,
+    rf"(?P<kind>VIEW|PROCEDURE|FUNCTION|TRIGGER|EVENT|PACKAGE\s+BODY|PACKAGE)\s+(?P<name>{_ANY_NAME}|\w++(?![$\x80-\U0010ffff]))",
+    _FLAGS,
 )
 _TRAITS = re.compile(
-    r"\s*(?:LANGUAGE\s+SQL|(?:NOT\s+)?DETERMINISTIC|CONTAINS\s+SQL|NO\s+SQL|READS\s+SQL\s+DATA|MODIFIES\s+SQL\s+DATA|COMMENT\s+'[.]*'"
-    r"|SQL\s+SECURITY\s+(DEFINER|INVOKER))",
-    re.IGNORECASE,
+    r"\s*(?:LANGUAGE\s+SQL|(?:NOT\s+)?DETERMINISTIC|CONTAINS\s+SQL|NO\s+SQL|READS\s+SQL\s+DATA|MODIFIES\s+SQL\s+DATA|COMMENT\s+(['\"])[.]*\1"
+    r"|SQL\s+SECURITY\s+(?P<security>DEFINER|INVOKER))",
+    _FLAGS,
 )
-_ENGINE = re.compile(r"(?<![\w`.])ENGINE\s*=?\s*([`'\"]?)(\w+|\.+)\1", re.IGNORECASE)
+_ENGINE = re.compile(r"(?<![\w`.])ENGINE\s*=?\s*([`'\"]?)(\w+|\.+)\1", _FLAGS)
 _WORDS = {
-    DIRECTORY: re.compile(r"(?<![\w`])(?:DATA|INDEX)\s+DIRECTORY\b", re.IGNORECASE),
-    FOREIGN: re.compile(r"(?<![\w`])(?:CONNECTION|UNION)\s*=", re.IGNORECASE),
+    DIRECTORY: re.compile(r"(?<![\w`])(?:DATA|INDEX)\s+DIRECTORY\b", _FLAGS),
+    FOREIGN: re.compile(r"(?<![\w`])(?:CONNECTION|UNION)\s*[=('\"]", _FLAGS),
 }
-_QUERY = re.compile(r"(?<![\w`])(?:SELECT|LIKE)\b", re.IGNORECASE)
+_QUERY = re.compile(r"(?<![\w`])(?:SELECT|TABLE)\b", _FLAGS)
+_COPY = re.compile(r"\s*LIKE\b", _FLAGS)
+_SECURITY = re.compile(r"\bSQL\s+SECURITY\b", _FLAGS)
+_STORED_BODY = re.compile(
+    rf"CREATE\s+(?:OR\s+REPLACE\s+)?(?:DEFINER\s*=\s*{_ACCOUNT}\s+)?(?:AGGREGATE\s+)?(?:PROCEDURE|FUNCTION|TRIGGER|EVENT|PACKAGE)\b",
+    _FLAGS,
+)
+_ELSEWHERE = re.compile(r"\s*(?:\.|/\*)")
+_MODES = re.compile(r"[A-Za-z_,]*")
+_SEQUENCE_WORDS = r"\b(?P<word>nextval|lastval|setval)\("
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The session's settings that a stored object keeps for ever."""
+    """The settings that a stored object keeps for ever: the session's, and the database's CHARACTER SET and COLLATE.
+
+    An empty `database` means that the database has what it had at the moment.
+    """
 
     sql_mode: str = ""
     character_set_client: str = "utf8mb4"
     collation_connection: str = "utf8mb4_general_ci"
     time_zone: str = "+00:00"
+    database: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +136,10 @@ def read(pieces: Iterable[Piece]) -> list[Definition]:
         if setting := _CONTEXT.match(piece.text):
             value = setting["text"] if setting["word"] is None else setting["word"]
             context = replace(context, **{setting["name"].lower(): value})
+        elif change := _ALTER_DATABASE.match(piece.text):
+            context = replace(context, database=f"CHARACTER SET {change[1]} COLLATE {change[2]}")
         elif _IGNORED.match(piece.mask) or _DROP_ANY.match(piece.mask):
-            continue
+            context = replace(context, sql_mode="") if restores_mode(piece.text) else context
         elif (definition := _definition(piece, context)) is not None:
             found.append(definition)
         else:
@@ -144,6 +156,8 @@ def _beginning(piece: Piece) -> str:
 
 
 def _definition(piece: Piece, context: Context) -> Definition | None:
+    if any(quoting(piece.mode)) and not _STORED_BODY.match(piece.mask):
+        return None  # it is executed under a mode of ours, in which its strings may end elsewhere
     simple: Sequence[tuple[Kind, re.Pattern[str]]] = (
         ("sequence", _SEQUENCE),
         ("setval", _SETVAL),
@@ -155,8 +169,6 @@ def _definition(piece: Piece, context: Context) -> Definition | None:
             if kind == "sequence" and (found[3] or "innodb").lower() not in ENGINES:
                 return None
             return Definition(kind, _unquoted(found[1]), piece, context)
-    if found := _ALTER_DATABASE.match(piece.text):
-        return Definition("alter_database", f"{found[1]} {found[2]}", piece, context)
     if found := _TABLE.match(piece.text):
         return _table(found, piece, context)
     return _stored(piece, context)
@@ -164,7 +176,7 @@ def _definition(piece: Piece, context: Context) -> Definition | None:
 
 def _table(found: re.Match[str], piece: Piece, context: Context) -> Definition | None:
     rest = piece.mask[found.end() :]
-    if _QUERY.search(rest):
+    if piece.unsure or _QUERY.search(rest) or _COPY.match(rest):
         return None
     dangers = {word for word, pattern in _WORDS.items() if pattern.search(rest)}
     engines = [match[2].lower() for match in _ENGINE.finditer(rest)]
@@ -182,11 +194,13 @@ def _stored(piece: Piece, context: Context) -> Definition | None:
     kinds: dict[str, Kind] = {"VIEW": "view", "TRIGGER": "trigger", "EVENT": "event"}
     name = _unquoted(found["name"])
     rest = piece.mask[found.end() :]
+    if _ELSEWHERE.match(rest) or not _same_mode(word, piece, context):
+        return None
     if word == "FUNCTION" and not rest.lstrip().startswith("("):
         return Definition("routine", name, piece, context, dangers=frozenset({LIBRARY}))
     security = (found["security"] or "DEFINER").upper()
     if word in ("PROCEDURE", "FUNCTION"):
-        security = _routine_security(rest)
+        security = "DEFINER" if piece.unsure else _routine_security(rest)
     definer = found["definer"]
     if definer is None or definer.upper().startswith("CURRENT_USER"):
         # Dump programs always name the definer. Without, it would be whoever restores.
@@ -194,8 +208,17 @@ def _stored(piece: Piece, context: Context) -> Definition | None:
     return Definition(kinds.get(word, "routine"), name, piece, context, _account(definer), security == "DEFINER")
 
 
+def _same_mode(word: str, piece: Piece, context: Context) -> bool:
+    """Whether the server will see strings end where we saw them end."""
+    if word == "VIEW":  # made under a mode of ours
+        return not any(quoting(piece.mode)) and not piece.unsure
+    return _MODES.fullmatch(context.sql_mode) is not None and quoting(piece.mode) == quoting(context.sql_mode)
+
+
 def _routine_security(rest: str) -> str:
     """What a routine says behind its parameters; DEFINER where it says nothing, or says it where we do not look."""
+    if not rest.lstrip().startswith("("):
+        return "DEFINER"
     position = rest.find("(")
     depth = 0
     while position < len(rest):
@@ -203,13 +226,15 @@ def _routine_security(rest: str) -> str:
         position += 1
         if depth == 0:
             break
-    if returns := re.match(r"\s*RETURNS\s+[^\n]*", rest[position:], re.IGNORECASE):
+    if returns := re.match(r"\s*RETURNS\s+[^\n]*", rest[position:], _FLAGS):
         position += returns.end()
-    security = "DEFINER"
+    security, seen = "DEFINER", 0
     while trait := _TRAITS.match(rest, position):
-        security = (trait[1] or security).upper()
+        security = (trait["security"] or security).upper()
+        seen += trait["security"] is not None
         position = trait.end()
-    return security
+    # A word that was not reached may be the one that counts.
+    return security if seen == len(_SECURITY.findall(rest)) else "DEFINER"
 
 
 def _account(text: str) -> str:
@@ -220,11 +245,20 @@ def _unquoted(name: str) -> str:
     return name[1:-1].replace(name[0] * 2, name[0]) if name[0] in '`"' else name
 
 
-def sequence_owner(text: str, source: str, target: str) -> str:
+def sequence_owner(piece: Piece, source: str, target: str) -> Piece:
     """A table's statement with the defaults that name a sequence of the source's database naming the target's."""
     old = "`" + source.replace("`", "``") + "`."
     new = "`" + target.replace("`", "``") + "`."
-    return re.sub(rf"((?:nextval|lastval)\(){re.escape(old)}", lambda found: found[1] + new, text, flags=re.IGNORECASE)
+    text, mask, begin = [], [], 0
+    for found in re.finditer(_SEQUENCE_WORDS + re.escape(old), piece.text, _FLAGS):
+        shown = piece.mask[slice(*found.span("word"))]
+        if shown != found["word"] or not found[0].endswith(old):
+            continue
+        end = found.end("word") + 1
+        text += [piece.text[begin:end], new]
+        mask += [piece.mask[begin:end], "`" + "." * (len(new) - 3) + "`."]
+        begin = found.end()
+    return replace(piece, text="".join([*text, piece.text[begin:]]), mask="".join([*mask, piece.mask[begin:]]))
 
 
 def defer(piece: Piece) -> tuple[str, list[str]]:

@@ -6,14 +6,16 @@ environment. The children get no environment of ours, and the kernel kills them 
 
 import ctypes
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backupd.engines.base import ServerPlace
@@ -23,16 +25,24 @@ from backupd.errors import Failed, SourceIncomplete
 CLIENT = ("mariadb", "mysql")
 DUMP = ("mariadb-dump", "mysqldump")
 _PR_SET_PDEATHSIG = 1
+_STALL = 900.0
+_PART = 1 << 20
+_SAID = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Where the client programs are, and the option file that they read."""
+    """Where the client programs are, and the option file that they read.
+
+    Attributes:
+        running: dump programs at work; they are killed when the tools are closed.
+    """
 
     client: str
     dump: str | None
     options: Path
     environment: Mapping[str, str]
+    running: set["subprocess.Popen[bytes]"] = field(default_factory=set, compare=False, repr=False)
 
     def client_command(self, *words: str) -> list[str]:
         """The client program with its option file first; then `words`."""
@@ -85,14 +95,17 @@ def open_tools(place: ServerPlace, folders: Sequence[Path], *, timeout: float) -
     if client is None:
         raise Failed("the program mariadb was not found", hint="install MariaDB's client programs (mariadb-client)")
     folder = Path(tempfile.mkdtemp(prefix="backupd-"))
+    running: set[subprocess.Popen[bytes]] = set()
     try:
         options = folder / "client.cnf"
         descriptor = os.open(options, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(option_file(place, timeout))
         environment = {"LC_ALL": "C.UTF-8", "PATH": os.defpath, "HOME": str(folder)}
-        yield Tools(client, find_program(DUMP, folders), options, environment)
+        yield Tools(client, find_program(DUMP, folders), options, environment, running)
     finally:
+        for child in tuple(running):
+            child.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -150,29 +163,23 @@ def end(child: "subprocess.Popen[bytes]") -> None:
                 continue
 
 
-def run_dump(tools: Tools, words: Sequence[str], *, limit: int, subject: str) -> bytes:
+def run_dump(tools: Tools, words: Sequence[str], *, limit: int, subject: str, stall: float = _STALL) -> bytes:
     """All that the dump program prints.
 
     Args:
         limit: more bytes than this are refused.
         subject: what is dumped, for messages.
+        stall: seconds without a byte after which it is killed.
 
     Raises:
-        SourceIncomplete: it failed, said anything on standard error, or printed too much.
+        SourceIncomplete: it failed, said anything on standard error, printed too much, or nothing for too long.
     """
     child = tools.spawn(tools.dump_command(*words))
+    tools.running.add(child)
     try:
-        assert child.stdout is not None
-        parts, size = [], 0
-        while part := child.stdout.read(1 << 20):
-            parts.append(part)
-            size += len(part)
-            if size > limit:
-                raise SourceIncomplete(f"the dump of {subject} is over {limit} bytes", object_name=subject)
-        assert child.stderr is not None
-        said = child.stderr.read(1 << 16)
-        code = child.wait()
+        printed, said, code = _take_all(child, limit=limit, subject=subject, stall=stall)
     finally:
+        tools.running.discard(child)
         end(child)
     if code != 0 or said.strip():
         raise SourceIncomplete(
@@ -180,7 +187,45 @@ def run_dump(tools: Tools, words: Sequence[str], *, limit: int, subject: str) ->
             object_name=subject,
             hint="run `backupctl doctor --source` for what the backup user may not read",
         )
-    return b"".join(parts)
+    return printed
+
+
+def _take_all(child: "subprocess.Popen[bytes]", *, limit: int, subject: str, stall: float) -> tuple[bytes, bytes, int]:
+    """What a child prints, the beginning of what it says on standard error, and its exit code."""
+    assert child.stdout is not None
+    assert child.stderr is not None
+    output, complaints = child.stdout.fileno(), child.stderr.fileno()
+    taken = {output: bytearray(), complaints: bytearray()}
+    poll = select.poll()
+    for pipe in taken:
+        poll.register(pipe, select.POLLIN)
+    waiting, heard = set(taken), time.monotonic()
+    while waiting:
+        for pipe, _ in poll.poll(max(1, round((heard + stall - time.monotonic()) * 1000))):
+            heard = time.monotonic()
+            part = os.read(pipe, _PART)
+            if not part:
+                poll.unregister(pipe)
+                waiting.discard(pipe)
+            elif pipe == output or len(taken[pipe]) < _SAID:
+                taken[pipe] += part
+        if len(taken[output]) > limit:
+            raise SourceIncomplete(f"the dump of {subject} is over {limit} bytes", object_name=subject)
+        if time.monotonic() - heard > stall:
+            raise _stalled(subject, stall)
+    try:
+        code = child.wait(max(stall, 1.0))
+    except subprocess.TimeoutExpired:
+        raise _stalled(subject, stall) from None
+    return bytes(taken[output]), bytes(taken[complaints][:_SAID]), code
+
+
+def _stalled(subject: str, stall: float) -> SourceIncomplete:
+    return SourceIncomplete(
+        f"mariadb-dump of {subject} printed nothing for {stall:.0f} s",
+        object_name=subject,
+        hint="look for locks on the server's definitions, then run again",
+    )
 
 
 def said_number(said: bytes) -> int:

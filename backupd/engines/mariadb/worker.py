@@ -93,15 +93,20 @@ class Worker:
         except (OSError, ValueError):
             raise self._failure("reading") from None
 
-    def answer(self) -> bytes:
-        """What the statements of `send` printed."""
-        parts, _ = self._collect(self._timeout)
+    def answer(self, timeout: float | None = None) -> bytes:
+        """What the statements of `send` printed; all of it must come within `timeout`, by default that of all answers.
+
+        Raises:
+            Unreachable, TryAgain, Failed: the child is ended, then.
+        """
+        parts, _ = self._collect(self._timeout if timeout is None else timeout)
         return parts
 
     def _collect(self, timeout: float) -> tuple[bytes, int]:
         printed = bytearray()
+        deadline = time.monotonic() + timeout
         while True:
-            printed += self._read(timeout)
+            printed += self._read(max(0.0, deadline - time.monotonic()))
             if (found := self._found_end(printed)) is not None:
                 return bytes(printed[: found[0]]), found[1]
             if len(printed) > _ANSWER:
@@ -170,7 +175,7 @@ class Worker:
         if not poll.poll(max(1, round(timeout * 1000))):
             self.close()
             raise Unreachable(
-                f"{self._place} said nothing for {timeout:.0f} s",
+                f"{self._place} said nothing for {timeout:.1f} s",
                 object_name=table,
                 hint="check the server and the network",
             )

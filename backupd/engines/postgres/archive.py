@@ -5,7 +5,8 @@ a snapshot by its plain text or by what its manifest says would leave ways aroun
 The layout is that of PostgreSQL's pg_backup_archiver.c (ReadHead, ReadToc) and pg_backup_custom.c (_ReadExtraToc).
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from backupd.errors import IntegrityError
@@ -18,6 +19,8 @@ _BLOCK = 256 * 1024
 _COMPRESSION_BYTE = (1, 15)
 _RELKIND = (1, 16)
 _OLDEST, _NEWEST = (1, 14), (1, 16)
+_MOST = 2**31 - 1
+_DESCRIPTION = re.compile(r"[A-Za-z _]*\Z")
 
 Reader = Callable[[int, int], bytes]
 
@@ -61,9 +64,7 @@ class _Cursor:
 
     def take(self, count: int) -> bytes:
         if not 0 <= count <= _LONGEST:
-            raise IntegrityError(
-                "the schema's archive is damaged: a length is not plausible", hint="verify the snapshot"
-            )
+            raise _damaged("a length is not plausible")
         start = self.position - self._begin
         if start + count > len(self._block):
             self._block = self._read(self.position, max(count, _BLOCK))
@@ -80,11 +81,19 @@ class _Cursor:
     def number(self) -> int:
         sign = self.byte()
         value = int.from_bytes(self.take(self.int_size), "little")
+        if value > _MOST:
+            raise _damaged("a number is out of range")
         return -value if sign else value
 
     def text(self) -> str | None:
         length = self.number()
-        return None if length < 0 else self.take(length).decode("utf-8", "surrogateescape")
+        if length < 0:
+            return None
+        found = self.take(length)
+        if b"\0" in found:
+            # pg_restore would read no further than that.
+            raise _damaged("a text holds a NUL")
+        return found.decode("utf-8", "surrogateescape")
 
 
 def read_archive(read: Reader) -> Archive:
@@ -102,9 +111,23 @@ def read_archive(read: Reader) -> Archive:
     server_version, dump_version = cursor.text() or "", cursor.text() or ""
     count = cursor.number()
     if not 0 <= count <= _MOST_ENTRIES:
-        raise IntegrityError("the schema's archive is damaged: its count is not plausible", hint="verify the snapshot")
+        raise _damaged("its count is not plausible")
     entries = tuple(_entry(cursor, version) for _ in range(count))
+    _require_own_numbers(entries)
     return Archive(entries, server_version, dump_version, cursor.position)
+
+
+def _damaged(how: str) -> IntegrityError:
+    return IntegrityError(f"the schema's archive is damaged: {how}", hint="verify the snapshot")
+
+
+def _require_own_numbers(entries: Iterable[Entry]) -> None:
+    """Refuse two entries of one number: pg_restore is told by numbers what to execute."""
+    seen: set[int] = set()
+    for entry in entries:
+        if entry.number <= 0 or entry.number in seen:
+            raise _damaged("the number of an entry is not its own")
+        seen.add(entry.number)
 
 
 def _head(cursor: _Cursor) -> tuple[int, int]:
@@ -131,6 +154,8 @@ def _entry(cursor: _Cursor, version: tuple[int, int]) -> Entry:
     cursor.text()
     cursor.text()
     tag, desc = cursor.text() or "", cursor.text() or ""
+    if not _DESCRIPTION.match(desc):
+        raise _damaged("the kind of an entry is no word")
     section = cursor.number()
     defn, drop, copy = cursor.text() or "", cursor.text() or "", cursor.text() or ""
     namespace = cursor.text() or ""
@@ -143,9 +168,7 @@ def _entry(cursor: _Cursor, version: tuple[int, int]) -> Entry:
     depends = []
     while (dependency := cursor.text()) is not None:
         if not dependency.isascii() or not dependency.isdigit():
-            raise IntegrityError(
-                "the schema's archive is damaged: a dependency is no number", hint="verify the snapshot"
-            )
+            raise _damaged("a dependency is no number")
         depends.append(int(dependency))
     cursor.take(1 + 8)
     return Entry(number, has_data, tag, desc, section, defn, drop, copy, namespace, owner, tuple(depends))

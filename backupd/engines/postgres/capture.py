@@ -16,11 +16,12 @@ from backupd.engines.base import Finding, ServerPlace, StreamInfo, TableInfo
 from backupd.engines.postgres import catalog, facts, script
 from backupd.engines.postgres.catalog import Relation, Session
 from backupd.engines.postgres.client import Server, child_environment, open_connection, patience
+from backupd.engines.postgres.counting import RowCounts
 from backupd.engines.postgres.dump import SchemaDump, dump_roles, run_tool
 from backupd.engines.postgres.examination import is_excluded, judge, refuse, warn_of_tools
 from backupd.engines.postgres.names import ARCHIVE, quoted
 from backupd.engines.postgres.objects import object_streams
-from backupd.engines.postgres.plan import Piece, Planner, loading_roots
+from backupd.engines.postgres.plan import Piece, Planner, loading_roots, refuse_foreign
 from backupd.engines.postgres.problems import source_error
 from backupd.engines.postgres.tools import Tools, find_tools
 from backupd.engines.postgres.worker import Worker
@@ -82,8 +83,10 @@ class PostgresView:
             self._streams += [StreamInfo(ARCHIVE, "schema", None), StreamInfo("schema.sql", "schema", None)]
         if options.globals:
             self._streams.append(StreamInfo("globals.sql", "schema", None, secret=True))
+        self._warn_of_lost_definitions()
         if not options.native:
             self._plan()
+        self._counts = RowCounts(self._pieces.values())
 
     @property
     def streams(self) -> Sequence[StreamInfo]:
@@ -139,14 +142,16 @@ class PostgresView:
         raise ValueError(f"no such stream: {stream.name}")
 
     def finish(self) -> None:
-        """End the workers in order, then read the sequences, which belong to no snapshot.
+        """End the workers in order, count rows where that is needed, then read the sequences, which belong to no snapshot.
 
         Raises:
-            SourceIncomplete, TryAgain: the locks were lost meanwhile, or a worker did not end as it should.
+            SourceIncomplete, TryAgain: the locks were lost meanwhile, a worker did not end as it should, or rows are missing.
         """
         for worker in self._all_workers:
             worker.finish()
         self._all_workers.clear()
+        with self._errors("the number of rows"):
+            self._counts.check(self._session)
         with self._errors("the end of the snapshot"), patience(self._session):
             self._read_sequences()
             row = self._session.execute(
@@ -188,7 +193,7 @@ class PostgresView:
             ) from None
         whole = False
         try:
-            yield from worker.copy(piece)
+            yield from self._counts.watch(piece, worker.copy(piece))
             whole = True
         finally:
             if whole:
@@ -215,9 +220,19 @@ class PostgresView:
         """The sequences as they stand, read once: after the rows, so that none lags behind a row that it numbered."""
         found = self._facts.get("sequences")
         if not isinstance(found, list):
-            sequences = [relation for relation in self._found if relation.kind == "S"]
+            sequences = [
+                relation for relation in self._found if relation.kind == "S" and not self._is_lacking(relation)
+            ]
+            for lacking in [r.label for r in self._found if r.kind == "S" and self._is_lacking(r)]:
+                self._warnings.append(
+                    f"{lacking} is captured without its value: a standby has none of an unlogged sequence"
+                )
             found = self._facts["sequences"] = facts.read_sequences(self._session, sequences)
         return found
+
+    def _is_lacking(self, relation: Relation) -> bool:
+        """Whether the contents of a relation are not on this server, as it is a standby."""
+        return relation.persistence == "u" and bool(self._facts["standby"])
 
     def _script(self) -> Iterator[bytes]:
         with self._errors("the sequences"), patience(self._session):
@@ -239,6 +254,7 @@ class PostgresView:
         with self._errors("the catalogs"), patience(self._session):
             types = catalog.Types(self._session, {column.type_oid for table in self._found for column in table.columns})
             roots = loading_roots(self._found, catalog.partitionings(self._session), types)
+            refuse_foreign(self._found, tables, roots)
             measures = catalog.measures(self._session, tables)
             planner = Planner(types, measures, roots, self._encoding(), self._server.major, self._options.jobs)
             plans = planner.tables(tables)
@@ -255,6 +271,15 @@ class PostgresView:
             self._pieces[id(stream)] = piece
         self._streams.append(StreamInfo(script.NAME, "schema", None, late=True))
 
+    def _warn_of_lost_definitions(self) -> None:
+        """Tables that may not be read are left out by pg_dump altogether, if they are excluded."""
+        for relation in self._found:
+            if relation.kind in "rp" and not relation.readable:
+                self._warnings.append(
+                    f"{relation.label} is captured without its definition, as it is excluded and this role may not read it:"
+                    " a restored database has no such table, and nothing that needs it can be restored"
+                )
+
     def _chosen(self) -> list[Relation]:
         excluded, chosen, skipped = [], [], []
         for relation in self._found:
@@ -265,7 +290,7 @@ class PostgresView:
             if is_excluded(relation.label, self._options.exclude):
                 excluded.append(relation.label)
                 self._warnings.append(f"{relation.label} is captured without its rows, as it is excluded")
-            elif relation.persistence == "u" and self._facts["standby"]:
+            elif self._is_lacking(relation):
                 skipped.append(relation.label)
                 self._warnings.append(
                     f"{relation.label} is captured without its rows: a standby has none of an unlogged table"

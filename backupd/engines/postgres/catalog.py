@@ -136,9 +136,14 @@ SELECT DISTINCT ON (i.indrelid) i.indrelid::bigint,
    AND i.indpred IS NULL AND i.indexprs IS NULL
    AND NOT EXISTS (SELECT 1 FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(number, place)
                      JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
-                    WHERE k.place <= i.indnkeyatts AND (NOT a.attnotnull OR a.attgenerated <> ''))
+                    WHERE k.place <= i.indnkeyatts AND (NOT a.attnotnull OR a.attgenerated <> '')){validated}
  ORDER BY i.indrelid, i.indisprimary DESC, i.indnkeyatts, i.indexrelid
 """
+# Since version 18 a column may be NOT NULL while rows of before are not.
+_VALIDATED = """
+   AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k
+                    WHERE k.conrelid = i.indrelid AND k.contype = 'n' AND NOT k.convalidated
+                      AND k.conkey[1] = ANY (i.indkey::int2[]))"""
 _STATISTICS = """
 SELECT s.attname, s.correlation, s.histogram_bounds::text::text[]
   FROM pg_catalog.pg_stats s
@@ -155,12 +160,16 @@ def relations(session: Session) -> list[Relation]:
     return [Relation(*(*row, tuple(columns.get(row[0], ())))) for row in rows]
 
 
+def _keys(session: Session, oids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """Of each table that has one, the columns of a key that is never NULL."""
+    query = _KEYS.format(validated=_VALIDATED if session.info.server_version >= 180000 else "")
+    return {oid: tuple(names) for oid, names in session.execute(query.encode(), (list(oids),)).fetchall()}
+
+
 def measures(session: Session, tables: Sequence[Relation]) -> dict[int, Measure]:
     """Sizes, keys and, of tables for which it matters (over a few pages), statistics; by oid."""
     oids = [table.oid for table in tables]
-    keys: dict[int, tuple[str, ...]] = {
-        oid: tuple(names) for oid, names in session.execute(_KEYS.encode(), (oids,)).fetchall()
-    }
+    keys = _keys(session, oids)
     found = {}
     by_oid = {table.oid: table for table in tables}
     for oid, size, blocks in session.execute(_SIZES.encode(), (oids,)).fetchall():
@@ -217,6 +226,10 @@ class Types:
     def is_plain(self, oid: int, names: frozenset[str]) -> bool:
         """Whether it is one of PostgreSQL's own types of these names."""
         return oid in self._types and self._types[oid].name in {f"pg_catalog.{name}" for name in names}
+
+    def name(self, oid: int) -> str:
+        """A type's name, qualified and not quoted, as `is_plain` knows it."""
+        return self._types[oid].name
 
     def is_collatable(self, oid: int) -> bool:
         """Whether its order depends on a collation."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from backupd.engines.postgres.archive import read_archive
 from backupd.engines.postgres.client import Server, child_environment
 from backupd.engines.postgres.private import PrivateFile
-from backupd.engines.postgres.tools import Child, Tools
+from backupd.engines.postgres.tools import SILENCE, Child, Tools
 from backupd.errors import BackupdError, SourceIncomplete, TryAgain
 
 BLOCK = 512 * 1024
@@ -25,8 +25,13 @@ def said_by(said: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in found[1]) if found else "it gave no reason"
 
 
-def run_tool(program: str, arguments: Sequence[str], server: Server, name: str, *, tools: Tools) -> Iterator[bytearray]:
+def run_tool(
+    program: str, arguments: Sequence[str], server: Server, name: str, *, tools: Tools, silence: float = SILENCE
+) -> Iterator[bytearray]:
     """What a dump tool writes, in blocks of at most 512 KiB.
+
+    Args:
+        silence: seconds without a byte after which the server counts as lost.
 
     Raises:
         SourceIncomplete, TryAgain: it failed, after whatever it has written.
@@ -34,7 +39,7 @@ def run_tool(program: str, arguments: Sequence[str], server: Server, name: str, 
     with child_environment(server) as (environment, inherited):
         child = Child([tools.program(program), *arguments], environment, inherited)
         try:
-            yield from child.blocks(BLOCK)
+            yield from _blocks(child, program, name, silence)
             status = child.wait(600)
         except BaseException:
             child.kill()
@@ -42,6 +47,22 @@ def run_tool(program: str, arguments: Sequence[str], server: Server, name: str, 
         child.output.close()
     if status != 0:
         raise _tool_failed(program, child.said, name)
+
+
+def _blocks(child: Child, program: str, name: str, silence: float = SILENCE) -> Iterator[bytearray]:
+    blocks = child.blocks(BLOCK, silence)
+    while True:
+        try:
+            block = next(blocks, None)
+        except TimeoutError:
+            raise SourceIncomplete(
+                f"{program} wrote nothing of {name} for {silence:.0f} s",
+                object_name=name,
+                hint="look at the server and at the network in between",
+            ) from None
+        if block is None:
+            return
+        yield block
 
 
 def _tool_failed(program: str, said: str, name: str) -> BackupdError:
@@ -89,7 +110,7 @@ class SchemaDump:
             file.inherited,
         )
         try:
-            yield from child.blocks(BLOCK)
+            yield from _blocks(child, "pg_restore", self._database)
             if child.wait(600) != 0:
                 raise _tool_failed("pg_restore", child.said, self._database)
         finally:

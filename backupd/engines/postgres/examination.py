@@ -8,6 +8,7 @@ import psycopg
 from backupd.engines.base import Finding, ServerPlace
 from backupd.engines.postgres.catalog import Relation, Session, relations
 from backupd.engines.postgres.client import Server, open_connection, patience
+from backupd.engines.postgres.condition import HINT, is_sound, problem
 from backupd.engines.postgres.problems import source_error
 from backupd.engines.postgres.tools import Tools, find_tools, installed
 from backupd.errors import Failed, SourceIncomplete
@@ -34,6 +35,8 @@ def judge(session: Session, found: Sequence[Relation], exclude: Sequence[str], *
     """What this role may not read, and what a capture of its own kind cannot do."""
     for relation in found:
         yield from _judge_relation(relation, exclude)
+        if not native and relation.kind == "r" and not is_excluded(relation.label, exclude):
+            yield from _judge_condition(relation)
     for (name,) in session.execute(b"SELECT extname FROM pg_catalog.pg_extension").fetchall():
         if name in _OWN_PROCEDURE and not native:
             hint = "use capture: native, and follow the extension's own procedure when restoring"
@@ -66,6 +69,11 @@ def _judge_relation(relation: Relation, exclude: Sequence[str]) -> Iterator[Find
     elif relation.persistence == "u" and relation.kind == "r":
         detail = f"{name} is unlogged: a crash or a failover of the source empties it"
         yield Finding("warning", name, detail, "ALTER TABLE ... SET LOGGED if its rows matter")
+
+
+def _judge_condition(relation: Relation) -> Iterator[Finding]:
+    if relation.condition is not None and not is_sound(relation.condition):
+        yield Finding("error", relation.label, problem(relation.label), HINT)
 
 
 def refuse(findings: Sequence[Finding], place: str) -> None:

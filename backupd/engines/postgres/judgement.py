@@ -8,15 +8,21 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from backupd.engines.postgres.archive import Archive, Entry
-from backupd.engines.postgres.sqltext import Statement, Unclear, statements
+from backupd.engines.postgres.sqltext import Statement, Token, Unclear, statements
 from backupd.errors import SafetyRefused
 
 UNKNOWN = "unknown-statement"
 KINDS = ("event-trigger", "extension", "language", "c-function", "foreign-server", "subscription", UNKNOWN)
 _TRUSTED_LANGUAGES = frozenset({"sql", "plpgsql", "plperl", "pltcl"})
-_FRAME = frozenset({"ENCODING", "STDSTRINGS", "SEARCHPATH"})
+_FRAME = ("ENCODING", "STDSTRINGS", "SEARCHPATH")
 _DATABASE_ENTRIES = frozenset({"DATABASE", "DATABASE PROPERTIES"})
 _OF_OBJECTS = frozenset({"ACL", "COMMENT", "SECURITY LABEL"})
+# Kinds of entries for which pg_dump writes several statements.
+_OF_SEVERAL = frozenset(
+    {"TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW", "SEQUENCE", "TYPE", "INDEX", "CONSTRAINT", "STATISTICS"}
+    | {"TRIGGER", "EVENT TRIGGER", "RULE", "ACL", "DEFAULT ACL", "SECURITY LABEL", "TEXT SEARCH CONFIGURATION"}
+    | {"OPERATOR FAMILY", "OPERATOR CLASS"}
+)
 # Encodings in which the second byte of a character may look like a quote or a backslash.
 _UNSAFE_ENCODINGS = frozenset({"SJIS", "BIG5", "GBK", "UHC", "GB18030", "JOHAB", "SHIFT_JIS_2004"})
 _MODIFIERS = frozenset(
@@ -48,8 +54,7 @@ _DANGEROUS = {
     "user": "foreign-server",
     "subscription": "subscription",
 }
-_HARMLESS_CALLS = re.compile(r"SELECT pg_catalog\.(lo_create\('[0-9]+'\)|set_config\('search_path', '', false\))\Z")
-_HARMLESS_SETTINGS = re.compile(r"SET (client_encoding|standard_conforming_strings) = '[A-Za-z0-9_-]+'\Z")
+_HARMLESS_CALL = re.compile(r"SELECT pg_catalog\.lo_create\('[0-9]+'\)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ def restorable(archive: Archive) -> list[Entry]:
     return [
         entry
         for entry in archive.entries
-        if entry.desc not in _FRAME | _DATABASE_ENTRIES
+        if entry.desc not in {*_FRAME, *_DATABASE_ENTRIES}
         and not (entry.desc in _OF_OBJECTS and entry.tag.startswith("DATABASE "))
         and entry.desc not in {"TABLE DATA", "SEQUENCE SET", "BLOBS", "BLOB DATA", "STATISTICS DATA"}
         and entry.defn
@@ -81,6 +86,9 @@ def dangers(archive: Archive, entries: Iterable[Entry], trusted_extensions: Coll
         trusted_extensions: those that the target lets users create who are no superusers.
     """
     found = [Danger(UNKNOWN, entry.desc) for entry in archive.entries if not _is_sound_frame(entry)]
+    present = [entry.desc for entry in archive.entries]
+    # What is not set keeps pg_restore's own default, in which a backslash ends no string where it does here.
+    found += [Danger(UNKNOWN, f"{present.count(desc)} {desc}") for desc in _FRAME if present.count(desc) != 1]
     for entry in entries:
         found += [Danger(kind, f"{entry.desc} {entry.tag}") for kind in _judge(entry, trusted_extensions)]
     return list(dict.fromkeys(found))
@@ -127,9 +135,15 @@ def _judge(entry: Entry, trusted: Collection[str]) -> Iterator[str]:
     if entry.desc in {"BLOB", "BLOB METADATA"} and not _is_sound_blob(entry):
         yield UNKNOWN
         return
+    if entry.has_data or entry.copy:
+        # No entry without rows has either, and pg_restore would execute the statement that is to copy them.
+        yield UNKNOWN
     try:
         if entry.desc != "BLOB METADATA":
-            for statement in statements(entry.defn):
+            found = list(statements(entry.defn))
+            if len(found) > 1 and entry.desc not in _OF_SEVERAL:
+                yield UNKNOWN
+            for statement in found:
                 yield from _judge_statement(statement, trusted)
         # pg_restore makes ALTER ... OWNER TO of some of these, so they are executed as well.
         drops = list(statements(entry.drop)) if entry.desc != "BLOB METADATA" else []
@@ -159,7 +173,7 @@ def _judge_statement(statement: Statement, trusted: Collection[str]) -> Iterator
             yield "foreign-server"
     elif verb in {"comment", "security"} or (verb == "refresh" and statement.word(1) == "materialized"):
         return
-    elif not (_HARMLESS_CALLS.match(statement.text) or _HARMLESS_SETTINGS.match(statement.text)):
+    elif not _HARMLESS_CALL.match(statement.text):
         yield UNKNOWN
 
 
@@ -179,8 +193,19 @@ def _judge_create(statement: Statement, trusted: Collection[str]) -> Iterator[st
         yield UNKNOWN
     elif what in _DANGEROUS:
         yield _DANGEROUS[what]
-    elif what not in _PLAIN:
+    elif what not in _PLAIN or (what == "table" and _has_query(statement)):
         yield UNKNOWN
+
+
+def _has_query(statement: Statement) -> bool:
+    """Whether it is CREATE TABLE ... AS, which runs a query at once."""
+    depth = 0
+    for token in statement.tokens:
+        if token.kind == "mark" and token.text in "()":
+            depth += 1 if token.text == "(" else -1
+        elif depth == 0 and token == Token("word", "as"):
+            return True
+    return False
 
 
 def _judge_languages(statement: Statement) -> Iterator[str]:

@@ -6,18 +6,16 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from backupd.engines.base import TableInfo
-from backupd.engines.postgres.archive import Archive, Entry, Reader, major_of, read_archive
+from backupd.engines.postgres.archive import Archive, Entry, major_of, read_archive
 from backupd.engines.postgres.judgement import UNKNOWN, Danger, dangers, refuse, restorable
-from backupd.engines.postgres.pgrestore import feed_restore
+from backupd.engines.postgres.pgrestore import feed_restore, restore_tools
 from backupd.engines.postgres.requirements import owners
 from backupd.engines.postgres.sqltext import Unclear, statements
-from backupd.engines.postgres.tools import find_tools
 from backupd.errors import IntegrityError
 
 if TYPE_CHECKING:
     from backupd.engines.postgres.restore import Job
 
-_HEAD = 64 * 1024
 _LONGEST_HEAD = 256 * 1024 * 1024
 _NAME = r'(?:[a-z_][a-z0-9_$]*|"(?:[^"]|"")+")'
 _COPY = re.compile(rf"COPY {_NAME}(?:\.{_NAME})? (?:\({_NAME}(?:, {_NAME})*\))? ?FROM stdin;\n\Z")
@@ -42,7 +40,7 @@ class NativePlan:
         found += [Danger(UNKNOWN, f"{entry.desc} {entry.tag}") for entry in self._entries if not _is_sound_data(entry)]
         refuse(found, job.options.allow, name)
         job.missing_roles = job.offer.refuse_roles(owners(schema), job.options)
-        self._tools = find_tools(bin_folders, at_least=major_of(archive.dump_version), nearest=job.server.major)
+        self._tools = restore_tools(bin_folders, job.server, at_least=major_of(archive.dump_version))
 
     def build(self, job: "Job") -> Sequence[TableInfo]:
         """Feed the archive to pg_restore; returns no tables, because nothing of it can be compared.
@@ -69,10 +67,10 @@ def _is_sound_data(entry: Entry) -> bool:
     if not _is_data(entry):
         return True
     if entry.desc == "SEQUENCE SET":
-        return _SETVAL.match(entry.defn) is not None
+        return _SETVAL.match(entry.defn) is not None and not (entry.copy or entry.has_data)
     if entry.desc == "TABLE DATA":
         return _is_comment(entry.defn) and _COPY.match(entry.copy) is not None
-    return entry.desc in {"BLOBS", "BLOB DATA"} and not entry.copy
+    return entry.desc in {"BLOBS", "BLOB DATA"} and not entry.copy and _is_comment(entry.defn)
 
 
 def _is_comment(text: str) -> bool:
@@ -86,20 +84,12 @@ def _is_comment(text: str) -> bool:
 def _read_head(blocks: Iterator[bytes]) -> tuple[list[bytes], Archive]:
     """Blocks from the beginning, as many as the table of contents takes, and that table."""
     head: list[bytes] = []
-    data, wanted = bytearray(), _HEAD
-    for block in blocks:
-        head.append(block)
-        data += block
-        if len(data) < wanted:
-            continue
-        try:
-            return head, read_archive(_reader(data))
-        except IntegrityError:
-            wanted = len(data) * 2
-        if wanted > _LONGEST_HEAD:
-            break
-    return head, read_archive(_reader(data))
+    data = bytearray()
 
+    def read(offset: int, size: int) -> bytes:
+        while len(data) < min(offset + size, _LONGEST_HEAD) and (block := next(blocks, None)) is not None:
+            head.append(block)
+            data.extend(block)
+        return bytes(data[offset : offset + size])
 
-def _reader(data: bytearray) -> Reader:
-    return lambda offset, size: bytes(data[offset : offset + size])
+    return head, read_archive(read)

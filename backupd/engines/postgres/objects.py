@@ -13,7 +13,7 @@ from backupd.engines.base import StoredStream, StreamInfo, TableInfo
 from backupd.engines.postgres.client import Server, cut
 from backupd.engines.postgres.loading import connect_for_loading, measured
 from backupd.engines.postgres.names import LARGE_OBJECTS, OBJECTS_METADATA, literal
-from backupd.engines.postgres.plan import Piece
+from backupd.engines.postgres.plan import FREELY, Piece
 from backupd.engines.postgres.problems import target_error
 
 PIECE = 16 * 1024
@@ -102,7 +102,8 @@ def object_streams(count: int, contents: int, encoding: str) -> list[tuple[Table
     for name, key, columns, size in described:
         info = TableInfo(name, key, None, columns, f"lo-{_VERSION}-{PIECE}", ordered=True)
         stream = StreamInfo(name, "rows", max(size, 1), key=tuple(range(len(key))))
-        found.append((info, Piece(stream, "", "", copy_statement(name, encoding), name)))
+        counted = "pg_catalog.pg_largeobject_metadata" if name == OBJECTS_METADATA else ""
+        found.append((info, Piece(stream, "", FREELY, copy_statement(name, encoding), name, counted)))
     return found
 
 

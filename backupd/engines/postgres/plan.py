@@ -2,7 +2,9 @@
 
 Rows come in the order of the key where that is nearly free: the key correlates with the heap, or the table is small
 enough to be sorted in memory. Whether an order is right never matters for what is captured; ranges of a split table cover
-it whole because the first and the last are open, and each begins where the one before ends.
+it whole because the first and the last are open, and each begins where the one before ends. An index may lack rows, if it
+is damaged. So tables are read from the heap and sorted; where that would take too much, by the index, and then the rows that
+came are counted and compared with the heap's.
 """
 
 import hashlib
@@ -13,7 +15,9 @@ from itertools import pairwise
 from backupd.engines.base import StreamInfo, TableInfo
 from backupd.engines.postgres.catalog import Column, Measure, Partitioning, Relation, Types
 from backupd.engines.postgres.client import TEXT_SETTINGS
+from backupd.engines.postgres.condition import sound
 from backupd.engines.postgres.names import literal, quoted
+from backupd.errors import SourceIncomplete
 
 MIB = 1024 * 1024
 SORT_BYTES = 64 * MIB
@@ -28,6 +32,26 @@ _SURE_ORDER = frozenset({"int2", "int4", "int8", "oid", "uuid", "date", "timesta
 _SURE_HASH = _SURE_ORDER | {"bool", "text", "varchar", "bpchar", "bytea", "numeric", "time", "timetz", "interval"}
 
 
+def _switches(*, index: bool, sort: bool) -> str:
+    """Settings of one statement: all that decide how it is planned, because each outlives its piece."""
+    switches = {
+        "seqscan": True,
+        "tidscan": True,
+        "indexscan": index,
+        "indexonlyscan": False,
+        "bitmapscan": False,
+        "sort": sort,
+    }
+    words = "".join(f"SET enable_{name} = {'on' if value else 'off'}; " for name, value in switches.items())
+    return words + "SET work_mem = '96MB';"
+
+
+# From the heap; in the order of an index; and as the planner likes, for statements about the catalogs.
+FROM_HEAP = _switches(index=False, sort=True)
+BY_INDEX = _switches(index=True, sort=False)
+FREELY = _switches(index=True, sort=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One row stream: what the manifest says of it, and how a worker reads it.
@@ -37,6 +61,7 @@ class Piece:
         settings: statements before the COPY.
         copy: the COPY statement.
         table: the table's name for messages.
+        counted: what to count the rows of, in SQL, if they come in the order of an index that might lack some; else empty.
     """
 
     info: StreamInfo
@@ -44,6 +69,7 @@ class Piece:
     settings: str
     copy: str
     table: str
+    counted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +144,8 @@ class Planner:
             hint = max(member_measure.bytes // len(parts), 1)
             stream = StreamInfo(info.name, "rows", hint, key=tuple(names.index(name) for name in measure.key))
             for settings, copy in parts:
-                pieces.append(Piece(stream, member.quoted, settings, copy, member.label))
+                counted = member.quoted if settings == BY_INDEX else ""
+                pieces.append(Piece(stream, member.quoted, settings, copy, member.label, counted))
         return TablePlan(info, target, through_root, measure.bytes, tuple(pieces))
 
     def _format(self, columns: Sequence[Column]) -> str:
@@ -155,22 +182,22 @@ class Planner:
             return f"COPY (SELECT {columns} FROM ONLY {table.quoted}{where}{order}) {encoding}"
 
         if table.condition is not None:
-            yield "", f"COPY (SELECT {columns} FROM ONLY {table.quoted} {table.condition}) {encoding}"
+            condition = sound(table.condition, table.label)
+            yield FROM_HEAP, f"COPY (SELECT {columns} FROM ONLY {table.quoted} {condition}) {encoding}"
         elif ordered:
             order = self._order(table, measure)
-            plan = "off" if measure.bytes >= SORT_BYTES else "on"
-            ranges = self._ranges(self._key_bounds(table, measure), quoted(measure.key[0]))
-            for condition in ranges:
-                yield f"SET enable_sort = {plan}; SET work_mem = '96MB';", select(condition, order)
+            settings = BY_INDEX if measure.bytes >= SORT_BYTES else FROM_HEAP
+            for condition in self._key_ranges(self._key_bounds(table, measure), quoted(measure.key[0])):
+                yield settings, select(condition, order)
         elif table.method == "heap" and self._count(measure) > 1:
             shares = self._count(measure)
             bounds = [f"'({measure.blocks * share // shares},0)'::pg_catalog.tid" for share in range(1, shares)]
-            for condition in self._ranges(bounds, "ctid"):
-                yield "", select(condition, "")
+            for condition in _ranges(bounds, "ctid"):
+                yield FROM_HEAP, select(condition, "")
         elif not names:
-            yield "", select("", "")
+            yield FROM_HEAP, select("", "")
         else:
-            yield "", f"COPY {table.quoted} ({columns}) {encoding}"
+            yield FROM_HEAP, f"COPY {table.quoted} ({columns}) {encoding}"
 
     def _count(self, measure: Measure) -> int:
         """Into how many pieces a table is split."""
@@ -187,17 +214,29 @@ class Planner:
             return []
         (column,) = (column for column in table.columns if column.name == name)
         chosen = dict.fromkeys(measure.bounds[steps * share // count] for share in range(1, count))
-        return [f"{literal(bound)}::{column.type}" for bound in chosen if bound != measure.bounds[0]]
+        kind = self._types.name(column.type_oid)
+        return [f"{literal(bound)}::{kind}" for bound in chosen if bound != measure.bounds[0]]
 
-    def _ranges(self, bounds: Sequence[str], name: str) -> Iterator[str]:
-        """Conditions that together hold for every row, each for other rows."""
-        if not bounds:
-            yield ""
-            return
-        yield f"{name} < {bounds[0]}"
-        for low, high in pairwise(bounds):
-            yield f"{name} >= {low} AND {name} < {high}"
-        yield f"{name} >= {bounds[-1]}"
+    def _key_ranges(self, bounds: Sequence[str], name: str) -> Iterator[str]:
+        """As `_ranges`, and since version 18, where a column that is NOT NULL may have older rows that are, those too.
+
+        It is a piece of its own, which costs nothing: as one more condition of the last piece it would keep that from using
+        the index, so that the whole table would be read once more.
+        """
+        yield from _ranges(bounds, name)
+        if bounds and self._major >= 18:
+            yield f"{name} IS NULL"
+
+
+def _ranges(bounds: Sequence[str], name: str) -> Iterator[str]:
+    """Conditions that together hold for every row whose value is not NULL, each for other rows."""
+    if not bounds:
+        yield ""
+        return
+    yield f"{name} < {bounds[0]}"
+    for low, high in pairwise(bounds):
+        yield f"{name} >= {low} AND {name} < {high}"
+    yield f"{name} >= {bounds[-1]}"
 
 
 def loading_roots(
@@ -222,3 +261,24 @@ def loading_roots(
         if unsure and top is not relation:
             found[relation.oid] = top
     return found
+
+
+def refuse_foreign(relations: Sequence[Relation], chosen: Sequence[Relation], roots: Mapping[int, Relation]) -> None:
+    """Refuse tables whose rows would be loaded through a root that has foreign partitions: they might end up elsewhere.
+
+    Raises:
+        SourceIncomplete: there is one.
+    """
+    by_oid = {relation.oid: relation for relation in relations}
+    wanted = {roots[table.oid].oid for table in chosen if table.oid in roots}
+    for relation in relations:
+        above: Relation | None = relation if relation.kind == "f" else None
+        while above is not None and above.oid not in wanted:
+            above = by_oid.get(above.parent) if above.parent is not None else None
+        if above is not None:
+            raise SourceIncomplete(
+                f"the partitions of {above.label} can only be loaded through it, and {relation.label} is a foreign one:"
+                " a restore would write to another server",
+                object_name=relation.label,
+                hint=f"detach the foreign partition, or exclude the partitions of {above.label}",
+            )

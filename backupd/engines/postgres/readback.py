@@ -7,10 +7,12 @@ import psycopg
 
 from backupd.engines.base import TableInfo
 from backupd.engines.postgres.client import Server, child_environment
+from backupd.engines.postgres.condition import sound
 from backupd.engines.postgres.facts import as_mapping
 from backupd.engines.postgres.loading import Crew, run_parallel
 from backupd.engines.postgres.names import LARGE_OBJECTS, OBJECTS_METADATA, literal, parse_label, quoted
 from backupd.engines.postgres.objects import copy_statement
+from backupd.engines.postgres.plan import FREELY, FROM_HEAP
 from backupd.engines.postgres.problems import target_error
 from backupd.engines.postgres.tools import find_tools
 from backupd.engines.postgres.worker import Worker
@@ -73,7 +75,8 @@ def _statements(
     found, warnings = {}, []
     for table in tables:
         if table.name in {LARGE_OBJECTS, OBJECTS_METADATA}:
-            found[table.name] = copy_statement(table.name, str(as_mapping(facts.get("database"))["encoding"]))
+            copy = copy_statement(table.name, str(as_mapping(facts.get("database"))["encoding"]))
+            found[table.name] = f"{FREELY}\n{copy}"
             continue
         place = parse_label(table.name)
         if place in filtered:
@@ -81,6 +84,7 @@ def _statements(
             continue
         columns = ", ".join(quoted(name) for name, _ in table.columns)
         only = "" if as_mapping(details.get(table.name)).get("through_root") else "ONLY "
-        query = f"SELECT {columns} FROM {only}{quoted(*place)} {conditions.get(place, '')}"
-        found[table.name] = f"COPY ({query}) TO STDOUT (ENCODING {encoding})"
+        condition = sound(conditions.get(place) or "", table.name)
+        query = f"SELECT {columns} FROM {only}{quoted(*place)} {condition}"
+        found[table.name] = f"{FROM_HEAP}\nCOPY ({query}) TO STDOUT (ENCODING {encoding})"
     return found, warnings

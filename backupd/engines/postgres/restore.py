@@ -18,17 +18,17 @@ from backupd.engines.postgres.client import Server
 from backupd.engines.postgres.facts import as_mapping
 from backupd.engines.postgres.judgement import dangers, refuse, restorable
 from backupd.engines.postgres.loading import Crew, Load, connect_for_loading, load_rows, plan_loads, run_parallel
-from backupd.engines.postgres.names import ARCHIVE, LARGE_OBJECTS, OBJECTS_METADATA, literal, parse_label, quoted
+from backupd.engines.postgres.names import ARCHIVE, LARGE_OBJECTS, OBJECTS_METADATA, label, literal, parse_label, quoted
 from backupd.engines.postgres.objects import load_objects
-from backupd.engines.postgres.pgrestore import restore_entries, split_entries
+from backupd.engines.postgres.pgrestore import restore_entries, restore_tools, split_entries
 from backupd.engines.postgres.private import PrivateFile
 from backupd.engines.postgres.problems import target_error
 from backupd.engines.postgres.readback import compare_tables
 from backupd.engines.postgres.requirements import Offer, owners, refuse_unknown_tables
-from backupd.engines.postgres.scratch import Databases, open_maintenance
+from backupd.engines.postgres.scratch import Databases, Properties, open_maintenance, other_name, tell
 from backupd.engines.postgres.selection import Selection
-from backupd.engines.postgres.tools import Tools, find_tools
-from backupd.errors import BackupdError, IntegrityError, SafetyRefused
+from backupd.engines.postgres.tools import Tools
+from backupd.errors import BackupdError, Failed, IntegrityError, SafetyRefused
 
 _OWNED = "pg_catalog.pg_has_role(c.relowner, 'USAGE')"
 
@@ -59,8 +59,14 @@ class Job:
     @property
     def flags(self) -> list[str]:
         """pg_restore's options for what the target lacks."""
-        lacking = sorted(set(self.facts.get("tablespaces") or ()) - self.offer.tablespaces)
-        return (["--no-tablespaces"] if lacking else []) + (["--no-owner"] if self.missing_roles else [])
+        return (["--no-tablespaces"] if self.lacking_tablespaces else []) + (
+            ["--no-owner"] if self.missing_roles else []
+        )
+
+    @property
+    def lacking_tablespaces(self) -> list[str]:
+        """Tablespaces of the source that the target has not."""
+        return sorted(set(_names(self.facts.get("tablespaces"))) - self.offer.tablespaces)
 
 
 class PostgresTarget:
@@ -95,7 +101,7 @@ class PostgresTarget:
             if not options.globals:
                 offer.refuse_roles(_names(facts.get("roles")), options)
             self._refuse_existing(Databases(session, server, self._place))
-        find_tools(self._bin_folders, at_least=major_of(str(facts.get("pg_dump"))), nearest=server.major)
+        restore_tools(self._bin_folders, server, at_least=major_of(str(facts.get("pg_dump"))))
 
     def load(
         self,
@@ -136,6 +142,10 @@ class PostgresTarget:
         if job.offer.superuser:
             job.warnings.append(
                 "the restore runs as a superuser: constraints and functions of the snapshot run with its rights"
+            )
+        if lacking := job.lacking_tablespaces:
+            job.warnings.append(
+                f"everything is in the default tablespace: there is no tablespace {', '.join(lacking)} here"
             )
         job.scratch = job.databases.create_scratch(self._place.database, as_mapping(job.facts.get("database")))
         try:
@@ -180,7 +190,7 @@ class PostgresTarget:
             job.warnings.append(
                 f"owners and grants were left out: there is no role {', '.join(sorted(job.missing_roles))}"
             )
-        tools = find_tools(self._bin_folders, at_least=major_of(archive.dump_version), nearest=job.server.major)
+        tools = restore_tools(self._bin_folders, job.server, at_least=major_of(archive.dump_version))
         return _Plan(tools, file, archive, entries, tables)
 
     def _restore_roles(self, session: "psycopg.Connection[Any]", job: Job) -> None:
@@ -212,30 +222,58 @@ class PostgresTarget:
         return True
 
     def _publish(self, job: Job) -> None:
-        """Give the scratch database its properties and its name."""
+        """Give the scratch database its properties and its name, and drop what had the name before."""
         name, databases = self._place.database, job.databases
         exists = self._refuse_existing(databases)
-        job.warnings += databases.apply(
-            job.scratch, as_mapping(job.facts.get("database")), job.offer.roles, self._options.allow
-        )
-        aside = None
-        if exists and self._options.overwrite == name:
-            aside = f"{job.scratch}_old"[-63:]
-            databases.rename(name, aside)
-        elif exists:
-            databases.drop(name, force=False)
+        aside = other_name(name) if exists else None
+        properties = Properties(as_mapping(job.facts.get("database")), job.offer.roles, self._options.allow)
         try:
-            databases.rename(job.scratch, name)
-        except BaseException:
-            if aside is not None:
-                databases.rename(aside, name)
+            job.warnings += databases.swap(job.scratch, name, aside, properties)
+        except BaseException as error:
+            self._look(job, aside, error)
             raise
-        job.scratch = ""
-        if aside is not None:
-            try:
+        scratch, job.scratch = job.scratch, ""
+        if aside is None:
+            return
+        job.warnings.append(f"the owner, grants and settings of the database {name} are those of the snapshot now")
+        try:
+            self._drop_replaced(job, scratch, aside)
+        except BaseException as error:
+            if not job.scratch:
+                tell(error, f"the database {name} is what was restored; what had its name before is {aside}")
+            raise
+
+    def _look(self, job: Job, aside: str | None, error: BaseException) -> None:
+        """After a failure at the end, say which databases are there."""
+        name = self._place.database
+        names = [one for one in (name, job.scratch, aside) if one is not None]
+        there = job.databases.there(*names)
+        if there is None:
+            tell(error, f"it is not known which of the databases {', '.join(names)} are there now")
+        elif job.scratch in there:
+            tell(error, f"the database {name} is as it was" if name in there else f"there is no database {name} yet")
+        else:
+            job.scratch = ""
+            old = f"; what had its name before is {aside}" if aside in there else ""
+            tell(error, f"the database {name} is what was restored{old}")
+
+    def _drop_replaced(self, job: Job, scratch: str, aside: str) -> None:
+        """Drop the database that was replaced; one that had to be empty is looked into once more, and put back if need be."""
+        name, databases = self._place.database, job.databases
+        try:
+            if self._options.overwrite == name or databases.is_empty(aside):
                 databases.drop(aside, force=False)
-            except BackupdError as error:
-                job.warnings.append(f"the replaced database is still there as {aside}: {error.message}")
+                return
+        except BackupdError as error:
+            job.warnings.append(f"the replaced database is still there as {aside}: {error.message}")
+            return
+        databases.swap(aside, name, scratch)
+        job.scratch = scratch
+        raise SafetyRefused(
+            f"the database {name} is not empty any more",
+            object_name=name,
+            hint=f"name another target, or repeat its name: --overwrite {name}",
+        )
 
     def _give_up(self, job: Job, error: BaseException) -> None:
         """Drop the scratch database; if that fails too, say its name."""
@@ -244,10 +282,7 @@ class PostgresTarget:
         try:
             job.databases.drop(job.scratch, force=True)
         except BackupdError:
-            if isinstance(error, BackupdError):
-                error.hint = (
-                    f"what was loaded is left in the database {job.scratch}: drop it; {error.hint or ''}".rstrip("; ")
-                )
+            tell(error, f"what was loaded is left in the database {job.scratch}: drop it")
 
 
 class _Plan:
@@ -320,20 +355,41 @@ def _parsed(name: str) -> tuple[str, str]:
 
 
 def _set_sequences(job: Job) -> None:
-    """Set the sequences; with chosen tables, those that are there."""
+    """Set the sequences; with chosen tables, or if tables were left out of the snapshot, those that are there.
+
+    Raises:
+        Failed: one is missing that must be there, or the server refuses.
+    """
     calls = []
     for schema, name, value, called in job.facts.get("sequences") or ():
         if not isinstance(value, int) or not isinstance(called, bool):
             raise IntegrityError("the manifest's sequences are damaged", hint="verify the snapshot")
-        calls.append((literal(quoted(schema, name)), value, called))
+        calls.append((label(schema, name), literal(quoted(schema, name)), value, called))
+    missing = []
     try:
         with job.server.connect(job.scratch) as session:
             session.execute(b"SET default_transaction_read_only = off")
-            for name, value, called in calls:
+            for written, name, value, called in calls:
                 known = f"FROM pg_catalog.to_regclass({name}) AS s(oid) WHERE s.oid IS NOT NULL"
-                session.execute(f"SELECT pg_catalog.setval(s.oid, {value}, {called}) {known}".encode())
+                if not session.execute(f"SELECT pg_catalog.setval(s.oid, {value}, {called}) {known}".encode()).rowcount:
+                    missing.append(written)
     except psycopg.Error as error:
         raise target_error(error, "a sequence could not be set", job.scratch) from None
+    if missing and not job.options.tables:
+        _complain_of_sequences(job, missing)
+
+
+def _complain_of_sequences(job: Job, missing: Sequence[str]) -> None:
+    """Sequences are missing: of tables whose definitions the snapshot has not, or of extensions in other versions, if so."""
+    listed = ", ".join(missing[:20])
+    partial = job.facts.get("excluded") or job.facts.get("skipped")
+    if not partial and not job.offer.refuse_extensions(job.facts):
+        raise Failed(
+            f"sequences of the snapshot are missing after the restore: {listed}",
+            object_name=missing[0],
+            hint="verify the snapshot",
+        )
+    job.warnings.append(f"these sequences are not there and were not set: {listed}")
 
 
 def _analyze(job: Job) -> None:

@@ -14,6 +14,7 @@ _HEAD = """-- The rows of this snapshot, for psql {major} or newer, run in the f
 --   psql -X -v ON_ERROR_STOP=1 -d NAME -f load.sql
 --   pg_restore --section=post-data -d NAME schema.dump
 \\set ON_ERROR_STOP on
+SET standard_conforming_strings = on;
 SET client_encoding = {encoding};
 SET search_path = '';
 SET row_security = off;
@@ -22,6 +23,12 @@ SET IntervalStyle = 'postgres';
 SET TimeZone = 'UTC';
 SET xmloption = content;
 SET lc_monetary = 'C';
+"""
+# A name that holds a line break cannot be part of \\copy, which ends with the line.
+_DETOUR = """CREATE TEMPORARY TABLE loaded AS SELECT {names} FROM {place} WITH NO DATA;
+\\copy pg_temp.loaded from {file}
+INSERT INTO {place}{listed} OVERRIDING SYSTEM VALUE SELECT {plain} FROM pg_temp.loaded;
+DROP TABLE pg_temp.loaded;
 """
 _OBJECTS = """CREATE TEMPORARY TABLE {columns};
 \\copy pg_temp.{table} from {file}
@@ -57,10 +64,35 @@ def load_script(
             yield text.encode()
             continue
         table = tables[stream.name]
-        columns = ", ".join(map(quoted, table["columns"]))
-        place = quoted(table["schema"], table["table"])
-        yield f"\\copy {place}{f' ({columns})' if columns else ''} from {file}\n".encode()
+        yield _load(str(table["schema"]), str(table["table"]), table["columns"], file).encode()
     for schema, name, value, called in sequences:
         place = literal(quoted(schema, name))
         yield f"SELECT pg_catalog.setval({place}, {int(value)}, {'true' if called else 'false'});\n".encode()
     yield b"ANALYZE;\n"
+
+
+def _load(schema: str, table: str, columns: Sequence[str], file: str) -> str:
+    """How one file is loaded."""
+    place, names = _in_a_line(schema, table), [_in_a_line(name) for name in columns]
+    if not any(mark in text for text in (schema, table, *columns) for mark in "\n\r"):
+        listed = f" ({', '.join(names)})" if names else ""
+        return f"\\copy {place}{listed} from {file}\n"
+    plain = [f"c{number}" for number in range(len(names))]
+    return _DETOUR.format(
+        names=", ".join(f"{name} AS {other}" for name, other in zip(names, plain, strict=True)),
+        place=place,
+        file=file,
+        listed=f" ({', '.join(names)})" if names else "",
+        plain=", ".join(plain),
+    )
+
+
+def _in_a_line(*parts: str) -> str:
+    """A quoted name; as U&"..." if it holds a line break."""
+    found = []
+    for part in parts:
+        name = quoted(part)
+        if "\n" in part or "\r" in part:
+            name = "U&" + name.replace("\\", "\\\\").replace("\n", "\\000a").replace("\r", "\\000d")
+        found.append(name)
+    return ".".join(found)

@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,8 @@ _F_SETPIPE_SZ = 1031
 _PR_SET_PDEATHSIG = 1
 _SAID = 16 * 1024
 _PIECE, _PLENTY = 4096, 128 * 1024
+# Seconds for which a dump tool may say nothing: it reads the catalogs of a large database, or waits for a lock.
+SILENCE = 1800.0
 _PAUSE = 0.001
 
 
@@ -118,6 +121,12 @@ def _die_with_parent() -> Callable[[], None] | None:
     return ask
 
 
+def _ready(pipe: IO[bytes], event: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(pipe.fileno(), event)
+    return bool(poll.poll(seconds * 1000))
+
+
 class Child:
     """A running program. What it says on standard error is drained, and the last 16 KiB of it kept.
 
@@ -126,6 +135,7 @@ class Child:
         environment: all of its environment.
         inherited: descriptors it needs.
         feed: whether something will be written to its standard input.
+        hear: given all that it says on standard error, piece by piece, in another thread.
     """
 
     def __init__(
@@ -135,6 +145,7 @@ class Child:
         inherited: Iterable[int] = (),
         *,
         feed: bool = False,
+        hear: Callable[[bytes], None] | None = None,
     ) -> None:
         self._process = subprocess.Popen(
             arguments,
@@ -153,6 +164,7 @@ class Child:
         self.output: IO[bytes] = self._process.stdout
         self.input = self._process.stdin
         self._said = bytearray()
+        self._hear = hear
         for pipe in (self.output, self.input):
             if pipe is not None and sys.platform.startswith("linux"):
                 try:
@@ -166,6 +178,8 @@ class Child:
         with errors:
             while said := errors.read(4096):
                 self._said = (self._said + said)[-_SAID:]
+                if self._hear is not None:
+                    self._hear(said)
 
     @property
     def said(self) -> str:
@@ -183,12 +197,37 @@ class Child:
             time.sleep(_PAUSE)
         return count
 
-    def blocks(self, size: int) -> Iterator[bytearray]:
-        """All that it writes, in blocks of `size` bytes, the last one shorter."""
+    def readable(self, seconds: float) -> bool:
+        """Wait until there is something to read, or its output has ended; false if that takes longer than `seconds`."""
+        return _ready(self.output, select.POLLIN, seconds)
+
+    def write(self, data: bytes | memoryview, silence: float = SILENCE) -> None:
+        """Write to its standard input.
+
+        Raises:
+            TimeoutError: for `silence` seconds it took nothing.
+            BrokenPipeError: it has ended.
+        """
+        assert self.input is not None
+        rest = memoryview(data)
+        while rest:
+            if not _ready(self.input, select.POLLOUT, silence):
+                raise TimeoutError
+            # So much fits in without waiting, if anything does.
+            rest = rest[self.input.write(rest[: select.PIPE_BUF]) or 0 :]
+
+    def blocks(self, size: int, silence: float = SILENCE) -> Iterator[bytearray]:
+        """All that it writes, in blocks of `size` bytes, the last one shorter.
+
+        Raises:
+            TimeoutError: for `silence` seconds it wrote nothing.
+        """
         while True:
             block = bytearray(size)
             filled, count = 0, 1
             while count and filled < size:
+                if not self.readable(silence):
+                    raise TimeoutError
                 with memoryview(block) as view, view[filled:] as rest:
                     count = self.read_into(rest)
                 filled += count

@@ -182,8 +182,15 @@ def test_indexes_are_deferred_unless_a_counter_needs_them() -> None:
 
 def test_a_default_follows_its_sequence() -> None:
     """Only the source's own database is renamed."""
-    text = "DEFAULT nextval(`a``b`.`s`), nextval(`other`.`s`)"
-    assert statements.sequence_owner(text, "a`b", "n`w") == "DEFAULT nextval(`n``w`.`s`), nextval(`other`.`s`)"
+    text = (
+        "nextval(`a``b`.`s`), NEXTVAL(`other`.`s`), lastval(`a``b`.`s`), setval(`a``b`.`s`, 1), 'nextval(`a``b`.`s`)'"
+    )
+    (piece,) = splitting.split(text + ";")
+    moved = statements.sequence_owner(piece, "a`b", "n`wx")
+    assert moved.text == (
+        "nextval(`n``wx`.`s`), NEXTVAL(`other`.`s`), lastval(`n``wx`.`s`), setval(`n``wx`.`s`, 1), 'nextval(`a``b`.`s`)'"
+    )
+    assert len(moved.mask) == len(moved.text)
 
 
 def test_rows_become_values() -> None:

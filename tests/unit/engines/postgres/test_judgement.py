@@ -1,7 +1,8 @@
 """What an archive would execute is judged by its entries, whatever they call themselves."""
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,10 +11,20 @@ from hypothesis import strategies as st
 from backupd.engines.postgres.archive import Archive, Entry, read_archive
 from backupd.engines.postgres.judgement import UNKNOWN, dangers, restorable
 from backupd.engines.postgres.names import label, literal, parse_label, quoted
+from backupd.engines.postgres.native import _read_head
+from backupd.engines.postgres.pgrestore import Complaints
 from backupd.engines.postgres.sqltext import Unclear, statements
 from backupd.errors import IntegrityError
 
 STRINGS = "SET standard_conforming_strings = 'on';\n"
+ENCODING = "SET client_encoding = 'UTF8';\n"
+PATH = "SELECT pg_catalog.set_config('search_path', '', false);\n"
+# A statement that is one string where backslashes count, and two statements where they do not; with a third behind it.
+HIDDEN = "IS '\\''; COPY public.t TO PROGRAM $$id$$; --';"
+SETTING = (
+    b'pg_restore: error: could not execute query: ERROR:  unrecognized configuration parameter "transaction_timeout"\n'
+)
+QUOTED = b"Command was: SET transaction_timeout = 0;\n\n"
 
 
 def entry(defn: str, desc: str = "TABLE", tag: str = "t", drop: str = "DROP TABLE t;\n") -> Entry:
@@ -22,6 +33,14 @@ def entry(defn: str, desc: str = "TABLE", tag: str = "t", drop: str = "DROP TABL
 
 
 def kinds(*entries: Entry, trusted: Iterable[str] = ("hstore",)) -> set[str]:
+    """The kinds of danger in an archive that begins as every archive does."""
+    present = {entry.desc for entry in entries}
+    frame = [("ENCODING", ENCODING), ("STDSTRINGS", STRINGS), ("SEARCHPATH", PATH)]
+    start = [entry(defn, desc, desc, drop="") for desc, defn in frame if desc not in present]
+    return judged(*start, *entries, trusted=trusted)
+
+
+def judged(*entries: Entry, trusted: Iterable[str] = ("hstore",)) -> set[str]:
     """The kinds of danger in an archive."""
     archive = Archive(entries, "15.1", "15.1", 0)
     return {danger.kind for danger in dangers(archive, restorable(archive), set(trusted))}
@@ -112,6 +131,74 @@ def test_what_else_pg_restore_puts_into_statements_is_judged() -> None:
     assert kinds(entry("SET client_encoding = 'UTF8';\n", "ENCODING"), entry(STRINGS, "STDSTRINGS")) == set()
 
 
+def test_an_archive_says_once_how_its_strings_are_read() -> None:
+    """What is not said keeps the default of pg_restore, in which backslashes count; said twice, the second counts."""
+    frame = [entry(ENCODING, "ENCODING"), entry(STRINGS, "STDSTRINGS"), entry(PATH, "SEARCHPATH")]
+    comment = entry(f"COMMENT ON SCHEMA public {HIDDEN}", "COMMENT", drop="")
+    assert judged(*frame) == set()
+    assert judged(*frame, entry("COMMENT ON SCHEMA public IS 'x';", "COMMENT", drop="")) == set()
+    for left in range(3):
+        assert judged(*frame[:left], *frame[left + 1 :], comment) == {UNKNOWN}
+        assert judged(*frame, frame[left]) == {UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SET standard_conforming_strings = 'off';",
+        "SET client_encoding = 'SJIS';",
+        "SET client_encoding = 'UTF8';",
+        "SELECT pg_catalog.set_config('search_path', '', false);",
+        f"COMMENT ON SCHEMA public IS E'a'\n{HIDDEN[3:]}",
+        f"COMMENT ON SCHEMA public IS E'a' -- more\n{HIDDEN[3:]}",
+        f"COMMENT ON SCHEMA public IS 'a'\n{HIDDEN[3:]}",
+        "CREATE VIEW v AS SELECT \u00a0E'\\'; COPY public.t TO PROGRAM $$id$$; --';",
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1 AS begin; END; COPY public.t TO PROGRAM 'id';",
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1 case; END; COPY public.t TO PROGRAM 'id';",
+        "CREATE FUNCTION f() RETURNS void BEGIN ATOMIC END; COPY public.t TO PROGRAM 'id';",
+        "CREATE OR REPLACE FUNCTION f() RETURNS void BEGIN ATOMIC END; COPY public.t TO PROGRAM 'id';",
+        "CREATE VIEW function AS SELECT begin atomic FROM (SELECT 1 AS begin) t; COPY public.t TO PROGRAM 'id';",
+        "CREATE OR REPLACE VIEW procedure AS SELECT begin atomic FROM t; COPY public.t TO PROGRAM 'id';",
+        "CREATE TABLE t AS SELECT pg_catalog.lo_export(1, '/tmp/x');",
+        "CREATE UNLOGGED TABLE IF NOT EXISTS t (a, b) WITH (fillfactor = 10) AS EXECUTE p;",
+    ],
+)
+@pytest.mark.parametrize("desc", ["TABLE", "FUNCTION"])
+def test_no_statement_hides_behind_another(text: str, desc: str) -> None:
+    """Neither in a string, nor in a body, nor in a setting that changes how the next is read."""
+    assert UNKNOWN in kinds(entry(text, desc))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT CASE WHEN true THEN CASE 1 WHEN 1 THEN 2 END END; END;",
+        "CREATE OR REPLACE PROCEDURE p() LANGUAGE sql BEGIN ATOMIC INSERT INTO t VALUES (1); SELECT 1 AS begin; END;",
+        "CREATE FUNCTION f() RETURNS void LANGUAGE sql BEGIN ATOMIC END;",
+        "CREATE FUNCTION f(a int) RETURNS int LANGUAGE sql RETURN CASE a WHEN 1 THEN 2 END;",
+    ],
+)
+def test_bodies_of_functions_are_read_to_their_end(text: str) -> None:
+    """One statement each, whatever is in it."""
+    assert len(list(statements(text))) == 1
+    assert kinds(entry(text, "FUNCTION")) == set()
+
+
+def test_only_some_kinds_have_several_statements() -> None:
+    """A comment is one; a table may be followed by what belongs to it."""
+    text = "CREATE TABLE t (a int GENERATED ALWAYS AS (1) STORED); ALTER TABLE t FORCE ROW LEVEL SECURITY;"
+    assert kinds(entry(text)) == set()
+    assert kinds(entry(text, "FUNCTION")) == {UNKNOWN}
+    assert kinds(entry("COMMENT ON TABLE t IS 'a'; COMMENT ON TABLE u IS 'b';", "COMMENT", drop="")) == {UNKNOWN}
+
+
+def test_an_entry_of_the_schema_copies_no_rows() -> None:
+    """pg_restore would execute its COPY statement, whatever that is."""
+    table = entry("CREATE TABLE t();")
+    assert kinds(replace(table, has_data=True)) == {UNKNOWN}
+    assert kinds(replace(table, copy="COPY t TO PROGRAM 'id';")) == {UNKNOWN}
+
+
 def _number(value: int) -> bytes:
     return struct.pack("<bi", value < 0, abs(value))
 
@@ -120,18 +207,23 @@ def _text(value: str | None) -> bytes:
     return _number(-1) if value is None else _number(len(value.encode())) + value.encode()
 
 
-def archive_bytes(version: int = 14, count: int = 1) -> bytes:
+def archive_bytes(
+    version: int = 14,
+    numbers: Sequence[int] = (5,),
+    tag: str = "t",
+    desc: str = "TABLE",
+    defn: str = "CREATE TABLE t();",
+) -> bytes:
     """A small archive, as pg_dump of the versions 12 to 18 writes them."""
+    count = len(numbers)
     head = b"PGDMP" + bytes([1, version, 0, 4, 8, 1]) + (b"\0" if version >= 15 else _number(0)) + _number(0) * 7
     head += _text("db") + _text("15.1") + _text("15.1 (Debian)") + _number(count)
-    body = _number(5) + _number(0) + _text("1259") + _text("16384") + _text("t") + _text("TABLE") + _number(2)
-    body += (
-        _text("CREATE TABLE t();") + _text("DROP TABLE t;") + _text("") + _text("public") + _text("") + _text("heap")
-    )
+    body = _number(0) + _text("1259") + _text("16384") + _text(tag) + _text(desc) + _number(2)
+    body += _text(defn) + _text("DROP TABLE t;") + _text("") + _text("public") + _text("") + _text("heap")
     body += (
         (_number(114) if version >= 16 else b"") + _text("me") + _text("false") + _text("3") + _text(None) + bytes(9)
     )
-    return head + body * count
+    return head + b"".join(_number(number) + body for number in numbers)
 
 
 @pytest.mark.parametrize("version", [14, 15, 16])
@@ -142,6 +234,36 @@ def test_archives_of_every_version_are_read(version: int) -> None:
     (one,) = archive.entries
     assert (one.number, one.tag, one.desc, one.section, one.owner, one.depends) == (5, "t", "TABLE", 2, "me", (3,))
     assert (one.defn, one.drop, archive.size) == ("CREATE TABLE t();", "DROP TABLE t;", len(data))
+
+
+@pytest.mark.parametrize("numbers", [(5, 5), (1, 2, 1), (0,), (-3,)])
+def test_numbers_of_entries_are_their_own(numbers: Sequence[int]) -> None:
+    """pg_restore executes every entry of a number that it is given."""
+    data = archive_bytes(numbers=numbers)
+    with pytest.raises(IntegrityError, match="not its own"):
+        read_archive(lambda offset, size: data[offset : offset + size])
+
+
+@pytest.mark.parametrize("part", ["tag", "desc", "defn"])
+def test_no_text_of_an_archive_holds_a_nul(part: str) -> None:
+    """pg_restore reads up to it."""
+    text = "COMMENT\0; x"
+    data = {"tag": archive_bytes(tag=text), "desc": archive_bytes(desc=text), "defn": archive_bytes(defn=text)}[part]
+    with pytest.raises(IntegrityError, match="holds a NUL"):
+        read_archive(lambda offset, size: data[offset : offset + size])
+    odd = archive_bytes(desc="TABLE\nx")
+    with pytest.raises(IntegrityError, match="no word"):
+        read_archive(lambda offset, size: odd[offset : offset + size])
+
+
+def test_the_head_of_a_fed_archive_is_read_once() -> None:
+    """Block by block, and no further than its table of contents takes."""
+    data = archive_bytes(numbers=range(1, 20_000)) + bytes(4_000_000)
+    blocks = iter([data[start : start + 1000] for start in range(0, len(data), 1000)])
+    head, archive = _read_head(blocks)
+    assert len(archive.entries) == 19_999
+    assert archive.size <= len(b"".join(head)) < archive.size + 300_000
+    assert b"".join(head) + b"".join(blocks) == data
 
 
 @given(cut=st.integers(0, 200), flip=st.integers(0, 200), value=st.integers(0, 255))
@@ -176,3 +298,26 @@ def test_labels_and_quotes_are_unambiguous(schema: str, name: str) -> None:
     assert parse_label(label(schema, name)) == (schema, name)
     (statement,) = statements(f"SELECT {quoted(schema, name)}, {literal(name)}")
     assert [token.text for token in statement.tokens if token.kind != "mark"] == ["select", schema, name, name]
+
+
+def heard(*pieces: bytes) -> bool:
+    """Whether what pg_restore says is only of the setting that the server does not know."""
+    complaints = Complaints()
+    for piece in pieces:
+        complaints.hear(piece)
+    return complaints.are_benign
+
+
+def test_errors_are_counted_and_not_looked_for() -> None:
+    """What a command of the archive quotes adds to the lines, but not to the number at the end."""
+    last = b"pg_restore: warning: errors ignored on restore: %d\n"
+    assert heard(SETTING, QUOTED, last % 1)
+    assert heard(*(bytes([one]) for one in SETTING + QUOTED + last % 1))
+    other = b"pg_restore: error: could not execute query: ERROR:  function f() does not exist\n"
+    assert not heard(SETTING, QUOTED, other, b"Command was: " + b"x" * 100_000 + b"\n", last % 2)
+    assert not heard(SETTING, other, b"Command was: \n" + SETTING, last % 2)
+    assert not heard(SETTING, other, b"Command was: \n" + last % 1, last % 2)
+    assert not heard(SETTING, SETTING, last % 2)
+    assert not heard(SETTING, QUOTED)
+    assert not heard(other.replace(b"function f()", b'relation "' + SETTING.strip() + b'"'), last % 1)
+    assert not heard()
