@@ -42,13 +42,16 @@ def fill(server: PostgresServer, database: str, *, key: str = "PRIMARY KEY") -> 
     """A table of about 12 MiB, whose key has the order of the heap."""
     server.psql(
         database,
-        f"""CREATE TABLE t(id int {key}, filler text);
+        f"""CREATE TABLE t(id int {key}, filler text) WITH (autovacuum_enabled = off);
             INSERT INTO t SELECT g, repeat('x', 200) FROM generate_series(1, {ROWS}) g; ANALYZE t;""",
     )
 
 
 def damage(server: PostgresServer, database: str) -> None:
-    """Ten rows of which the index knows nothing."""
+    """Ten rows of which the index knows nothing.
+
+    A VACUUM meanwhile would note that the table has no index at all, so that none would be used.
+    """
     ready = "UPDATE pg_index SET indisready = {} WHERE indrelid = 't'::regclass"
     server.psql(database, ready.format("false"))
     server.psql(database, f"INSERT INTO t SELECT {ROWS} + g, 'lost' FROM generate_series(1, 10) g")
