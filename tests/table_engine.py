@@ -102,6 +102,7 @@ class TableTarget:
     """Takes tables back; `spoil` changes what it says it holds."""
 
     jobs: int = 2
+    kinds: frozenset[str] = frozenset({"cheese"})
     spoil: Callable[[str, bytes], bytes] = lambda name, data: data
     held: dict[str, bytes] = field(default_factory=dict)
     schemas: dict[str, bytes] = field(default_factory=dict)

@@ -230,6 +230,10 @@ class LoadOptions:
 class ServerTarget(Protocol):
     """A database on a server to restore to."""
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The words that `LoadOptions.allow` may hold, besides "all"."""
+
     def prepare(self, options: LoadOptions, facts: Mapping[str, object]) -> None:
         """Refuse now what would be refused at the end: a database that is not empty, a server that is too old.
 

@@ -73,10 +73,7 @@ def load(
         SafetyRefused: the target, or something in the snapshot, is refused by a rule.
     """
     began = time.monotonic()
-    content = open_content(repo, view)
-    check_engine(view, content, *engines)
-    chosen = _chosen(content["tables"], options.tables)
-    target.prepare(options, content["facts"])
+    content, chosen = _prepared(repo, view, target, engines, options)
     report.phase("restoring", view.structure.read_bytes)
     spool = Spool(spool_folder) if spool_folder else None
     cache = PackCache(repo, spool=spool, keep=max(PACKS_IN_MEMORY, PACKS_A_STREAM * min(options.jobs, MOST_JOBS)))
@@ -119,10 +116,22 @@ def rehearse(
     Raises:
         UsageError, SafetyRefused, Unreachable: as `load`.
     """
+    _prepared(repo, view, target, engines, options)
+
+
+def _prepared(
+    repo: Repository, view: SnapshotView, target: ServerTarget, engines: Sequence[str], options: LoadOptions
+) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """The snapshot's content and the tables that were asked for, once nothing stands in the way."""
     content = open_content(repo, view)
     check_engine(view, content, *engines)
-    _chosen(content["tables"], options.tables)
+    if unknown := sorted(options.allow - target.kinds - {"all"}):
+        raise UsageError(
+            f"--allow knows no kind {unknown[0]!r}", hint=f"known here: {', '.join(sorted(target.kinds))}, all"
+        )
+    chosen = _chosen(content["tables"], options.tables)
     target.prepare(options, content["facts"])
+    return content, chosen
 
 
 def compare_with_source(

@@ -63,7 +63,8 @@ def test_a_view_describes_itself_in_plain_values(engine: Engine) -> None:
         assert "engine_version" in kept.facts
         assert len({(stream.name, stream.kind) for stream in view.streams}) == len(view.streams) > 0
         hinted = sum(stream.size_hint or 0 for stream in view.streams if stream.kind != "schema")
-        assert hinted == pytest.approx(sum(len(data) for info, data in kept.streams if info.kind != "schema"), rel=0.6)
+        size = sum(len(data) for info, data in kept.streams if info.kind != "schema")
+        assert size / 2 < hinted < size * 2
         assert not view.pressing
         assert list(view.warnings) == []
 

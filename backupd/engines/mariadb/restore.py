@@ -51,6 +51,8 @@ class MariaTarget:
         bin_folders: where to look for the client program, which reads the rows back.
     """
 
+    kinds = frozenset({statements.DEFINER, statements.FOREIGN, statements.DIRECTORY})
+
     def __init__(self, place: ServerPlace, *, timeout: float, bin_folders: Sequence[Path]) -> None:
         self._place = place
         self._timeout = timeout

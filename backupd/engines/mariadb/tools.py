@@ -4,27 +4,24 @@ A password is only ever in that file (0600, in a folder of this user alone), nev
 environment. The children get no environment of ours, and the kernel kills them when we die.
 """
 
-import ctypes
 import os
 import select
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from backupd.engines.base import ServerPlace
+from backupd.engines.children import die_with_us
 from backupd.engines.mariadb.client import is_true, require_options, socket_of
 from backupd.errors import Failed, SourceIncomplete
 
 CLIENT = ("mariadb", "mysql")
 DUMP = ("mariadb-dump", "mysqldump")
-_PR_SET_PDEATHSIG = 1
 _STALL = 900.0
 _PART = 1 << 20
 _SAID = 64 << 10
@@ -68,7 +65,7 @@ class Tools:
             bufsize=0,
             env=self.environment,
             cwd=self.options.parent,
-            preexec_fn=_die_with_us(),  # noqa: PLW1509  # one system call, of a library that is loaded already
+            preexec_fn=die_with_us(),  # noqa: PLW1509  # one system call, of a library that is loaded already
         )
 
 
@@ -138,17 +135,6 @@ def _option_value(value: str) -> str:
     for raw, escaped in (("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"), ("\b", "\\b")):
         text = text.replace(raw, escaped)
     return f'"{text}"'
-
-
-def _die_with_us() -> Callable[[], None] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    return ask
 
 
 def end(child: "subprocess.Popen[bytes]") -> None:

@@ -16,7 +16,7 @@ from backupd.engines.postgres import native, roles
 from backupd.engines.postgres.archive import Archive, Entry, major_of, read_archive
 from backupd.engines.postgres.client import Server
 from backupd.engines.postgres.facts import as_mapping
-from backupd.engines.postgres.judgement import dangers, refuse, restorable
+from backupd.engines.postgres.judgement import KINDS, dangers, refuse, restorable
 from backupd.engines.postgres.loading import Crew, Load, connect_for_loading, load_rows, plan_loads, run_parallel
 from backupd.engines.postgres.names import ARCHIVE, LARGE_OBJECTS, OBJECTS_METADATA, label, literal, parse_label, quoted
 from backupd.engines.postgres.objects import load_objects
@@ -24,9 +24,10 @@ from backupd.engines.postgres.pgrestore import restore_entries, restore_tools, s
 from backupd.engines.postgres.private import PrivateFile
 from backupd.engines.postgres.problems import target_error
 from backupd.engines.postgres.readback import compare_tables
-from backupd.engines.postgres.requirements import Offer, owners, refuse_unknown_tables
+from backupd.engines.postgres.requirements import MISSING_ROLES, Offer, owners, refuse_unknown_tables
 from backupd.engines.postgres.scratch import Databases, Properties, open_maintenance, other_name, tell
 from backupd.engines.postgres.selection import Selection
+from backupd.engines.postgres.settings import SUPERUSER_ROLES
 from backupd.engines.postgres.tools import Tools
 from backupd.errors import BackupdError, Failed, IntegrityError, SafetyRefused
 
@@ -73,6 +74,7 @@ class PostgresTarget:
     """A database to restore to; made by `open_target`."""
 
     engine = "postgresql"
+    kinds = frozenset({*KINDS, MISSING_ROLES, SUPERUSER_ROLES})
 
     def __init__(self, place: ServerPlace, *, timeout: float, bin_folders: tuple[str, ...]) -> None:
         self._place = place

@@ -1,11 +1,9 @@
 """PostgreSQL's own programs: finding them, and running them as children that die with the thread that started them."""
 
-import ctypes
 import fcntl
 import re
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from backupd.engines.children import die_with_us
 from backupd.errors import Failed
 
 PIPE_BYTES = 1024 * 1024
@@ -29,7 +28,6 @@ _VERSION = re.compile(rb"\(PostgreSQL\) (\d+)(?:\.(\d+))?")
 # The first minor releases without CVE-2025-8714 and CVE-2025-8715.
 _SOUND = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 _F_SETPIPE_SZ = 1031
-_PR_SET_PDEATHSIG = 1
 _SAID = 16 * 1024
 _PIECE, _PLENTY = 4096, 128 * 1024
 # Seconds for which a dump tool may say nothing: it reads the catalogs of a large database, or waits for a lock.
@@ -110,17 +108,6 @@ def find_tools(bin_folders: Sequence[str], *, at_least: int, nearest: int) -> To
     return min(fit, key=lambda tools: (abs(tools.major - nearest), -tools.minor))
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    return ask
-
-
 def _ready(pipe: IO[bytes], event: int, seconds: float) -> bool:
     poll = select.poll()
     poll.register(pipe.fileno(), event)
@@ -157,7 +144,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 (one system call, no lock)
+            preexec_fn=die_with_us(),  # noqa: PLW1509 (one system call, no lock)
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     "--allow",
     metavar="KIND",
     multiple=True,
-    help="Servers: a kind of object that runs code as superuser and may come along, or all.",
+    help="Servers: a kind of object that runs code with more rights than yours and may come along, or all. PostgreSQL:"
+    " event-trigger, extension, language, c-function, foreign-server, subscription, unknown-statement, missing-roles,"
+    " superuser-role. MariaDB: definer, foreign-server, directory.",
 )
 @option("--with-globals", is_flag=True, help="Servers: restore roles as well, if the snapshot holds them.")
 @server_options

@@ -258,6 +258,18 @@ def test_chosen_tables(tmp_path: Path) -> None:
         give_back(kit, TableTarget(), LoadOptions(("t", "nonsense")))
 
 
+def test_words_of_allow_are_known(tmp_path: Path) -> None:
+    """A word that the target does not know is a usage error that lists those it knows, before anything is written."""
+    kit = Kit(tmp_path)
+    take(kit, TableSource({"t": rows(5)}))
+    target = TableTarget()
+    with pytest.raises(UsageError, match="no kind 'chees'") as caught:
+        give_back(kit, target, LoadOptions(allow=frozenset({"chees", "all"})))
+    assert "cheese, all" in str(caught.value.hint)
+    assert not target.held
+    assert give_back(kit, target, LoadOptions(allow=frozenset({"cheese", "all"}))).named
+
+
 def test_another_engine_is_refused(tmp_path: Path) -> None:
     """A PostgreSQL snapshot does not go into MariaDB."""
     kit = Kit(tmp_path)

@@ -5,7 +5,7 @@ import signal
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pymysql
@@ -23,23 +23,6 @@ from tests.servers.mariadb import MariaServer
 from tests.unit.engines.mariadb import kit
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def make(mariadb_server: MariaServer) -> Iterator[Callable[..., str]]:
-    """Makes databases that are dropped at the end."""
-    made = []
-
-    def create(sql: str = "") -> str:
-        made.append(mariadb_server.create_database())
-        if sql:
-            mariadb_server.sql(sql, made[-1])
-        return made[-1]
-
-    yield create
-    for name in kit.databases(mariadb_server):
-        if any(name.startswith(one) for one in made):
-            mariadb_server.drop_database(name)
 
 
 def read(view: MariaView, name: str) -> bytes:

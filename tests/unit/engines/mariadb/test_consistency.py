@@ -28,21 +28,6 @@ BANK = (
 )
 
 
-@pytest.fixture
-def make(mariadb_server: MariaServer) -> Iterator[Callable[..., str]]:
-    """Makes databases that are dropped at the end."""
-    made = []
-
-    def create(sql: str) -> str:
-        made.append(mariadb_server.create_database())
-        mariadb_server.sql(sql, made[-1])
-        return made[-1]
-
-    yield create
-    for name in made:
-        mariadb_server.drop_database(name)
-
-
 def connection(server: MariaServer, database: str) -> "pymysql.Connection[pymysql.cursors.Cursor]":
     """A connection of an application."""
     return pymysql.connect(

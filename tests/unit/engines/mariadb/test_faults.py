@@ -34,23 +34,6 @@ pytestmark = pytest.mark.slow
 ROWS = "CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(200)); INSERT INTO t SELECT seq, REPEAT(MD5(seq), 5) FROM seq_1_to_100000;"
 
 
-@pytest.fixture
-def make(mariadb_server: MariaServer) -> Iterator[Callable[..., str]]:
-    """Makes databases that are dropped at the end."""
-    made = []
-
-    def create(sql: str = "") -> str:
-        made.append(mariadb_server.create_database())
-        if sql:
-            mariadb_server.sql(sql, made[-1])
-        return made[-1]
-
-    yield create
-    for name in kit.databases(mariadb_server):
-        if any(name.startswith(one) for one in made):
-            mariadb_server.drop_database(name)
-
-
 def compare(table: str, rows: Iterator[bytes | bytearray]) -> None:
     """Take everything."""
     for _ in rows:

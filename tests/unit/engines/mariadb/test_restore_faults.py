@@ -19,23 +19,6 @@ def read(text: str) -> list[statements.Definition]:
     return statements.read(splitting.split(text))
 
 
-@pytest.fixture
-def make(mariadb_server: MariaServer) -> Iterator[Callable[..., str]]:
-    """Makes databases that are dropped at the end."""
-    made = []
-
-    def create(sql: str = "", options: str = "CHARACTER SET utf8mb4") -> str:
-        made.append(mariadb_server.create_database(options=options))
-        if sql:
-            mariadb_server.sql(sql, made[-1])
-        return made[-1]
-
-    yield create
-    for name in kit.databases(mariadb_server):
-        if any(name.startswith(one) for one in made):
-            mariadb_server.drop_database(name)
-
-
 @pytest.mark.parametrize(
     "text",
     [

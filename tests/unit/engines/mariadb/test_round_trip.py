@@ -15,23 +15,6 @@ pytestmark = pytest.mark.slow
 ALLOW = frozenset({"definer"})
 
 
-@pytest.fixture
-def make(mariadb_server: MariaServer) -> Iterator[Callable[..., str]]:
-    """Makes databases that are dropped at the end."""
-    made = []
-
-    def create(sql: str = "", options: str = "CHARACTER SET utf8mb4") -> str:
-        made.append(mariadb_server.create_database(options=options))
-        if sql:
-            mariadb_server.sql(sql, made[-1])
-        return made[-1]
-
-    yield create
-    for name in kit.databases(mariadb_server):
-        if any(name.startswith(one) for one in made):
-            mariadb_server.drop_database(name)
-
-
 @pytest.fixture(scope="module")
 def nasty(mariadb_server: MariaServer) -> Iterator[str]:
     """The nasty database."""
