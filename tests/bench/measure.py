@@ -79,11 +79,18 @@ def run(argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> Usage:
     return Usage(wall, used.ru_utime, used.ru_stime, used.ru_maxrss * 1024, text)
 
 
-def warm(path: Path) -> None:
-    """Read a file once, so that the page cache holds it (if it is large enough)."""
-    with path.open("rb", buffering=0) as file:
-        while file.read(_BLOCK):
-            pass
+def level(*paths: Path) -> None:
+    """The same start for every step: nothing is left to be written, and the page cache holds these files or folders.
+
+    Some machines take cold pages back within seconds, and reading gigabytes again then costs more than the step.
+    """
+    os.sync()
+    for path in paths:
+        for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if each.is_file():
+                with each.open("rb", buffering=0) as file:
+                    while file.read(_BLOCK):
+                        pass
 
 
 def same(one: Path, other: Path) -> bool:

@@ -126,15 +126,18 @@ def one_round(number: int, tools: list[Tool], results: dict[str, Results], sourc
     def first(tool: Tool, result: Results) -> None:
         tool.fresh()
         before = measure.stored(tool.repository)
+        measure.level(source)
         result.note("first", tool.snapshot(source))
         result.add("first_stored", measure.stored(tool.repository) - before)
 
     def second(tool: Tool, result: Results) -> None:
         before = 0 if isinstance(tool, Zstd) else measure.stored(tool.repository)
+        measure.level(source)
         result.note("second", tool.snapshot(source))
         result.add("second_stored", measure.stored(tool.repository) - before)
 
     def restore(tool: Tool, result: Results) -> None:
+        measure.level(tool.repository)
         used, restored = tool.restore(source)
         result.note("restore", used)
         result.add("restore_durable", used.wall + measure.to_disk(restored))
@@ -146,10 +149,8 @@ def one_round(number: int, tools: list[Tool], results: dict[str, Results], sourc
             result.add("help_wall", tool.help().wall)
         shutil.rmtree(tool.target)
 
-    measure.warm(source)
     each("first snapshot", first)
     change(source, number)
-    measure.warm(source)
     each("second snapshot", second)
     each("restore", restore)
 
