@@ -123,7 +123,10 @@ def keep(view: View) -> Kept:
     data: dict[int, bytes] = {}
 
     def read(n: int) -> None:
-        data[n] = b"".join(bytes(buffer) for buffer in view.read(view.streams[n]))
+        stream = view.streams[n]
+        data[n] = b"".join(bytes(buffer) for buffer in view.read(stream))
+        if stream.kind == "rows":
+            view.counted(stream, data[n].count(b"\n"))
 
     early = [n for n, s in enumerate(view.streams) if not s.late]
     with ThreadPoolExecutor(view.parallel) as pool:

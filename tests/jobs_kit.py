@@ -38,7 +38,7 @@ from backupd.repo.repository import History, Repository, SnapshotView
 from backupd.repo.snapshot import Structure
 from backupd.repo.trees import walk
 from backupd.repo.trust import Policy, Trust, WriterEntry, decode_trust, encode_trust
-from backupd.repo.writing import Prepared, WriteSession
+from backupd.repo.writing import Sealed, WriteSession
 from backupd.report import Reporter, Tally
 from backupd.store.base import ObjectStore, StoreUnavailable
 from backupd.store.memory import MemoryStore
@@ -307,7 +307,7 @@ class HookStore(Wrapper):
         return self.inner.put(name, data, create_only=create_only)
 
 
-def write_by_hand(kit: Kit, forge: Callable[[WriteSession, Prepared], Prepared], pieces: Sequence[bytes]) -> Committed:
+def write_by_hand(kit: Kit, forge: Callable[[WriteSession, Sealed], Sealed], pieces: Sequence[bytes]) -> Committed:
     """A run by a program that lies: `forge` sees every prepared chunk. The stream is `pieces`, each one chunk."""
     key = kit.keys[Role.WRITE]
     repo = kit.repo(Role.WRITE, host="liar")
@@ -315,7 +315,7 @@ def write_by_hand(kit: Kit, forge: Callable[[WriteSession, Prepared], Prepared],
     session = WriteSession(repo, key, index, started=utc_now())
     try:
         stream = session.stream(Kind.PAGES, 64)
-        stream.add([forge(session, one) for one in session.prepare(Kind.PAGES, pieces)])
+        stream.add([forge(session, one) for one in session.prepare(Kind.PAGES, pieces) if isinstance(one, Sealed)])
         (root,) = session.finish_streams()
         session.write_segment()
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

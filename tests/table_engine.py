@@ -92,6 +92,9 @@ class TableView:
         with self._lock:
             self.reading -= 1
 
+    def counted(self, stream: StreamInfo, rows: int) -> None:
+        assert rows == len(self._rows[id(stream)])
+
     def finish(self) -> None:
         self._source.before_finish()
         self._finished = True

@@ -211,7 +211,7 @@ def test_no_repr_shows_a_record_or_a_secret(kit: Kit) -> None:
     reading = kit.repo(Role.READ, host="reader")
     index = open_index(repo, key, kit.places("writer"), Tally())
     session = WriteSession(repo, key, index, started=utc_now())
-    prepared = session.prepare(Kind.PAGES, [source.read_bytes()[:65_536]])
+    prepared = session.prepare(Kind.PAGES, [source.read_bytes()[:65_536], CANARY.encode()])
     views = reading.history().views
     place = open_target(kit.root / "restored.db")
     place.prepare(overwrite=None)
@@ -233,7 +233,7 @@ def test_no_repr_shows_a_record_or_a_secret(kit: Kit) -> None:
     found = list(objects_in(shown))
     assert {type(o).__name__ for o in found} >= {
         *("Key", "Keyring", "Secrets", "KeyHeader", "Repository", "Ledger", "Trust", "SnapshotView", "SnapshotObject"),
-        *("Structure", "Envelope", "SessionSecrets", "WriteSession", "LocalIndex", "Prepared", "BackupOptions"),
+        *("Structure", "Envelope", "SessionSecrets", "WriteSession", "LocalIndex", "Sealed", "BackupOptions"),
         *("BackupResult", "VerifyResult", "RestoreResult", "ChunkSealer", "ChunkNamer", "Signer", "LockedKey"),
     }
     for one in found:

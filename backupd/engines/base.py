@@ -117,6 +117,9 @@ class View(Protocol):
         For pages, every buffer but the last is a multiple of 64 KiB. Rows need not end where a buffer does.
         """
 
+    def counted(self, stream: StreamInfo, rows: int) -> None:
+        """The reader of a stream of rows says, at its end, how many came; safe for several threads."""
+
     def finish(self) -> None:
         """After the last stream: whatever proves that all of it was one moment. Facts and warnings are final then.
 

@@ -96,6 +96,9 @@ class SqliteView:
         """One: a database is one stream."""
         return 1
 
+    def counted(self, stream: StreamInfo, rows: int) -> None:
+        """Nothing: there are no streams of rows."""
+
     def finish(self) -> None:
         """Nothing: the pinned moment was one."""
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from backupd.repo.rows import RowCutter, RowHasher
 
 PIECE = 64 * 1024
-BATCH_BYTES = 256 * 1024
+BATCH_BYTES = 1024 * 1024
 SMALL_TABLE = 64 * 1024 * 1024
 SMALL_ROWS, LARGE_ROWS, PAGES = 16, 64, 64
 _UNDER_WAY = 8
@@ -238,7 +238,7 @@ class _Capture:
         cutter = RowCutter(self._classes[n], self._session.secrets.cut_key, self._hasher, stream.info.key)
         batch: list[RowChunk] = []
         size = 0
-        for chunk in _cut(cutter, self._view.read(stream.info), stream.info.name):
+        for chunk in _cut(cutter, self._view.read(stream.info), stream.info.name, self._readers.check):
             batch.append(chunk)
             size += len(chunk.data)
             if size >= BATCH_BYTES:
@@ -247,6 +247,7 @@ class _Capture:
         if batch:
             self._give(n, batch)
         stream.rows = cutter.digest
+        self._view.counted(stream.info, cutter.digest.rows)
 
     def _give(self, n: int, batch: Sequence[RowChunk]) -> None:
         content = [ContentEntry(c.rows, c.first, c.last, c.flags) for c in batch]
@@ -283,8 +284,11 @@ def _whole(buffers: Iterator[bytes | bytearray]) -> Iterator[bytes]:
         yield held
 
 
-def _cut(cutter: "RowCutter", buffers: Iterator[bytes | bytearray], name: str) -> Iterator[RowChunk]:
+def _cut(
+    cutter: "RowCutter", buffers: Iterator[bytes | bytearray], name: str, check: Callable[[], None]
+) -> Iterator[RowChunk]:
     for data in buffers:
+        check()
         yield from cutter.feed(data)
     try:
         yield from cutter.finish()

@@ -197,5 +197,6 @@ class _Live:
             raise SourceIncomplete(
                 f"the rows of {stream.name} ended in the middle of one", object_name=stream.name
             ) from None
+        self._view.counted(stream, found.rows)
         with self._lock:
             self._rows.setdefault(stream.name, RowDigest()).merge(found)

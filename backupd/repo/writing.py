@@ -36,13 +36,16 @@ NODES_IN_LINE = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A chunk ready to be placed: known already, or sealed; `bases` are what it leans on, if it is a delta."""
+class Sealed:
+    """A chunk that was not known when it was looked up; `bases` are what it leans on, if it is a delta."""
 
     head: ChunkHead
-    known: ChunkRef | None
-    blob: bytes = field(default=b"", repr=False)
+    blob: bytes = field(repr=False)
     bases: tuple[ChunkRef, ...] = ()
+
+
+Prepared = Sealed | ChunkRef
+"""A chunk ready to be placed: sealed, or where it is if it is known already."""
 
 
 @dataclass(slots=True)
@@ -155,26 +158,24 @@ class WriteSession:
         ids = [namer.name(piece) for piece in pieces]
         known = {i: ref for i in ids if (ref := self._fresh.get((kind, i)))}
         known |= self.index.find(kind, [i for i in ids if i not in known])
-        out = []
-        for chunk_id, piece in zip(ids, pieces, strict=True):
-            ref = known.get(chunk_id)
-            if ref is not None:
-                head = ChunkHead(self.repo.id, kind, ref.codec, chunk_id, ref.payload_length, ref.plain_length)
-                out.append(Prepared(head, ref))
-                continue
-            codec, payload = encode(piece, self._level)
-            head = ChunkHead(self.repo.id, kind, codec, chunk_id, len(payload), len(piece))
-            sealer = self._structure if kind is Kind.STRUCTURE else self._sealer
-            out.append(Prepared(head, None, sealer.seal(head, bytes(payload))))
-        return out
+        return [known.get(i) or self._seal(kind, i, piece) for i, piece in zip(ids, pieces, strict=True)]
+
+    def _seal(self, kind: Kind, chunk_id: bytes, piece: Bytes) -> Sealed:
+        codec, payload = encode(piece, self._level)
+        head = ChunkHead(self.repo.id, kind, codec, chunk_id, len(payload), len(piece))
+        sealer = self._structure if kind is Kind.STRUCTURE else self._sealer
+        return Sealed(head, sealer.seal(head, bytes(payload)))
 
     def place(self, prepared: Prepared, packs: "OpenPacks") -> tuple[ChunkRef, bool]:
         """Put a prepared chunk into a pack unless it is known; returns where it is, and whether it is new."""
-        key = (prepared.head.kind, prepared.head.id)
-        ref = prepared.known or self._fresh.get(key)
-        if ref is None:
-            ref = self._fresh[key] = packs.add(prepared)
-            return ref, True
+        if isinstance(prepared, Sealed):
+            key = (prepared.head.kind, prepared.head.id)
+            ref = self._fresh.get(key)
+            if ref is None:
+                ref = self._fresh[key] = packs.add(prepared)
+                return ref, True
+        else:
+            ref = prepared
         if ref.place.digest is not None:
             self.referenced.add(ref.place.digest)
         return ref, False
@@ -310,7 +311,7 @@ class OpenPacks:
         self._builders: list[PackBuilder | None] = [None] * count
         self._coins = iter(b"")
 
-    def add(self, prepared: Prepared) -> ChunkRef:
+    def add(self, prepared: Sealed) -> ChunkRef:
         """Append a sealed chunk to one of the packs."""
         session, head = self._session, prepared.head
         n = self._coin() if len(self._builders) == 2 else 0
@@ -361,13 +362,16 @@ class StreamWriter:
         before = self.tree.waiting
         for item, said in zip(prepared, content or [None] * len(prepared), strict=True):
             ref, new = self._session.place(item, self._packs)
-            counts.total += 1
-            counts.full += new and not item.bases
-            counts.delta += new and bool(item.bases)
-            counts.reused += not new
-            self._chunks += 1
-            self._bytes += item.head.plain_length
+            if not new:
+                counts.reused += 1
+            elif ref.bases:
+                counts.delta += 1
+            else:
+                counts.full += 1
+            self._bytes += ref.plain_length
             self.tree.add(ref, said)
+        counts.total += len(prepared)
+        self._chunks += len(prepared)
         self._session.waiting += self.tree.waiting - before
         if self._session.waiting > NODES_IN_LINE:
             self._session.relieve()

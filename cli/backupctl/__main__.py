@@ -1,5 +1,6 @@
 """`backupctl`: the verbs, and the one place where an error becomes a message and an exit code."""
 
+import gc
 import importlib
 import io
 import os
@@ -172,6 +173,10 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     # the work is done by libraries that release the interpreter for a moment at a time: hand it over quickly
     sys.setswitchinterval(0.0001)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for matrices, of which there are none here
+    gc.set_threshold(
+        50_000, 20, 20
+    )  # hardly anything here refers back to what holds it; looking for it costs every run
     signal.signal(signal.SIGTERM, _Signals.terminate)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _Signals.interrupt)

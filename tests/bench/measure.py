@@ -82,10 +82,11 @@ def run(argv: Sequence[str], *, env: Mapping[str, str], folder: Path) -> Usage:
 def level(*paths: Path) -> None:
     """The same start for every step: nothing is left to be written, and the page cache holds these files or folders.
 
-    Some machines take cold pages back within seconds, and reading gigabytes again then costs more than the step.
+    Some machines take cold pages back within seconds, and reading gigabytes again then costs more than the step. What is
+    read for the second time costs the kernel more than what follows, so each is read twice.
     """
     os.sync()
-    for path in paths:
+    for path in (*paths, *paths):
         for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if each.is_file():
                 with each.open("rb", buffering=0) as file:

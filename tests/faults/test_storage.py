@@ -15,7 +15,7 @@ from backupd.jobs.verify import Level
 from backupd.repo.codecs import RAW
 from backupd.repo.format import FRAME_BYTES, pack_name, trust_name
 from backupd.repo.repository import repository_id
-from backupd.repo.writing import Prepared, WriteSession
+from backupd.repo.writing import Sealed, WriteSession
 from backupd.report import Tally
 from backupd.store.base import ObjectStore, ShortRead
 from tests.doubles import (
@@ -328,11 +328,11 @@ def test_a_damaged_repository_id_in_the_trust_document(tmp_path: Path) -> None:
 PIECES = [bytes([n]) * 4096 for n in range(3)]
 
 
-def _other_content(session: WriteSession, prepared: Prepared) -> Prepared:
+def _other_content(session: WriteSession, prepared: Sealed) -> Sealed:
     """A well sealed chunk whose content is not the one that its id names."""
     other = b"x" * prepared.head.plain_length
     head = ChunkHead(prepared.head.repository, prepared.head.kind, RAW, prepared.head.id, len(other), len(other))
-    return Prepared(head, None, session._sealer.seal(head, other))
+    return Sealed(head, session._sealer.seal(head, other))
 
 
 def test_a_lying_writer_is_found_by_content_only(tmp_path: Path) -> None:
@@ -362,11 +362,11 @@ def test_an_honest_run_by_hand_passes(tmp_path: Path) -> None:
 def test_lengths_that_lie_are_found_by_content(tmp_path: Path) -> None:
     """A chunk whose head says another plain length than it has is refused before it is used (A5)."""
 
-    def longer(session: WriteSession, prepared: Prepared) -> Prepared:
+    def longer(session: WriteSession, prepared: Sealed) -> Sealed:
         old = prepared.head
         payload = session._sealer.open(old, prepared.blob)
         head = ChunkHead(old.repository, old.kind, old.codec, old.id, old.payload_length, old.plain_length + 1)
-        return Prepared(head, None, session._sealer.seal(head, payload))
+        return Sealed(head, session._sealer.seal(head, payload))
 
     kit = Kit(tmp_path)
     lie = write_by_hand(kit, longer, PIECES)

@@ -118,6 +118,9 @@ class MariaView:
             return self._read_globals()
         return self._read_script(stream.name) if stream.name != script.SCHEMA else self._read_schema()
 
+    def counted(self, stream: StreamInfo, rows: int) -> None:
+        """Nothing: InnoDB's rows are in the index that they are read by."""
+
     def finish(self) -> None:
         """Every stream that was begun has been read to its end, in the snapshots that were opened.
 

@@ -141,6 +141,10 @@ class PostgresView:
             return self._roles()
         raise ValueError(f"no such stream: {stream.name}")
 
+    def counted(self, stream: StreamInfo, rows: int) -> None:
+        """Keep how many rows came, for the comparison with the heap."""
+        self._counts.came(self._pieces[id(stream)], rows)
+
     def finish(self) -> None:
         """End the workers in order, count rows where that is needed, then read the sequences, which belong to no snapshot.
 
@@ -193,7 +197,7 @@ class PostgresView:
             ) from None
         whole = False
         try:
-            yield from self._counts.watch(piece, worker.copy(piece))
+            yield from worker.copy(piece)
             whole = True
         finally:
             if whole:

@@ -1,6 +1,6 @@
 """Counts the rows that came in the order of an index, and compares them with the heap's: a damaged index may lack rows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from backupd.engines.postgres.catalog import Session
 from backupd.engines.postgres.client import QUERY_SECONDS, patience
@@ -25,18 +25,8 @@ class RowCounts:
                 self._tables.setdefault(piece.counted, []).append(piece)
         self._rows: dict[int, int] = {}
 
-    def watch(self, piece: Piece, buffers: Iterator[bytearray]) -> Iterator[bytearray]:
-        """The same buffers; their rows are counted if they must be, once all of them are through.
-
-        In COPY's text format a line feed within a value is written as an escape, so each one ends a row.
-        """
-        if not piece.counted:
-            yield from buffers
-            return
-        rows = 0
-        for buffer in buffers:
-            rows += buffer.count(b"\n")
-            yield buffer
+    def came(self, piece: Piece, rows: int) -> None:
+        """All rows of a piece are through."""
         self._rows[id(piece)] = rows
 
     def check(self, session: Session) -> None:

@@ -20,7 +20,7 @@ from backupd.repo.commit import Committed, commit
 from backupd.repo.compression import compress_with
 from backupd.repo.format import pack_name
 from backupd.repo.nodes import ChunkRef
-from backupd.repo.writing import Prepared, WriteSession
+from backupd.repo.writing import Prepared, Sealed, WriteSession
 from backupd.report import Tally
 from tests.cli.kit import CHINOOK
 from tests.jobs_kit import Kit, utc_now
@@ -120,7 +120,7 @@ class ChainWriter:
         chunk = ChunkNamer.of(session.secrets.id_key, Kind.PAGES).name(piece)
         ids = tuple(ref.id for ref in refs)
         head = ChunkHead(session.repo.id, Kind.PAGES, DICT_DELTA, chunk, len(payload), len(piece), ids)
-        return Prepared(head, None, ChunkSealer(session.secrets.session_key).seal(head, payload), refs)
+        return Sealed(head, ChunkSealer(session.secrets.session_key).seal(head, payload), refs)
 
 
 def versions(tmp_path: Path, count: int) -> list[bytes]:

@@ -321,6 +321,9 @@ class Endless(TableView):
         for n in range(self.megabytes if stream.kind == "rows" else 0):
             yield b"".join(b"%d\t%s\n" % (n * 10_000 + i, made.randbytes(46).hex().encode()) for i in range(10_000))
 
+    def counted(self, stream: StreamInfo, rows: int) -> None:
+        assert rows == 10_000 * self.megabytes
+
     def finish(self) -> None:
         raise Failed("on purpose, before anybody looks for the packs")
 

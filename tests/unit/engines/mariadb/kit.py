@@ -73,6 +73,8 @@ def drain(view: MariaView) -> Kept:
                 number, stream = waiting.pop(0)
             try:
                 parts[number] = b"".join(view.read(stream))
+                if stream.kind == "rows":
+                    view.counted(stream, parts[number].count(b"\n"))
             except BaseException as error:
                 failures.append(error)
 

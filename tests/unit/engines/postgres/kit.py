@@ -81,6 +81,8 @@ def drain(view: View, threads: int = 1) -> list[tuple[StreamInfo, bytes]]:
             while not failures:
                 number = waiting.get_nowait()
                 found[number] = b"".join(bytes(buffer) for buffer in view.read(streams[number]))
+                if streams[number].kind == "rows":
+                    view.counted(streams[number], found[number].count(b"\n"))
         except queue.Empty:
             return
         except BaseException as error:
