@@ -112,8 +112,9 @@ class TableTarget:
     named: bool = False
     facts: Mapping[str, object] = field(default_factory=dict)
 
-    def prepare(self, options: LoadOptions, facts: Mapping[str, object]) -> None:
+    def prepare(self, options: LoadOptions, facts: Mapping[str, object]) -> Sequence[str]:
         self.facts = facts
+        return ["the moon is far"]
 
     def load(
         self,

@@ -237,8 +237,11 @@ class ServerTarget(Protocol):
     def kinds(self) -> frozenset[str]:
         """The words that `LoadOptions.allow` may hold, besides "all"."""
 
-    def prepare(self, options: LoadOptions, facts: Mapping[str, object]) -> None:
+    def prepare(self, options: LoadOptions, facts: Mapping[str, object]) -> Sequence[str]:
         """Refuse now what would be refused at the end: a database that is not empty, a server that is too old.
+
+        Returns:
+            warnings that should be given before anything is written.
 
         Raises:
             SafetyRefused, Unreachable.

@@ -73,7 +73,7 @@ def load(
         SafetyRefused: the target, or something in the snapshot, is refused by a rule.
     """
     began = time.monotonic()
-    content, chosen = _prepared(repo, view, target, engines, options)
+    content, chosen = _prepared(repo, view, target, engines, options, report)
     report.phase("restoring", view.structure.read_bytes)
     spool = Spool(spool_folder) if spool_folder else None
     cache = PackCache(repo, spool=spool, keep=max(PACKS_IN_MEMORY, PACKS_A_STREAM * min(options.jobs, MOST_JOBS)))
@@ -109,18 +109,28 @@ def load(
 
 
 def rehearse(
-    repo: Repository, view: SnapshotView, target: ServerTarget, engines: Sequence[str], options: LoadOptions
+    repo: Repository,
+    view: SnapshotView,
+    target: ServerTarget,
+    engines: Sequence[str],
+    options: LoadOptions,
+    report: Reporter,
 ) -> None:
-    """Refuse what `load` would refuse before it writes anything.
+    """Refuse what `load` would refuse before it writes anything, and warn of what it would warn of.
 
     Raises:
         UsageError, SafetyRefused, Unreachable: as `load`.
     """
-    _prepared(repo, view, target, engines, options)
+    _prepared(repo, view, target, engines, options, report)
 
 
 def _prepared(
-    repo: Repository, view: SnapshotView, target: ServerTarget, engines: Sequence[str], options: LoadOptions
+    repo: Repository,
+    view: SnapshotView,
+    target: ServerTarget,
+    engines: Sequence[str],
+    options: LoadOptions,
+    report: Reporter,
 ) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     """The snapshot's content and the tables that were asked for, once nothing stands in the way."""
     content = open_content(repo, view)
@@ -130,7 +140,8 @@ def _prepared(
             f"--allow knows no kind {unknown[0]!r}", hint=f"known here: {', '.join(sorted(target.kinds))}, all"
         )
     chosen = _chosen(content["tables"], options.tables)
-    target.prepare(options, content["facts"])
+    for warning in target.prepare(options, content["facts"]):
+        report.warning(warning)
     return content, chosen
 
 

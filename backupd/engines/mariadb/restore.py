@@ -59,7 +59,7 @@ class MariaTarget:
         self._bin_folders = tuple(bin_folders)
         self._options = LoadOptions()
 
-    def prepare(self, options: LoadOptions, facts: Mapping[str, object]) -> None:
+    def prepare(self, options: LoadOptions, facts: Mapping[str, object]) -> Sequence[str]:
         """Refuse now what would be refused at the end.
 
         Raises:
@@ -73,6 +73,7 @@ class MariaTarget:
             Guard(self._place, link, server).require_place(options, facts)
         finally:
             discard(link)
+        return ()
 
     def load(
         self,

@@ -139,7 +139,7 @@ def open_connection(
     """Connect, check the version, and set the session up.
 
     Raises:
-        Unreachable: no connection, or a server that is too old.
+        Unreachable: no connection, a pooler instead of the server, or a server that is too old.
         TryAgain: the server is starting up, or full.
     """
     parameters = _parameters(place, timeout, database or place.database)
@@ -159,6 +159,7 @@ def open_connection(
             )
         with patience(connection, timeout):
             connection.execute(session_settings(server.major).encode())
+            _refuse_pooler(connection, place)
     except (psycopg.Error, UnicodeError, ValueError) as error:
         connection.close()
         raise connect_error(error, str(place)) from error
@@ -166,6 +167,20 @@ def open_connection(
         connection.close()
         raise
     return connection, server
+
+
+def _refuse_pooler(connection: "psycopg.Connection[Any]", place: ServerPlace) -> None:
+    """A pooler may give each transaction to another session: settings and snapshots would be those of nobody knows whom.
+
+    It hands out process numbers of its own, as no two clients may have the same.
+    """
+    row = connection.execute(b"SELECT pg_catalog.pg_backend_pid()").fetchone()
+    if row is None or row[0] != connection.info.backend_pid:
+        raise Unreachable(
+            f"a connection pooler answers at {place}",
+            object_name=str(place),
+            hint="give the address of the server itself: a pooler (PgBouncer, pgcat, ...) may change sessions in between",
+        )
 
 
 def _parameters(place: ServerPlace, timeout: float, database: str) -> dict[str, Any]:

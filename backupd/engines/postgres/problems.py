@@ -98,7 +98,9 @@ def source_error(state: str | None, what: str, name: str) -> BackupdError:
     if state in _TRY_LATER:
         return TryAgain(message, object_name=name, hint="try again later")
     hint = "grant the role what `backupctl doctor --source` says is missing" if state == "42501" else "run again"
-    if state and state.startswith("XX0"):
+    if state in {"XX000", "54000"}:
+        hint = "a value of more than 512 MB, or a row of more than 1 GB? PostgreSQL writes none as text, for pg_dump neither"
+    elif state and state.startswith("XX0"):
         hint = "check the server's disk and its log; restore an older snapshot if the table is damaged"
     return SourceIncomplete(message, object_name=name, hint=hint)
 

@@ -31,6 +31,7 @@ from backupd.engines.postgres.settings import SUPERUSER_ROLES
 from backupd.engines.postgres.tools import Tools
 from backupd.errors import BackupdError, Failed, IntegrityError, SafetyRefused
 
+_SUPERUSER = "the restore runs as a superuser: constraints and functions of the snapshot run with its rights"
 _OWNED = "pg_catalog.pg_has_role(c.relowner, 'USAGE')"
 
 Compare = Callable[[str, Iterator[bytes | bytearray]], None]
@@ -83,7 +84,7 @@ class PostgresTarget:
         self._bin_folders = bin_folders
         self._options = LoadOptions()
 
-    def prepare(self, options: LoadOptions, facts: Mapping[str, object]) -> None:
+    def prepare(self, options: LoadOptions, facts: Mapping[str, object]) -> Sequence[str]:
         """Refuse now what would be refused at the end.
 
         Raises:
@@ -104,6 +105,7 @@ class PostgresTarget:
                 offer.refuse_roles(_names(facts.get("roles")), options)
             self._refuse_existing(Databases(session, server, self._place))
         restore_tools(self._bin_folders, server, at_least=major_of(str(facts.get("pg_dump"))))
+        return [_SUPERUSER] if offer.superuser else []
 
     def load(
         self,
@@ -141,10 +143,6 @@ class PostgresTarget:
 
     def _load(self, job: Job, plan: "_Plan | native.NativePlan", check: CheckLevel, compare: Compare) -> LoadResult:
         self._refuse_existing(job.databases)
-        if job.offer.superuser:
-            job.warnings.append(
-                "the restore runs as a superuser: constraints and functions of the snapshot run with its rights"
-            )
         if lacking := job.lacking_tablespaces:
             job.warnings.append(
                 f"everything is in the default tablespace: there is no tablespace {', '.join(lacking)} here"

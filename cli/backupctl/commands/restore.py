@@ -1,5 +1,6 @@
 """`backupctl restore`: bring a snapshot back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +85,8 @@ def command(
             report.warning(f"{problem.object}: {problem.detail} (not needed unless it is the snapshot you want)")
         view = select_snapshot(history, snapshot)
         if settings.dry_run:
-            place.rehearse(session, view)
-            _would(settings, view, url)
+            place.rehearse(session, view, report)
+            _would(settings, view, url, report.warnings)
             return
         result = place.restore(session, view, check, report)
     report.clear()
@@ -126,12 +127,12 @@ class _Place:
             repo, view, self._database(), self._engines(), self.options, check=check, report=report, spool_folder=spool
         )
 
-    def rehearse(self, session: "Session", view: "SnapshotView") -> None:
-        """Refuse what a restore to a server would refuse before it writes anything."""
+    def rehearse(self, session: "Session", view: "SnapshotView", report: TerminalReporter) -> None:
+        """Refuse what a restore to a server would refuse before it writes anything, and warn as it would."""
         from backupd.jobs.load import rehearse
 
         if self.url.engine != "sqlite":
-            rehearse(session.opened.repo, view, self._database(), self._engines(), self.options)
+            rehearse(session.opened.repo, view, self._database(), self._engines(), self.options, report)
 
     def _database(self) -> "ServerTarget":
         from backupd.wiring import open_server_target
@@ -196,10 +197,11 @@ def _tell(
         output.note(f"warning: {warning}")
 
 
-def _would(settings: Settings, view: "SnapshotView", url: "DatabaseUrl") -> None:
+def _would(settings: Settings, view: "SnapshotView", url: "DatabaseUrl", warnings: Sequence[str]) -> None:
     target = str(url.path) if url.engine == "sqlite" else str(url)
     if settings.json:
-        values = {"snapshot": view.id, "target": target, "bytes": view.structure.read_bytes, "dry_run": True}
+        size = view.structure.read_bytes
+        values = {"snapshot": view.id, "target": target, "bytes": size, "warnings": list(warnings), "dry_run": True}
         output.document("restore", values)
         return
     output.say(

@@ -26,7 +26,7 @@ from backupd.errors import (
     UsageError,
 )
 from backupd.jobs.backup import BackupOptions, BackupResult, backup
-from backupd.jobs.load import load
+from backupd.jobs.load import load, rehearse
 from backupd.jobs.restore import open_content
 from backupd.jobs.rowcheck import compare_live
 from backupd.jobs.verify import Level
@@ -268,6 +268,23 @@ def test_words_of_allow_are_known(tmp_path: Path) -> None:
     assert "cheese, all" in str(caught.value.hint)
     assert not target.held
     assert give_back(kit, target, LoadOptions(allow=frozenset({"cheese", "all"}))).named
+
+
+@pytest.mark.parametrize("only_rehearse", [False, True])
+def test_warnings_come_before_anything_is_written(tmp_path: Path, only_rehearse: bool) -> None:
+    """What a target warns of is told while there is time to stop, and a rehearsal tells it too."""
+    kit = Kit(tmp_path)
+    take(kit, TableSource({"t": rows(5)}))
+    repo, view = newest(kit)
+    target, report, order = TableTarget(), Tally(), list[str]()
+    target.spoil = lambda name, data: [order.extend(report.warnings), data][1]  # type: ignore[return-value]
+    if only_rehearse:
+        rehearse(repo, view, target, ["postgresql"], LoadOptions(), report)
+        assert not target.held
+    else:
+        load(repo, view, target, ["postgresql"], LoadOptions(), check="quick", report=report)
+        assert order == ["the moon is far"]
+    assert report.warnings == ["the moon is far"]
 
 
 def test_another_engine_is_refused(tmp_path: Path) -> None:

@@ -140,11 +140,14 @@ def restore(
     streams: Sequence[StoredStream] | None = None,
     tools: Sequence[PostgresServer] = (),
     compared: list[str] | None = None,
+    told: list[str] | None = None,
 ) -> LoadResult:
     """Restore a snapshot, comparing every table with what was stored."""
     folders = [str(server.bin), *(str(other.bin) for other in tools)]
     target = open_target(place(server, database, user), timeout=20.0, bin_folders=folders)
-    target.prepare(options, snapshot.facts)
+    warnings = target.prepare(options, snapshot.facts)
+    if told is not None:
+        told += warnings
 
     def compare(name: str, rows: Iterator[bytes | bytearray]) -> None:
         if digest(b"".join(rows)) != digest(snapshot.rows(name)):
