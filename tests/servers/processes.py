@@ -4,12 +4,13 @@ import contextlib
 import ctypes
 import os
 import pwd
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 
@@ -93,9 +94,35 @@ def spawn(
     with out.open("ab") as log:
         daemon: subprocess.Popen[bytes] = subprocess.Popen(
             command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            preexec_fn=_die_with_parent(death), **_identity(owner),  # type: ignore[call-overload]
+            preexec_fn=_die_with_parent(death), restore_signals=False,  # a file that is too long is no reason to die
+            **_identity(owner),  # type: ignore[call-overload]
         )  # fmt: skip
     return daemon
+
+
+@contextlib.contextmanager
+def short_files(size: int) -> Iterator[None]:
+    """Programs that are started meanwhile can write no file beyond `size` bytes: a full disk, for who may not mount one."""
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, kept[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
+
+
+def wrapped(programs: Path, folder: Path, program: str, script: str) -> Path:
+    """A folder with the same programs, of which one is a shell script that knows the real one as `$REAL`.
+
+    What asks for its version gets the real one's.
+    """
+    folder.mkdir()
+    for path in programs.iterdir():
+        words = f'REAL={path}\ncase "$*" in *--version*) exec "$REAL" "$@";; esac\n'
+        words += script if path.name == program else 'exec "$REAL" "$@"'
+        (folder / path.name).write_text(f"#!/bin/sh\n{words}\n")
+        (folder / path.name).chmod(0o755)
+    return folder
 
 
 def tail(log: Path, size: int = 500) -> str:

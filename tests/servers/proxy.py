@@ -37,19 +37,36 @@ def between(
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
-    def serve(listener: socket.socket) -> None:
+    def serve() -> None:
         with suppress(OSError):
             while True:
                 near, _ = listener.accept()
-                far = socket.create_connection((host, port))
-                threading.Thread(target=pump, args=(near, far, None), daemon=True).start()
-                threading.Thread(target=pump, args=(far, near, after), daemon=True).start()
+                lines.append(near)
+                lines.append(socket.create_connection((host, port)))
+                for source, sink, limit in ((near, lines[-1], None), (lines[-1], near, after)):
+                    pumps.append(threading.Thread(target=pump, args=(source, sink, limit)))
+                    pumps[-1].start()
 
+    lines: list[socket.socket] = []
+    pumps: list[threading.Thread] = []
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(20)
-        threading.Thread(target=serve, args=(listener,), daemon=True).start()
-        yield listener.getsockname()[1]
+        server = threading.Thread(target=serve)
+        server.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            server.join()
+            for line in lines:
+                with suppress(OSError):
+                    line.shutdown(socket.SHUT_RDWR)
+            for one in pumps:
+                one.join()
+            for line in lines:
+                line.close()
 
 
 def garbage(line: socket.socket) -> None:

@@ -12,7 +12,7 @@ from backupd.engines.postgres.archive import read_archive
 from backupd.engines.postgres.client import Server, child_environment
 from backupd.engines.postgres.private import PrivateFile
 from backupd.engines.postgres.tools import SILENCE, Child, Tools
-from backupd.errors import BackupdError, SourceIncomplete, TryAgain
+from backupd.errors import BackupdError, IntegrityError, SourceIncomplete, TryAgain
 
 BLOCK = 512 * 1024
 _SPEECH = re.compile(r"(?:ERROR|FATAL|error): +(?:query failed: )?(?:ERROR: +)?([^\n]{1,200})")
@@ -140,6 +140,13 @@ class SchemaDump:
             for entry in read_archive(file.read).entries:
                 digest.update(repr((entry.desc, entry.tag, entry.defn, entry.owner)).encode("utf-8", "surrogateescape"))
             self._restrict_key = digest.hexdigest()
+        except IntegrityError as error:
+            file.close()
+            raise SourceIncomplete(
+                f"pg_dump ended well on {self._database}, but what it wrote is not whole",
+                object_name=self._database,
+                hint="try pg_dump by hand; install the newest minor release of PostgreSQL's client programs",
+            ) from error
         except BaseException:
             file.close()
             raise

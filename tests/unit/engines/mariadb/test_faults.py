@@ -194,7 +194,7 @@ def test_garbage_neither_hangs_nor_passes(mariadb_server: MariaServer, said: byt
 
 
 def test_a_hostile_server_gets_no_file(tmp_path: Path) -> None:
-    """Whatever statement it answers with a request for a file, and whatever file it asks for."""
+    """Whatever statement it answers with a request for a file, and whatever file it asks for (H68)."""
     secret = tmp_path / "secret"
     secret.write_text("do not send me")
     received = bytearray()
@@ -230,7 +230,7 @@ def test_a_hostile_server_gets_no_file(tmp_path: Path) -> None:
 def test_a_stream_that_breaks_leaves_nothing(
     mariadb_server: MariaServer, make: Callable[..., str], fault: str, local: str
 ) -> None:
-    """The loader is cut, the scratch database dropped, and the target is not there."""
+    """The loader is cut, the scratch database dropped, and the target is not there (H72)."""
     kept = kit.capture(mariadb_server, kit.place(mariadb_server, make(ROWS)))
     name = make() + "_new"
 
@@ -301,7 +301,7 @@ def test_values_that_are_not_taken_as_they_are_fail(mariadb_server: MariaServer,
 def test_a_hostile_schema_is_refused_before_anything_is_made(
     mariadb_server: MariaServer, make: Callable[..., str], tmp_path: Path, schema_text: bytes, word: str | None
 ) -> None:
-    """By its own text, listed; and what can be allowed says how."""
+    """By its own text, listed; and what can be allowed says how (H68)."""
     canary = tmp_path / "owned"
     kept = kit.capture(
         mariadb_server, kit.place(mariadb_server, make("CREATE TABLE t (id INT); INSERT INTO t VALUES (1)"))

@@ -128,7 +128,7 @@ def make_extension(server: PostgresServer, database: str, condition: str) -> Non
 def test_a_condition_runs_no_program(
     postgres: PostgresServer, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: bool
 ) -> None:
-    """It is refused by name; and psql would refuse its command, even if it came that far."""
+    """It is refused by name; and psql would refuse its command, even if it came that far (H64)."""
     proof = tmp_path / "proof"
     condition = f"WHERE true) TO STDOUT;\n\\! touch {proof}\nCOPY (SELECT 1 WHERE false"
     make_extension(postgres, database, condition)
@@ -271,7 +271,7 @@ def test_a_program_that_takes_nothing_is_given_up() -> None:
 
 @pytest.mark.slow
 def test_names_with_line_breaks_in_the_script(postgres: PostgresServer, database: str, tmp_path: Path) -> None:
-    """Of schemas, tables and columns; none of them becomes a line of its own."""
+    """Of schemas, tables and columns; none of them becomes a line of its own (H64)."""
     proof = tmp_path / "proof"
     command = f"\n\\! touch {proof}\n"
     postgres.psql(

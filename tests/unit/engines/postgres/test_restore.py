@@ -42,7 +42,7 @@ def scratch(server: PostgresServer) -> set[str]:
 
 
 def test_a_database_that_is_not_empty_is_refused(postgres: PostgresServer, shop: kit.Snapshot) -> None:
-    """Unless its name is repeated; an empty one is taken."""
+    """Unless its name is repeated; an empty one is taken (H73)."""
     postgres.create_database("back_full")
     postgres.psql("back_full", "CREATE TABLE precious(a int)")
     for options in (LoadOptions(), LoadOptions(overwrite="another")):
@@ -93,7 +93,7 @@ def test_a_database_that_fills_meanwhile_is_kept(postgres: PostgresServer, shop:
 @pytest.mark.parametrize("how", ["raises", "short", "long"])
 @pytest.mark.parametrize("victim", ["customers", "schema.dump"])
 def test_a_broken_stream_leaves_nothing(postgres: PostgresServer, shop: kit.Snapshot, how: str, victim: str) -> None:
-    """Cut at 99 %: the loader is killed, and no database appears under any name."""
+    """Cut at 99 %: the loader is killed, and no database appears under any name (H72)."""
 
     def spoil(name: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
         data = b"".join(blocks)
@@ -198,7 +198,7 @@ DANGEROUS = {
 
 @pytest.mark.parametrize("kind", DANGEROUS)
 def test_what_runs_code_as_a_superuser_is_refused_by_name(postgres: PostgresServer, kind: str) -> None:
-    """Before anything is created; allowed by its kind, it comes along."""
+    """Before anything is created; allowed by its kind, it comes along (H67)."""
     name = postgres.create_database("back_danger")
     try:
         postgres.psql(name, DANGEROUS[kind])

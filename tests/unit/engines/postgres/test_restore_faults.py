@@ -71,7 +71,7 @@ def test_newer_tools_lose_nothing_on_an_older_server(
 def test_a_comment_that_hides_a_program_runs_nothing(
     postgres: PostgresServer, small: kit.Snapshot, tmp_path: Path
 ) -> None:
-    """An archive that does not say how its strings are read is refused before anything is created."""
+    """An archive that does not say how its strings are read is refused before anything is created (H64)."""
     made = tmp_path / "made"
     name = postgres.create_database("back_comment")
     room = "x" * 200
