@@ -1,5 +1,6 @@
 """`backupctl`: the verbs, and the one place where an error becomes a message and an exit code."""
 
+import contextlib
 import gc
 import importlib
 import io
@@ -165,18 +166,28 @@ def _harden() -> None:
         ctypes.CDLL(None).prctl(pr_set_dumpable, 0, 0, 0, 0)
 
 
+def _tune() -> None:
+    """What suits a program of a few threads that hand megabytes to each other."""
+    # the work is done by libraries that release the interpreter for a moment at a time: hand it over quickly
+    sys.setswitchinterval(0.0001)
+    # hardly anything here refers back to what holds it, and looking for it costs every run
+    gc.set_threshold(50_000, 20, 20)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for matrices, of which there are none here
+    if sys.platform == "linux":
+        import ctypes
+
+        m_arena_max = -8
+        with contextlib.suppress(AttributeError):  # a C library without it
+            ctypes.CDLL(None).mallopt(m_arena_max, 2)  # else each thread keeps for itself what it has given back
+
+
 def main() -> None:
     """The console script."""
     _harden()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal's character set lacks must not end a command
             stream.reconfigure(errors="backslashreplace")
-    # the work is done by libraries that release the interpreter for a moment at a time: hand it over quickly
-    sys.setswitchinterval(0.0001)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for matrices, of which there are none here
-    gc.set_threshold(
-        50_000, 20, 20
-    )  # hardly anything here refers back to what holds it; looking for it costs every run
+    _tune()
     signal.signal(signal.SIGTERM, _Signals.terminate)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _Signals.interrupt)

@@ -31,7 +31,7 @@ from backupd.engines.mariadb.formats import load_clauses, load_expression
 from backupd.errors import Failed, IntegrityError, SafetyRefused
 
 _PACKET = 1 << 20
-_STATEMENT = 4 << 20
+_STATEMENT = 2 << 20
 _LOOK_EVERY = 64
 _CUT_SHORT = 1265
 _STALL = 3600.0
