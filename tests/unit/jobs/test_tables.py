@@ -6,8 +6,8 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
