@@ -266,6 +266,17 @@ def test_scans_begin_at_the_beginning(postgres: PostgresServer, database: str) -
     assert [int(row.split(b"\t")[0]) for row in snapshot.rows("t").splitlines()] == list(range(1, rows + 1))
 
 
+def test_a_value_that_no_text_can_hold_is_named(postgres: PostgresServer, database: str) -> None:
+    """More than 512 MB in one value: PostgreSQL writes it as text for nobody, pg_dump included; the table is named."""
+    postgres.psql(
+        database, "CREATE TABLE small(a int); CREATE TABLE huge(b bytea); ALTER TABLE huge ALTER b SET STORAGE EXTERNAL"
+    )
+    postgres.psql(database, "INSERT INTO huge SELECT pg_catalog.convert_to(repeat('x', 540000000), 'UTF8')")
+    with pytest.raises(SourceIncomplete, match="huge could not be read") as caught:
+        kit.capture(kit.source(postgres, database))
+    assert "512 MB" in str(caught.value.hint)
+
+
 def test_a_full_disk_leaves_nothing(postgres: PostgresServer, database: str) -> None:
     """The server can write no more in the middle of a restore: it fails, says so, and leaves no database behind."""
     postgres.psql(database, "CREATE TABLE t AS SELECT g AS a, repeat('x', 500) AS b FROM generate_series(1, 80000) g")
