@@ -49,6 +49,7 @@ class TableView:
         self._lock = threading.Lock()
         self.reading = self.most = 0
         self._rows: dict[int, Rows] = {}
+        self._counted: set[int] = set()
         self.streams: list[StreamInfo] = [StreamInfo("schema.sql", "schema", len(source.schema))]
         for name, rows in source.tables.items():
             step = -(-len(rows) // source.parts) or 1
@@ -94,8 +95,10 @@ class TableView:
 
     def counted(self, stream: StreamInfo, rows: int) -> None:
         assert rows == len(self._rows[id(stream)])
+        self._counted.add(id(stream))
 
     def finish(self) -> None:
+        assert self._counted == self._rows.keys(), "somebody has read rows and not said how many"
         self._source.before_finish()
         self._finished = True
 

@@ -118,7 +118,10 @@ class View(Protocol):
         """
 
     def counted(self, stream: StreamInfo, rows: int) -> None:
-        """The reader of a stream of rows says, at its end, how many came; safe for several threads."""
+        """Whoever reads a stream of rows must say at its end how many came; safe for several threads.
+
+        `finish` may fail if it was not said.
+        """
 
     def finish(self) -> None:
         """After the last stream: whatever proves that all of it was one moment. Facts and warnings are final then.

@@ -40,17 +40,11 @@ NATIVE = "native"
 ATTEMPTS = 3
 CUTTER = "fixed-65536, rows-1"
 ROW_FORMAT = "text-1"
-_COURTEOUS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
-    """What the user may say of a run.
-
-    Attributes:
-        courteous: lower this thread's priority, and that of those it starts, for good, once the source's moment is pinned
-            and nobody waits for us any more: on a busy host the database goes first.
-    """
+    """What the user may say of a run."""
 
     name: str
     tags: tuple[str, ...] = ()
@@ -59,7 +53,6 @@ class BackupOptions:
     check: bool = False
     level: int = 3
     accept_rollback: bool = False
-    courteous: bool = False
     threads: int = field(default_factory=lambda: min(8, max(2, len(os.sched_getaffinity(0)))))
 
 
@@ -148,8 +141,6 @@ def _attempt(
         asked = clock()
         view = stack.enter_context(source.view(check=options.check))
         taken = asked if options.check else clock()
-        if options.courteous:
-            os.setpriority(os.PRIO_PROCESS, 0, max(_COURTEOUS, os.getpriority(os.PRIO_PROCESS, 0)))
         index = open_index(repo, key, folder, report)
         stack.callback(index.close)
         session = WriteSession(repo, key, index, started=taken, level=options.level)

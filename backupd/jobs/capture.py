@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from backupd.repo.rows import RowCutter, RowHasher
 
 PIECE = 64 * 1024
-BATCH_BYTES = 1024 * 1024
+BATCH_BYTES = 8 * 1024 * 1024
+"""What all readers of rows hand over at a time; each of them at most a mebibyte and at least a quarter."""
 SMALL_TABLE = 64 * 1024 * 1024
 SMALL_ROWS, LARGE_ROWS, PAGES = 16, 64, 64
 _UNDER_WAY = 8
@@ -171,6 +172,7 @@ class _Capture:
         self._read = 0
         self._lock = threading.Lock()
         self._readers = Readers(1, ())
+        self._enough = min(1 << 20, max(1 << 18, BATCH_BYTES // max(1, view.parallel)))
 
     def _row_hasher(self) -> "RowHasher":
         from backupd.repo.rows import RowHasher
@@ -241,7 +243,7 @@ class _Capture:
         for chunk in _cut(cutter, self._view.read(stream.info), stream.info.name, self._readers.check):
             batch.append(chunk)
             size += len(chunk.data)
-            if size >= BATCH_BYTES:
+            if size >= self._enough:
                 self._give(n, batch)
                 batch, size = [], 0
         if batch:

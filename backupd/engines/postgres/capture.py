@@ -199,6 +199,7 @@ class PostgresView:
         try:
             yield from worker.copy(piece)
             whole = True
+            self._counts.was_read(piece)
         finally:
             if whole:
                 self._workers.put(worker)

@@ -24,6 +24,8 @@ OLDEST = 14
 APPLICATION = "backupd"
 # Of a capture's main connection: a statement that takes longer than this means that the server is lost.
 QUERY_SECONDS = 900.0
+# Of ours, in a URL: says that what answers in the server's place gives each connection a session of its own.
+_POOLER = "pooler"
 _REFUSED = frozenset({"password", "sslpassword", "oauth_client_secret"})
 _SECRETS = _REFUSED | {"passfile", "service", "servicefile"}
 # Parameters that the children's libpq may be too old for; passed on only if the URL has them.
@@ -172,14 +174,18 @@ def open_connection(
 def _refuse_pooler(connection: "psycopg.Connection[Any]", place: ServerPlace) -> None:
     """A pooler may give each transaction to another session: settings and snapshots would be those of nobody knows whom.
 
-    It hands out process numbers of its own, as no two clients may have the same.
+    Most hand out process numbers of their own. So do proxies that give each connection a session of its own, which cannot
+    be told apart from here: whoever knows that it is one says so in the URL.
     """
+    if place.options.get(_POOLER) == "session":
+        return
     row = connection.execute(b"SELECT pg_catalog.pg_backend_pid()").fetchone()
     if row is None or row[0] != connection.info.backend_pid:
         raise Unreachable(
-            f"a connection pooler answers at {place}",
+            f"a connection pooler or proxy answers at {place}",
             object_name=str(place),
-            hint="give the address of the server itself: a pooler (PgBouncer, pgcat, ...) may change sessions in between",
+            hint="give the address of the server itself, because a pooler may change sessions in between;"
+            f" if it gives each connection a session of its own, add {_POOLER}=session to the URL's options",
         )
 
 
@@ -202,7 +208,7 @@ def _parameters(place: ServerPlace, timeout: float, database: str) -> dict[str, 
         "connect_timeout": str(max(2, round(timeout))),
         "application_name": APPLICATION,
         "autocommit": True,
-        **place.options,
+        **{name: value for name, value in place.options.items() if name != _POOLER},
         **{name: value for name, value in given.items() if value},
     }
 

@@ -24,9 +24,14 @@ class RowCounts:
             if piece.counted:
                 self._tables.setdefault(piece.counted, []).append(piece)
         self._rows: dict[int, int] = {}
+        self._read: set[int] = set()
+
+    def was_read(self, piece: Piece) -> None:
+        """All rows of a piece have been given to the reader, who will say how many they were."""
+        self._read.add(id(piece))
 
     def came(self, piece: Piece, rows: int) -> None:
-        """All rows of a piece are through."""
+        """So many rows the reader has counted."""
         self._rows[id(piece)] = rows
 
     def check(self, session: Session) -> None:
@@ -36,7 +41,14 @@ class RowCounts:
             SourceIncomplete: the heap has another number of rows than came.
             psycopg.Error: they could not be counted.
         """
-        read = [pieces for pieces in self._tables.values() if all(id(piece) in self._rows for piece in pieces)]
+        read = [pieces for pieces in self._tables.values() if all(id(piece) in self._read for piece in pieces)]
+        for piece in (piece for pieces in read for piece in pieces):
+            if id(piece) not in self._rows:
+                raise SourceIncomplete(
+                    f"nobody has counted the rows of {piece.table}",
+                    object_name=piece.table,
+                    hint="please report this: it is a bug",
+                )
         if not read:
             return
         with patience(session):

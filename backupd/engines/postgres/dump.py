@@ -143,9 +143,9 @@ class SchemaDump:
         except IntegrityError as error:
             file.close()
             raise SourceIncomplete(
-                f"pg_dump ended well on {self._database}, but what it wrote is not whole",
+                f"pg_dump ended well on {self._database}, but what it wrote cannot be used: {error.message}",
                 object_name=self._database,
-                hint="try pg_dump by hand; install the newest minor release of PostgreSQL's client programs",
+                hint="run again; if this pg_dump is newer than backupd, update backupd or name older --tools",
             ) from error
         except BaseException:
             file.close()

@@ -46,6 +46,9 @@ _MEANINGS = {
     "XX002": "the server found a damaged index",
     "XX": "an internal error of the server",
 }
+_TOO_LARGE = (
+    "a value of more than 512 MB, or a row of more than 1 GB? PostgreSQL writes none as text, for pg_dump neither"
+)
 _TRY_LATER = frozenset({"40001", "40P01", "53300", "55P03", "57P03"})
 _REFUSALS = (
     (
@@ -98,10 +101,12 @@ def source_error(state: str | None, what: str, name: str) -> BackupdError:
     if state in _TRY_LATER:
         return TryAgain(message, object_name=name, hint="try again later")
     hint = "grant the role what `backupctl doctor --source` says is missing" if state == "42501" else "run again"
-    if state in {"XX000", "54000"}:
-        hint = "a value of more than 512 MB, or a row of more than 1 GB? PostgreSQL writes none as text, for pg_dump neither"
+    if state == "54000":
+        hint = _TOO_LARGE
     elif state and state.startswith("XX0"):
         hint = "check the server's disk and its log; restore an older snapshot if the table is damaged"
+        if state == "XX000":
+            hint = f"{_TOO_LARGE}; else {hint}"
     return SourceIncomplete(message, object_name=name, hint=hint)
 
 

@@ -74,7 +74,7 @@ def command(
     names = table_names(tables)
     if url.engine == "sqlite" and (names or allow or with_globals):
         raise UsageError("--tables, --allow and --with-globals mean nothing for a SQLite file")
-    kinds = frozenset(kind.strip() for text in allow for kind in text.split(","))
+    kinds = frozenset(kind.strip() for text in allow for kind in text.split(",") if kind.strip())
     options = LoadOptions(names, overwrite, kinds, with_globals, server["jobs"])
     place = _Place(url, options, build_options(server), server["lock_timeout"])
     place.prepare()

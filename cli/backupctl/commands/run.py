@@ -87,7 +87,7 @@ def command(
         raise UsageError("--capture native is for PostgreSQL: other engines have no archive of their own")
     database = open_source(url, timeout=server["lock_timeout"], options=served)
     options = BackupOptions(
-        _checked(name or database.default_name), tag, note, hold, check, compression, accept_rollback, courteous=True
+        _checked(name or database.default_name), tag, note, hold, check, compression, accept_rollback
     )
     report = TerminalReporter(settings)
     with ExitStack() as stack:

@@ -1,13 +1,11 @@
 """Sources of many tables: read several at once, listed in two trees, verified, loaded, and compared."""
 
-import os
 import random
 import threading
 import time
 import tracemalloc
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -270,37 +268,6 @@ def test_words_of_allow_are_known(tmp_path: Path) -> None:
     assert "cheese, all" in str(caught.value.hint)
     assert not target.held
     assert give_back(kit, target, LoadOptions(allow=frozenset({"cheese", "all"}))).named
-
-
-@pytest.mark.parametrize("courteous", [False, True])
-def test_a_courteous_run_lets_the_database_go_first(tmp_path: Path, courteous: bool) -> None:
-    """Not before the moment is pinned, when others may wait for us; then it and what it starts stand back."""
-    kit = Kit(tmp_path)
-    seen: dict[str, int] = {}
-
-    def priority() -> int:
-        return os.getpriority(os.PRIO_PROCESS, 0)
-
-    class Watched(TableSource):
-        @contextmanager
-        def view(self, *, check: bool = False) -> Iterator[TableView]:
-            seen["pinning"] = priority()
-            with super().view(check=check) as view:
-                yield view
-
-    def reading(name: str, at: int) -> None:
-        seen["reading"] = priority()
-
-    def run() -> None:
-        take(kit, Watched({"t": rows(5)}, before_read=reading), courteous=courteous)
-        seen["after"] = priority()
-
-    usual = priority()
-    thread = threading.Thread(target=run)  # its priority is its own
-    thread.start()
-    thread.join()
-    lower = max(usual, 10) if courteous else usual
-    assert seen == {"pinning": usual, "reading": lower, "after": lower}
 
 
 @pytest.mark.parametrize("only_rehearse", [False, True])

@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -204,10 +205,13 @@ def test_a_pooler_is_not_taken_for_the_server(postgres: PostgresServer, database
     """Neither as a source nor as a target: its sessions are not ours alone."""
     with between(postgres.host, postgres.port, closes, after=1 << 30, change=_other_number) as port:
         place = ServerPlace("postgresql", "127.0.0.1", port, "postgres", database, {"sslmode": "disable"})
-        with pytest.raises(Unreachable, match="a connection pooler answers"), open_source(place).view():
+        with pytest.raises(Unreachable, match="a connection pooler or proxy answers"), open_source(place).view():
             pass
-        with pytest.raises(Unreachable, match="a connection pooler answers"):
+        with pytest.raises(Unreachable, match="a connection pooler or proxy answers"):
             open_target(place).prepare(LoadOptions(), {})
+        known = replace(place, options={**place.options, "pooler": "session"})
+        postgres.psql(database, "CREATE TABLE t AS SELECT 1 AS a")
+        assert kit.capture(open_source(known, bin_folders=[str(postgres.bin)])).rows("t") == b"1\n"
 
 
 # ---- client programs that lie

@@ -82,6 +82,19 @@ def test_rows_that_an_index_lacks_are_missed(postgres: PostgresServer, database:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small_is_large")
+def test_rows_that_nobody_counts_are_no_capture(postgres: PostgresServer, database: str) -> None:
+    """A reader that forgets to say how many rows came does not switch the comparison off."""
+    fill(postgres, database)
+    with kit.source(postgres, database).view() as view:
+        for stream in view.streams:
+            for _ in view.read(stream):
+                pass
+        with pytest.raises(SourceIncomplete, match="nobody has counted the rows of t"):
+            view.finish()
+
+
+@pytest.mark.slow
 def test_no_piece_relies_on_the_settings_of_another() -> None:
     """The same switches in all of them: they outlive the statement that they were made for."""
     named = [
