@@ -1,6 +1,5 @@
 """`backupctl`: the verbs, and the one place where an error becomes a message and an exit code."""
 
-import contextlib
 import gc
 import importlib
 import io
@@ -173,12 +172,6 @@ def _tune() -> None:
     # hardly anything here refers back to what holds it, and looking for it costs every run
     gc.set_threshold(50_000, 20, 20)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for matrices, of which there are none here
-    if sys.platform == "linux":
-        import ctypes
-
-        m_arena_max = -8
-        with contextlib.suppress(AttributeError):  # a C library without it
-            ctypes.CDLL(None).mallopt(m_arena_max, 2)  # else each thread keeps for itself what it has given back
 
 
 def main() -> None:

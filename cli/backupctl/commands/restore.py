@@ -9,7 +9,7 @@ import click
 from backupctl import output
 from backupctl.options import LEVEL_WORDS, Settings, option, verb
 from backupctl.progress import TerminalReporter
-from backupctl.servers import build_options, server_options, table_names
+from backupctl.servers import build_options, server_options, share_memory, table_names
 from backupctl.session import opened
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ class _Place:
         from backupd.jobs.restore import restore
         from backupd.wiring import open_target
 
+        if self.url.engine != "sqlite":
+            share_memory()
         repo = session.opened.repo
         spool = session.opened.places.cache if session.remote else None
         if self.url.engine == "sqlite":
