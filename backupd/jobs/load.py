@@ -73,7 +73,7 @@ def load(
         SafetyRefused: the target, or something in the snapshot, is refused by a rule.
     """
     began = time.monotonic()
-    content, chosen = _prepared(repo, view, target, engines, options, report)
+    content, chosen = rehearse(repo, view, target, engines, options, report)
     report.phase("restoring", view.structure.read_bytes)
     spool = Spool(spool_folder) if spool_folder else None
     cache = PackCache(repo, spool=spool, keep=max(PACKS_IN_MEMORY, PACKS_A_STREAM * min(options.jobs, MOST_JOBS)))
@@ -115,24 +115,15 @@ def rehearse(
     engines: Sequence[str],
     options: LoadOptions,
     report: Reporter,
-) -> None:
-    """Refuse what `load` would refuse before it writes anything, and warn of what it would warn of.
+) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
+    """What `load` does before it writes anything: it refuses what it must, and warns.
+
+    Returns:
+        the snapshot's content, and those of its tables that were asked for.
 
     Raises:
         UsageError, SafetyRefused, Unreachable: as `load`.
     """
-    _prepared(repo, view, target, engines, options, report)
-
-
-def _prepared(
-    repo: Repository,
-    view: SnapshotView,
-    target: ServerTarget,
-    engines: Sequence[str],
-    options: LoadOptions,
-    report: Reporter,
-) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
-    """The snapshot's content and the tables that were asked for, once nothing stands in the way."""
     content = open_content(repo, view)
     check_engine(view, content, *engines)
     if unknown := sorted(options.allow - target.kinds - {"all"}):
