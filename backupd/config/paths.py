@@ -2,7 +2,6 @@
 
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +43,8 @@ def _base(variable: str, below_home: str) -> Path:
 
 def _homeless() -> Path:
     """A private folder among the temporary ones, so that a restore works for a user without a home."""
+    import tempfile
+
     folder = Path(tempfile.gettempdir()) / f"backupd-{os.geteuid()}"
     try:
         folder.mkdir(mode=0o700)

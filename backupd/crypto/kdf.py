@@ -6,7 +6,6 @@ arguments, the environment or a file.
 
 import base64
 import json
-import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -77,6 +76,8 @@ def body_key(settings: KdfSettings, passphrase: bytes | None) -> bytes:
     """
     if not settings.needs_passphrase:
         return expand(sha256(b"backupd/v1/no-passphrase" + settings.salt), b"key-file", 32)
+    import subprocess
+
     request = {
         "salt": settings.salt.hex(),
         "m": settings.memory_kib,

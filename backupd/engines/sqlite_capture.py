@@ -32,6 +32,8 @@ from backupd.errors import SourceIncomplete, Unreachable
 
 _WAL_MODE = 2
 _PAGE_ONE_TRIES = 50
+COUNT_AFTER = 16 * BUFFER
+"""Bytes of a copy after which its readers have enough before them for a while."""
 # A hot journal; a write lock asked for on a read-only descriptor; a journal that its writer removed meanwhile.
 _NEEDS_WRITING = (apsw.ReadOnlyError, apsw.IOError, apsw.CantOpenError)
 
@@ -85,11 +87,25 @@ class SqliteView:
         self.streams: Sequence[StreamInfo] = (
             StreamInfo("main", "pages", self._page_size * self._page_count, self._page_size),
         )
-        tables, warnings = read_tables(connection)
-        self.tables: Sequence[TableInfo] = tables
-        self.warnings: Sequence[str] = (*pinned.notes, *warnings)
+        self._counted: tuple[Sequence[TableInfo], Sequence[str]] | None = None
         self._copies: list[_Stream] = []
         self._closed = False
+
+    @property
+    def tables(self) -> Sequence[TableInfo]:
+        """The tables of this moment. Counted once, in the middle of a copy: those who cut and seal it go on meanwhile."""
+        return self._count()[0]
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """Of the tables, and of how the moment was pinned."""
+        return (*self._pinned.notes, *self._count()[1])
+
+    def _count(self) -> tuple[Sequence[TableInfo], Sequence[str]]:
+        if self._counted is None:
+            with source_errors(self._path, self._timeout):
+                self._counted = read_tables(self._connection)
+        return self._counted
 
     @property
     def parallel(self) -> int:
@@ -135,6 +151,7 @@ class SqliteView:
             return
         with source_errors(self._path, self._timeout):
             last = yield from self._copy_file() if self._pinned.page_one is None else self._copy_backup()
+            self._count()
             if self._is_short:
                 self._require_sound()
             if last:
@@ -147,6 +164,8 @@ class SqliteView:
         for offset in range(0, total, BUFFER):
             if last:
                 yield last
+            if offset >= COUNT_AFTER:
+                self._count()
             whole, last = self._connection.read("main", 0, offset, min(BUFFER, total - offset))
             self._is_short = self._is_short or not whole
         return last
@@ -158,6 +177,8 @@ class SqliteView:
             while not backup.done:
                 backup.step(BUFFER // self._page_size)
                 yield from sink.take()
+                if sink.extent >= COUNT_AFTER:
+                    self._count()
         return sink.finish()
 
     def _first_page(self) -> bytes:

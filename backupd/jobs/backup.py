@@ -6,7 +6,6 @@ fails before it leaves no snapshot, and nothing is reported as done before the s
 
 import base64
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +84,8 @@ def open_index(repo: Repository, key: Key, folder: Places, report: Reporter) -> 
         report.warning(
             f"the cache folder {folder.cache} cannot be written ({error.strerror}); going on with a temporary one"
         )
+        import tempfile
+
         scratch = Path(tempfile.mkdtemp(prefix="backupd-index-"))
         index = LocalIndex(index_path(replace(folder, cache=scratch), key), key.secrets["id"], temporary=True)
     try:

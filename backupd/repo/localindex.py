@@ -6,7 +6,6 @@ checksum, so that a damaged or doctored cache costs space and never a snapshot: 
 """
 
 import contextlib
-import shutil
 import sqlite3
 import struct
 import threading
@@ -113,6 +112,8 @@ class LocalIndex:
     def throw_away(path: Path) -> None:
         """Delete an index file; the next run makes it anew."""
         if path.is_dir() and not path.is_symlink():
+            import shutil
+
             shutil.rmtree(path)
         for suffix in ("", "-wal", "-shm", "-journal"):
             with contextlib.suppress(FileNotFoundError):
@@ -245,6 +246,8 @@ class LocalIndex:
         with self._lock:
             self._db.close()
             if self._temporary:
+                import shutil
+
                 shutil.rmtree(self._path.parent, ignore_errors=True)
 
 

@@ -6,7 +6,6 @@ chunk that does not authenticate, or whose content is not what its id names, is 
 
 import contextlib
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -29,6 +28,8 @@ SPOOL_BYTES = 2 * 1024**3
 
 def unnamed_file(folder: Path, prefix: str) -> IO[bytes]:
     """A file without a name in `folder`, or where that cannot be written, where the system keeps temporary files."""
+    import tempfile
+
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return tempfile.TemporaryFile(dir=folder, prefix=prefix)

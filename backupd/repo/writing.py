@@ -129,6 +129,7 @@ class WriteSession:
         self._content_nodes = TreeBuilder(self.store_node)
         self._content_totals = [0, 0]
         self._uploads: set[Future[IndexedPack]] = set()
+        self._building: set[Future[None]] = set()
         self._unindexed: list[IndexedPack] = []
         self._unindexed_chunks = 0
         self.segments: list[bytes] = []
@@ -193,10 +194,11 @@ class WriteSession:
         return ref
 
     def complete_packs(self) -> None:
-        """Complete all open packs and wait for their uploads."""
+        """Complete all open packs: their names are known then, and lists can be made while they are stored."""
         self._packs.complete()
         self._lists.complete()
-        self.settle()
+        while self._building:
+            self._building.pop().result()
 
     def expect(self, size: int | None) -> None:
         """How many bytes are to come: a source of some size fills two packs at random, so that neighbours cannot be told."""
@@ -210,7 +212,7 @@ class WriteSession:
         return writer
 
     def finish_streams(self) -> list[StreamRoot]:
-        """End all streams.
+        """End all streams, and wait until all packs are stored.
 
         Returns:
             Their roots in order; behind them, if there is any, the root of the list of content nodes.
@@ -222,6 +224,7 @@ class WriteSession:
             assert self._content_nodes.top is not None
             chunks, size = self._content_totals
             roots.append(StreamRoot(Kind.CONTENT, 0, chunks, size, self._content_nodes.top))
+        self.settle()
         return roots
 
     def relieve(self) -> None:
@@ -235,12 +238,20 @@ class WriteSession:
         """Finish a pack in another thread and store it; waits while too many are under way."""
         while len(self._uploads) >= PACKS_IN_FLIGHT:
             self._collect(wait(self._uploads, return_when=FIRST_COMPLETED).done)
-        self._uploads.add(self._pool.submit(self._finish_pack, builder))
+        self._building = {other for other in self._building if not other.done() or other.exception()}
+        built: Future[None] = Future()
+        self._building.add(built)
+        self._uploads.add(self._pool.submit(self._finish_pack, builder, built))
 
-    def _finish_pack(self, builder: PackBuilder) -> IndexedPack:
-        digest, data = builder.finish(self._sealer, self._structure)
-        self._put(pack_name(digest), data, create_only=False)
+    def _finish_pack(self, builder: PackBuilder, built: "Future[None]") -> IndexedPack:
+        try:
+            digest, data = builder.finish(self._sealer, self._structure)
+        except BaseException as error:
+            built.set_exception(error)
+            raise
         builder.place.digest = digest
+        built.set_result(None)
+        self._put(pack_name(digest), data, create_only=False)
         return IndexedPack(digest, len(data), tuple(builder.entries))
 
     def _collect(self, done: set[Future[IndexedPack]]) -> None:

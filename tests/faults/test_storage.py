@@ -1,8 +1,10 @@
 """Storage that throttles, fills up, dies, refuses, lags or lies: jobs end with a clear error, and nothing is lost."""
 
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from backupd.repo.format import FRAME_BYTES, pack_name, trust_name
 from backupd.repo.repository import repository_id
 from backupd.repo.writing import Sealed, WriteSession
 from backupd.report import Tally
-from backupd.store.base import ObjectStore, ShortRead
+from backupd.store.base import ObjectStore, ShortRead, StoreUnavailable
 from tests.doubles import (
     DamagingStore,
     Data,
@@ -49,6 +51,41 @@ class Story:
         self.held[self.kit.backup(self.source).snapshot] = self.source.read_bytes()
         assert self.kit.verify(Level.CONTENT).problems == []
         self.kit.assert_restores(self.held)
+
+
+# ---- lists are stored beside the packs that they name
+
+
+class OnePackLost(Wrapper):
+    """The first pack of chunks fails, once a pack of lists that name it was stored."""
+
+    def __init__(self, inner: ObjectStore) -> None:
+        super().__init__(inner)
+        self.first = threading.Event()
+        self.listed = threading.Event()
+
+    def put(self, name: str, data: Data, *, create_only: bool = True) -> datetime:
+        if not name.startswith("packs/"):
+            return self.inner.put(name, data, create_only=create_only)
+        if not self.first.is_set():
+            self.first.set()
+            assert self.listed.wait(30), "no list was stored while a pack was on its way"
+            raise StoreUnavailable("gone for good", object_name=name)
+        done = self.inner.put(name, data, create_only=create_only)
+        self.listed.set()
+        return done
+
+
+def test_a_pack_that_its_lists_name_already_fails(tmp_path: Path) -> None:
+    """Lists may be in the storage before the packs they name; if one of these fails, no snapshot and no index shows them."""
+    story = Story(tmp_path, chunks=120, pack_bytes=16 << 20)
+    before = set(contents(story.kit.store))
+    store = OnePackLost(story.kit.store)
+    with pytest.raises(TryAgain):
+        story.kit.backup(story.source, store=store, host="new")
+    assert store.listed.is_set()
+    assert {name.split("/")[0] for name in set(contents(story.kit.store)) - before} == {"sessions", "packs"}
+    story.is_whole()
 
 
 # ---- throttling

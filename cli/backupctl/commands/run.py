@@ -1,6 +1,5 @@
 """`backupctl run`: take a snapshot now."""
 
-import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +96,8 @@ def command(
         session = stack.enter_context(opened(settings, Right.WRITE, store=store))
         repo, places = session.opened.repo, session.opened.places
         if settings.dry_run:
+            import tempfile
+
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="backupd-")))
             places = replace(places, cache=scratch, state=scratch)
             repo.ledger = replace(repo.ledger, path=scratch / "heads.json")

@@ -13,9 +13,11 @@ from pathlib import Path
 import apsw
 import pytest
 
+from backupd.engines import sqlite_capture
 from backupd.engines.base import StreamInfo, TableInfo
 from backupd.engines.sqlite import open_source
 from backupd.engines.sqlite_capture import SqliteSource, SqliteView
+from backupd.engines.sqlite_facts import read_tables
 from backupd.engines.sqlite_pages import PageSink
 from backupd.errors import BackupdError, SourceIncomplete, TryAgain, Unreachable
 from tests.engines import ACCOUNTS, child, dump_file, make_bank
@@ -123,6 +125,37 @@ def test_tables_are_listed_with_keys_and_rows(tmp_path: Path) -> None:
             TableInfo("strict_one", ("id",), 1),
         ]
         assert list(view.warnings) == []
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_rows_are_counted_in_the_middle_of_a_copy(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The count is of the pinned moment, neither copy nor count disturbs the other, and nothing is counted twice."""
+    path = tmp_path / "a.db"
+    db = apsw.Connection(str(path))
+    db.execute(
+        f"PRAGMA journal_mode={mode}; PRAGMA wal_autocheckpoint=0; CREATE TABLE t (id INTEGER PRIMARY KEY, a)"
+    ).fetchall()
+    db.execute("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 6000)"
+               " INSERT INTO t SELECT i, randomblob(1000) FROM n")  # fmt: skip
+    counts = []
+    monkeypatch.setattr(sqlite_capture, "COUNT_AFTER", 2 << 20)
+    monkeypatch.setattr(sqlite_capture, "read_tables", lambda c: counts.append(copied) or read_tables(c))
+    with open_source(path).view() as view:
+        copied, pieces = 0, []
+        if mode == "wal":
+            db.execute("DELETE FROM t WHERE id % 2")
+        for piece in view.read(view.streams[0]):
+            pieces.append(piece)
+            copied += 1
+        assert list(view.tables) == [TableInfo("t", ("id",), 6000)]
+        assert list(view.warnings) == []
+    assert counts == [2]
+    assert copied > 4
+    (tmp_path / "copy.db").write_bytes(b"".join(pieces))
+    copy = apsw.Connection(str(tmp_path / "copy.db"))
+    copy.execute("PRAGMA journal_mode=delete").fetchall()
+    assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert copy.execute("SELECT count(*) FROM t").fetchall() == [(6000,)]
 
 
 def test_a_table_of_an_unknown_module_is_not_counted(tmp_path: Path) -> None:
