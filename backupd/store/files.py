@@ -5,6 +5,9 @@ store itself. It must never decide anything: each method is one call, and an OSE
 """
 
 import os
+from fcntl import F_GETFL, F_SETFL, fcntl
+
+_DIRECT: int = getattr(os, "O_DIRECT", 0)
 
 
 class Files:
@@ -17,6 +20,14 @@ class Files:
     def write(self, fd: int, data: memoryview) -> int:
         """Write some of `data`; returns how many bytes."""
         return os.write(fd, data)
+
+    def set_direct(self, fd: int, *, direct: bool) -> bool:
+        """Have writes to an open file go past the page cache, or not; False where the system has no such thing."""
+        if not _DIRECT:
+            return False
+        flags = fcntl(fd, F_GETFL)
+        fcntl(fd, F_SETFL, flags | _DIRECT if direct else flags & ~_DIRECT)
+        return True
 
     def fsync(self, fd: int) -> None:
         """Make a file or a folder durable."""

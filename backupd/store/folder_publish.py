@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 from backupd.store.base import ObjectExists, StoreRefused, StoreUnavailable
 from backupd.store.files import Files
+from backupd.store.folder_write import ObjectWriter
 
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 STALE_DRAFT_SECONDS = 24 * 3600
@@ -53,6 +54,7 @@ class Publisher:
 
     def __init__(self, files: Files) -> None:
         self._files = files
+        self._writer = ObjectWriter(files)
         self._swept = threading.Event()
 
     def publish(self, name: str, data: memoryview, drafts_folder: int, folder: int, *, create_only: bool) -> datetime:
@@ -99,8 +101,7 @@ class Publisher:
         fd = self._files.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, drafts_folder)
         try:
             os.fchmod(fd, 0o600)
-            while data:
-                data = data[self._files.write(fd, data) :]
+            self._writer.write(fd, data)
             self._files.fsync(fd)
             return os.fstat(fd)
         finally:

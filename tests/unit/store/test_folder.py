@@ -2,11 +2,13 @@
 
 import errno
 import os
+import random
 import signal
 import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from backupd.store.base import (
 )
 from backupd.store.files import Files
 from backupd.store.folder import FolderStore
+from backupd.store.folder_write import ALIGNED, BUFFER, LARGE
 from tests.stores import NoLinks
 
 
@@ -280,6 +283,82 @@ def test_old_drafts_are_swept(tmp_path: Path) -> None:
     assert everything(root) == [".tmp/young.draft", "packs/1", "packs/2"]
 
 
+class Direct(Files):
+    """Tells how many bytes went past the cache; refuses it at the start, at a write, or cuts a write short."""
+
+    def __init__(self, fault: str = "", number: int = errno.EINVAL) -> None:
+        self.fault, self.number = fault, number
+        self.direct, self.past, self.through = False, 0, 0
+
+    def set_direct(self, fd: int, *, direct: bool) -> bool:
+        if direct and self.fault == "switch":
+            raise OSError(self.number, os.strerror(self.number))
+        self.direct = direct
+        return super().set_direct(fd, direct=direct)
+
+    def write(self, fd: int, data: memoryview) -> int:
+        if not self.direct:
+            self.through += len(data)
+            return super().write(fd, data)
+        if self.fault == "write" and self.past:
+            raise OSError(self.number, os.strerror(self.number))
+        if self.fault == "short" and self.past:
+            super().set_direct(fd, direct=False)
+            done = super().write(fd, data[:1000])
+        else:
+            done = super().write(fd, data)
+        self.past += done
+        return done
+
+
+_SIZES = (LARGE - 1, LARGE, LARGE + 1, BUFFER + ALIGNED, 3 * BUFFER - 1, 2 * BUFFER + ALIGNED + 1, 16 << 20)
+
+
+@pytest.mark.parametrize("size", _SIZES)
+def test_large_objects_go_past_the_cache(tmp_path: Path, size: int) -> None:
+    """What comes back is what was written, whatever its length; only what is less than a block goes through the cache."""
+    files = Direct()
+    data = random.Random(size).randbytes(size)
+    store = FolderStore(tmp_path / "root", create=True, files=files)
+    store.put("packs/1", bytearray(data))
+    assert store.get("packs/1") == data
+    assert files.past == (size & -ALIGNED if size >= LARGE else 0)
+    assert files.past + files.through == size
+    assert not files.direct
+
+
+@pytest.mark.parametrize("fault", ["switch", "write", "short"])
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_where_nothing_goes_past_the_cache(tmp_path: Path, fault: str, number: int) -> None:
+    """A file system that refuses at once or in the middle gets the rest through the cache: the object is whole."""
+    files = Direct(fault, number)
+    data = random.Random(1).randbytes(3 * BUFFER + 5)
+    store = FolderStore(tmp_path / "root", create=True, files=files)
+    store.put("packs/1", data)
+    assert store.get("packs/1") == data
+    assert (files.past > 0) == (fault != "switch")
+    assert files.past + files.through == len(data)
+
+
+@pytest.mark.parametrize("fault", ["switch", "write"])
+def test_other_faults_past_the_cache_are_told(tmp_path: Path, fault: str) -> None:
+    """A full disk stays a full disk, and leaves no object and no draft."""
+    root = tmp_path / "root"
+    FolderStore(root, create=True).put("packs/0", b"x")
+    with pytest.raises(StoreRefused, match="full"):
+        FolderStore(root, files=Direct(fault, errno.ENOSPC)).put("packs/1", bytes(3 * BUFFER))
+    assert everything(root) == ["packs/0"]
+
+
+def test_threads_do_not_share_a_buffer(tmp_path: Path) -> None:
+    """Many large objects at once, each with its own content."""
+    store = FolderStore(tmp_path / "root", create=True)
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda n: store.put(f"packs/{n}", bytes([n]) * (BUFFER + n)), range(24)))
+    for n in range(24):
+        assert store.get(f"packs/{n}") == bytes([n]) * (BUFFER + n)
+
+
 def test_a_missing_root(tmp_path: Path) -> None:
     """A folder that is not there is StoreMissing on every verb, and is not made."""
     store = FolderStore(tmp_path / "nothing")
@@ -394,6 +473,7 @@ def test_an_object_deleted_between_put_and_get(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from backupd.store.folder import FolderStore
+from backupd.store.folder_write import ALIGNED, BUFFER, LARGE
 from tests.stores import NoLinks
 store = FolderStore(sys.argv[1], files=NoLinks() if sys.argv[2] == "nolinks" else None)
 print("ready", flush=True)
