@@ -27,6 +27,7 @@ $(VENV)/core.done: pyproject.toml requirements.lock | needs
 	@sed '/^# ---- test tools/,$$d' requirements.lock > $(VENV)/core.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $(VENV)/core.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@$(BIN)/python -m compileall -q backupd cli  # as an installer does: where Python may not write, it would compile at each start
 	@touch $@
 
 $(VENV)/test.done: $(VENV)/core.done

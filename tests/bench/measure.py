@@ -39,6 +39,14 @@ class Usage:
         return self.user + self.system
 
 
+def compile_sources() -> None:
+    """Compile this checkout as an installer does, so that no measured command spends its start on that."""
+    import compileall
+
+    for folder in ("backupd", "cli"):
+        compileall.compile_dir(Path(__file__).resolve().parents[2] / folder, quiet=1)
+
+
 def pin(count: int = 2) -> list[int]:
     """Pin this process, and so everything it starts, to the first `count` cores it may use; returns them."""
     cores = sorted(os.sched_getaffinity(0))[:count]

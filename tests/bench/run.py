@@ -212,6 +212,7 @@ def main() -> int:
     """Measure and print."""
     options = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the work folder goes away
+    measure.compile_sources()
     cores = measure.pin()
     load = os.getloadavg()[0]
     source = database.database(options.customers)
