@@ -126,14 +126,23 @@ def rehearse(
     """
     content = open_content(repo, view)
     check_engine(view, content, *engines)
-    if unknown := sorted(options.allow - target.kinds - {"all"}):
-        raise UsageError(
-            f"--allow knows no kind {unknown[0]!r}", hint=f"known here: {', '.join(sorted(target.kinds))}, all"
-        )
+    check_allowed(target, options)
     chosen = _chosen(content["tables"], options.tables)
     for warning in target.prepare(options, content["facts"]):
         report.warning(warning)
     return content, chosen
+
+
+def check_allowed(target: ServerTarget, options: LoadOptions) -> None:
+    """What a restore may bring along must be kinds that the target knows; needs no connection.
+
+    Raises:
+        UsageError: an unknown word.
+    """
+    if unknown := sorted(options.allow - target.kinds - {"all"}):
+        raise UsageError(
+            f"--allow knows no kind {unknown[0]!r}", hint=f"known here: {', '.join(sorted(target.kinds))}, all"
+        )
 
 
 def compare_with_source(

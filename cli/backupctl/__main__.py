@@ -96,7 +96,8 @@ def _wants(option: str, arguments: list[str]) -> bool:
 
 def _fail(error: BackupdError, arguments: list[str]) -> int:
     if _wants("json", arguments):
-        values = {**getattr(error, "values", {}), "error": output.error_values(error)}
+        warned = {"warnings": Reached.warnings} if Reached.warnings else {}
+        values = {**warned, **getattr(error, "values", {}), "error": output.error_values(error)}
         output.document(Reached.verb(), values, ok=False)
     else:
         output.note(f"backupctl: {error.message}")
@@ -125,7 +126,7 @@ def _ending(error: BaseException) -> BackupdError:
 
 
 def _run(arguments: list[str]) -> int:
-    Reached.words = []
+    Reached.words, Reached.warnings = [], []
     try:
         result = cli.main(arguments, prog_name="backupctl", standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -5,6 +5,7 @@ import time
 
 from backupctl.options import Settings
 from backupctl.output import note, plain, size
+from backupctl.verbs import Reached
 from backupd.report import Problem, Tally
 
 _EVERY = 0.2
@@ -15,6 +16,7 @@ class TerminalReporter(Tally):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
+        self._quiet = settings.quiet
         self._loud = not settings.quiet and not settings.json
         self._says_more = self._loud and settings.verbose
         self._live = self._loud and sys.stderr.isatty()
@@ -56,9 +58,10 @@ class TerminalReporter(Tally):
             sys.stderr.flush()
 
     def warning(self, text: str) -> None:
-        """Show a warning."""
+        """Show a warning at once, also where a document follows: it may tell of what is about to be done."""
         super().warning(text)
-        if self._loud:
+        Reached.warnings.append(text)
+        if not self._quiet:
             self.clear()
             note(f"warning: {text}")
 

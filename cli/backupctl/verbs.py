@@ -9,9 +9,10 @@ from backupd.errors import UsageError
 
 
 class Reached:
-    """The verb of this process, as far as the command line was understood."""
+    """The verb of this process, as far as the command line was understood, and what it has warned of so far."""
 
     words: ClassVar[list[str]] = []
+    warnings: ClassVar[list[str]] = []
 
     @classmethod
     def verb(cls) -> str:

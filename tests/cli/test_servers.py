@@ -295,6 +295,46 @@ def test_native_tools_restore_what_export_writes(desk: Desk, user: User) -> None
         assert (done.code, done.document["problems"]) == (0, []), done.out
 
 
+def test_what_was_warned_of_is_told_though_the_restore_fails(
+    postgres_servers: Callable[[int], PostgresServer], user: User
+) -> None:
+    """A superuser is warned at once, also with --json; if the restore fails then, the document says it as well."""
+    desk = Postgres(postgres_servers(15))
+    shop = desk.create()
+    desk.sql(shop, SHOP)
+    with dropped(desk, shop):
+        user.back_up(desk.url(shop), *desk.words())
+        for pack in (user.folder / "repo/packs").rglob("*"):
+            if pack.is_file():
+                data = bytearray(pack.read_bytes())
+                data[len(data) // 2 - 2000 : len(data) // 2 + 2000] = bytes(4000)
+                pack.chmod(0o600)
+                pack.write_bytes(data)
+        done = user.run("restore", "latest", desk.url(f"{shop}_back"), *desk.words(), "--json", key="read")
+        assert done.code == 4, done.out
+        assert [text for text in done.document["warnings"] if "superuser" in text]
+        assert "superuser" in done.err
+        assert (
+            "superuser"
+            not in user.run(
+                "restore", "latest", desk.url(f"{shop}_back"), *desk.words(), "--json", "--quiet", key="read"
+            ).err
+        )
+        assert f"{shop}_back" not in desk.databases()
+
+
+@pytest.mark.parametrize("url", ["postgresql://u@localhost:1/d", "mariadb://u@localhost:1/d"])
+def test_words_of_allow(user: User, url: str) -> None:
+    """An unknown kind is a usage error before any key is unlocked; the help names every kind that there is."""
+    done = user.run("restore", "latest", url, "--allow", "nonsense", "--json", key="read")
+    assert done.code == 2
+    assert "nonsense" in done.document["error"]["message"]
+    known = done.document["error"]["hint"].removeprefix("known here: ").split(", ")
+    assert len(known) > 3
+    told = " ".join(user.run("restore", "--help").out.split())
+    assert [kind for kind in known if kind not in told] == []
+
+
 def test_options_that_mean_nothing_for_a_file(user: User) -> None:
     """Options of servers are refused for SQLite, and a password in a URL for everything."""
     assert user.run("run", "--source", "x.db", "--with-globals", key="write").code == 2

@@ -104,10 +104,13 @@ class _Place:
 
     def prepare(self) -> None:
         """Refuse early what needs no snapshot to be refused."""
+        from backupd.jobs.load import check_allowed
         from backupd.wiring import open_target
 
         if self.url.engine == "sqlite":
             open_target(self.url).prepare(overwrite=self.options.overwrite)
+        else:
+            check_allowed(self._database(), self.options)
 
     def restore(
         self, session: "Session", view: "SnapshotView", check: Any, report: TerminalReporter
