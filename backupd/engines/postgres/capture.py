@@ -17,7 +17,7 @@ from backupd.engines.postgres import catalog, facts, script
 from backupd.engines.postgres.catalog import Relation, Session
 from backupd.engines.postgres.client import Server, child_environment, open_connection, patience
 from backupd.engines.postgres.counting import RowCounts
-from backupd.engines.postgres.dump import SchemaDump, dump_roles, run_tool
+from backupd.engines.postgres.dump import SchemaDump, dump_roles, native_archive
 from backupd.engines.postgres.examination import is_excluded, judge, refuse, warn_of_tools
 from backupd.engines.postgres.names import ARCHIVE, quoted
 from backupd.engines.postgres.objects import object_streams
@@ -136,7 +136,7 @@ class PostgresView:
             return self._script()
         if stream.name == "native":
             words = ["-Fc", "-Z0", "-w", *self._dump_words(), "-d", self._server.conninfo(self._database)]
-            return run_tool("pg_dump", words, self._server, self._database, tools=self._tools)
+            return native_archive(words, self._server, self._database, tools=self._tools)
         if stream.name == "globals.sql":
             return self._roles()
         raise ValueError(f"no such stream: {stream.name}")

@@ -4,6 +4,7 @@ Their status and their messages are checked before a stream counts as complete.
 """
 
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,42 @@ def run_tool(
         child.output.close()
     if status != 0:
         raise _tool_failed(program, child.said, name)
+
+
+def native_archive(arguments: Sequence[str], server: Server, name: str, *, tools: Tools) -> Iterator[bytearray]:
+    """pg_dump's archive with all rows, read by pg_restore from beginning to end while it passes by.
+
+    An exit status of 0 alone proves little: whatever is between pg_dump and here may have cut the archive off.
+
+    Raises:
+        SourceIncomplete, TryAgain: pg_dump failed, or pg_restore cannot read what it wrote; after all of it was given.
+    """
+    reader = Child([tools.program("pg_restore"), "-f", os.devnull], {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, feed=True)
+    try:
+        for block in run_tool("pg_dump", arguments, server, name, tools=tools):
+            _feed(reader, block, name)
+            yield block
+        assert reader.input is not None
+        reader.input.close()
+        if reader.wait(600) != 0:
+            raise _unreadable(name)
+    finally:
+        reader.kill()
+
+
+def _feed(reader: Child, block: bytearray, name: str) -> None:
+    try:
+        reader.write(memoryview(block))
+    except (BrokenPipeError, TimeoutError):
+        raise _unreadable(name) from None
+
+
+def _unreadable(name: str) -> SourceIncomplete:
+    return SourceIncomplete(
+        f"pg_restore cannot read the archive that pg_dump wrote of {name}",
+        object_name=name,
+        hint="run again; if it happens again, look at the memory and the client programs of this machine",
+    )
 
 
 def _blocks(child: Child, program: str, name: str, silence: float = SILENCE) -> Iterator[bytearray]:

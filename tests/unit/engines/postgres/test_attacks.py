@@ -241,6 +241,32 @@ def test_programs_that_end_badly_make_no_snapshot(
         kit.capture(taken)
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        '"$REAL" "$@"; exit 1',
+        '"$REAL" "$@" | head -c 300; exit 0',
+        '"$REAL" "$@" | head -c 600000; exit 0',
+        '"$REAL" "$@" | head -c -1; exit 0',
+        '"$REAL" "$@" | (head -c 300000; head -c 100000 /dev/zero; cat); exit 0',
+        "exit 0",
+    ],
+    ids=["fails-late", "cut-head", "cut-rows", "cut-last-byte", "zeros-inside", "empty"],
+)
+def test_native_archives_that_end_badly_make_no_snapshot(
+    postgres: PostgresServer, database: str, tmp_path: Path, script: str
+) -> None:
+    """An opaque archive is read by pg_restore while it passes by: an exit status of 0 is not believed (H76)."""
+    text = f"CREATE TABLE t AS SELECT g AS a, repeat('x', 200) AS b FROM generate_series(1, {LONG}) g"
+    postgres.psql(database, text)
+    tools = wrapped(postgres.bin, tmp_path / "bin", "pg_dump", script)
+    whole = open_source(kit.place(postgres, database), bin_folders=[str(postgres.bin)], native=True)
+    ((_, archive),) = kit.capture(whole).streams
+    assert len(archive) > 1_000_000
+    with pytest.raises(SourceIncomplete):
+        kit.capture(open_source(kit.place(postgres, database), bin_folders=[str(tools)], native=True))
+
+
 def test_warnings_of_programs_are_no_failure(postgres: PostgresServer, database: str, tmp_path: Path) -> None:
     """What a program says beside its work does not spoil it, however much that is (H76)."""
     postgres.psql(database, "CREATE TABLE t AS SELECT 1 AS a")
