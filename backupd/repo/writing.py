@@ -5,8 +5,9 @@ snapshot. Whatever is interrupted leaves earlier snapshots whole and no trace of
 """
 
 import threading
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -128,8 +129,8 @@ class WriteSession:
         self.waiting = 0
         self._content_nodes = TreeBuilder(self.store_node)
         self._content_totals = [0, 0]
-        self._uploads: set[Future[IndexedPack]] = set()
-        self._building: set[Future[None]] = set()
+        self._uploads: deque[Future[IndexedPack]] = deque()
+        self._building: deque[Future[None]] = deque()
         self._unindexed: list[IndexedPack] = []
         self._unindexed_chunks = 0
         self.segments: list[bytes] = []
@@ -194,11 +195,17 @@ class WriteSession:
         return ref
 
     def complete_packs(self) -> None:
-        """Complete all open packs: their names are known then, and lists can be made while they are stored."""
+        """Complete all open packs, then those of the lists that name them, which can be made while they are stored."""
         self._packs.complete()
+        self._wait_until_built()
+        for writer in self.writers:
+            writer.tree.drain_all()
         self._lists.complete()
+        self._wait_until_built()
+
+    def _wait_until_built(self) -> None:
         while self._building:
-            self._building.pop().result()
+            self._building.popleft().result()
 
     def expect(self, size: int | None) -> None:
         """How many bytes are to come: a source of some size fills two packs at random, so that neighbours cannot be told."""
@@ -230,18 +237,15 @@ class WriteSession:
     def relieve(self) -> None:
         """Let the nodes of all streams go that wait for their packs."""
         self.complete_packs()
-        for writer in self.writers:
-            writer.tree.drain_all()
         self.waiting = sum(writer.tree.waiting for writer in self.writers)
 
     def upload(self, builder: PackBuilder) -> None:
         """Finish a pack in another thread and store it; waits while too many are under way."""
         while len(self._uploads) >= PACKS_IN_FLIGHT:
-            self._collect(wait(self._uploads, return_when=FIRST_COMPLETED).done)
-        self._building = {other for other in self._building if not other.done() or other.exception()}
+            self._collect()
         built: Future[None] = Future()
-        self._building.add(built)
-        self._uploads.add(self._pool.submit(self._finish_pack, builder, built))
+        self._building.append(built)
+        self._uploads.append(self._pool.submit(self._finish_pack, builder, built))
 
     def _finish_pack(self, builder: PackBuilder, built: "Future[None]") -> IndexedPack:
         try:
@@ -254,19 +258,21 @@ class WriteSession:
         self._put(pack_name(digest), data, create_only=False)
         return IndexedPack(digest, len(data), tuple(builder.entries))
 
-    def _collect(self, done: set[Future[IndexedPack]]) -> None:
-        for future in done:
-            self._uploads.discard(future)
-            pack = future.result()
-            self.referenced.add(pack.digest)
-            self._unindexed.append(pack)
-            self._unindexed_chunks += len(pack.entries)
+    def _collect(self) -> None:
+        """Wait for the upload that began first, so that two runs over the same chunks write the same objects in number."""
+        pack = self._uploads.popleft().result()
+        while self._building and self._building[0].done():
+            self._building.popleft().result()
+        self.referenced.add(pack.digest)
+        self._unindexed.append(pack)
+        self._unindexed_chunks += len(pack.entries)
         if len(self._unindexed) >= PACKS_A_SEGMENT or self._unindexed_chunks >= CHUNKS_A_SEGMENT:
             self.write_segment()
 
     def settle(self) -> None:
         """Wait for all uploads."""
-        self._collect(wait(self._uploads).done)
+        while self._uploads:
+            self._collect()
 
     def write_segment(self) -> None:
         """Write a signed segment of the packs stored since the last one, and take it into the local index."""

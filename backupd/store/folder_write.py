@@ -13,7 +13,7 @@ from backupd.store.files import Files
 
 LARGE = 1 << 20
 """From this size on a write goes past the cache."""
-BUFFER = 2 << 20
+BUFFER = 4 << 20
 ALIGNED = 4096
 """Offsets, lengths and addresses of writes past the cache are multiples of this."""
 _NOT_HERE = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS}
