@@ -16,6 +16,7 @@ SQLite's locks.
 
 import inspect
 import os
+import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from backupd.errors import SourceIncomplete, Unreachable
 
 _WAL_MODE = 2
 _PAGE_ONE_TRIES = 50
+_CLOSING_TRIES, _CLOSING_PAUSE = 120, 0.25
 COUNT_AFTER = 16 * BUFFER
 """Bytes of a copy after which its readers have enough before them for a while."""
 # A hot journal; a write lock asked for on a read-only descriptor; a journal that its writer removed meanwhile.
@@ -53,19 +55,27 @@ class _Stream:
     def __init__(self, copy: Generator[bytes, None, None]) -> None:
         self._copy = copy
         self._cut = False
+        self._step = threading.Lock()
 
     def __iter__(self) -> "_Stream":
         return self
 
     def __next__(self) -> bytes:
-        if self._cut:
-            raise SourceIncomplete("the view was closed before its stream had been read", hint="run again")
-        return next(self._copy)
+        with self._step:
+            if self._cut:
+                raise SourceIncomplete("the view was closed before its stream had been read", hint="run again")
+            return next(self._copy)
 
-    def close(self) -> None:
-        """End the copy; a copy that is finished stays finished."""
-        self._cut = inspect.getgeneratorstate(self._copy) != inspect.GEN_CLOSED
-        self._copy.close()
+    def close(self, seconds: float) -> bool:
+        """End the copy; a copy that is finished stays finished. False if another thread is still in the middle of a step."""
+        if not self._step.acquire(timeout=seconds):
+            return False
+        try:
+            self._cut = inspect.getgeneratorstate(self._copy) != inspect.GEN_CLOSED
+            self._copy.close()
+        finally:
+            self._step.release()
+        return True
 
 
 class SqliteView:
@@ -141,10 +151,13 @@ class SqliteView:
         return copy
 
     def close(self) -> None:
-        """End a copy that its reader left half-way."""
+        """End a copy that its reader left half-way, and whatever the engine is doing for it in another thread."""
         self._closed = True
         for copy in self._copies:
-            copy.close()
+            for _ in range(_CLOSING_TRIES):
+                self._connection.interrupt()
+                if copy.close(_CLOSING_PAUSE):
+                    break
 
     def _copy(self) -> Generator[bytes, None, None]:
         if self._page_count == 0:
@@ -251,9 +264,11 @@ class SqliteSource:
         try:
             yield view
         finally:
-            view.close()
-            with source_errors(self._path, self._timeout):
-                pinned.connection.close(True)
+            try:
+                view.close()
+            finally:
+                with source_errors(self._path, self._timeout):
+                    pinned.connection.close(True)
 
     def _check(self, connection: apsw.Connection) -> None:
         try:

@@ -128,7 +128,7 @@ class PackBuilder:
         """Pad, seal the footer, and decode everything again as a reader would.
 
         Returns:
-            The pack's digest and its bytes. `place` gets its digest from the caller once the pack is stored.
+            The pack's digest and its bytes. `place` gets its digest from the caller.
 
         Raises:
             IntegrityError: what was built does not read back: a fault of this machine, and nothing to upload.

@@ -259,7 +259,7 @@ class WriteSession:
         return IndexedPack(digest, len(data), tuple(builder.entries))
 
     def _collect(self) -> None:
-        """Wait for the upload that began first, so that two runs over the same chunks write the same objects in number."""
+        """Wait for the upload that began first: segments are cut at the same places in two runs over the same chunks."""
         pack = self._uploads.popleft().result()
         while self._building and self._building[0].done():
             self._building.popleft().result()

@@ -186,7 +186,7 @@ def _keep_memory() -> None:
         with contextlib.suppress(AttributeError):  # a C library without it
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(m_mmap_threshold, 32 << 20)
-            mallopt(m_trim_threshold, 256 << 20)
+            mallopt(m_trim_threshold, 48 << 20)  # a thread gets at most 64 MiB at a time
 
 
 def main() -> None:

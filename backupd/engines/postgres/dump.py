@@ -66,7 +66,7 @@ def native_archive(arguments: Sequence[str], server: Server, name: str, *, tools
         assert reader.input is not None
         reader.input.close()
         if reader.wait(600) != 0:
-            raise _unreadable(name)
+            raise _unreadable(reader, name)
     finally:
         reader.kill()
 
@@ -75,12 +75,13 @@ def _feed(reader: Child, block: bytearray, name: str) -> None:
     try:
         reader.write(memoryview(block))
     except (BrokenPipeError, TimeoutError):
-        raise _unreadable(name) from None
+        reader.wait(5)
+        raise _unreadable(reader, name) from None
 
 
-def _unreadable(name: str) -> SourceIncomplete:
+def _unreadable(reader: Child, name: str) -> SourceIncomplete:
     return SourceIncomplete(
-        f"pg_restore cannot read the archive that pg_dump wrote of {name}",
+        f"pg_restore cannot read the archive that pg_dump wrote of {name}: {said_by(reader.said)}",
         object_name=name,
         hint="run again; if it happens again, look at the memory and the client programs of this machine",
     )

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -156,6 +157,48 @@ def test_rows_are_counted_in_the_middle_of_a_copy(tmp_path: Path, mode: str, mon
     copy.execute("PRAGMA journal_mode=delete").fetchall()
     assert copy.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert copy.execute("SELECT count(*) FROM t").fetchall() == [(6000,)]
+
+
+def test_a_view_ends_at_once_in_the_middle_of_a_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its user's own error stays the error, the count is interrupted, and no file of SQLite's is left behind."""
+    path = tmp_path / "a.db"
+    make_bank(path, "wal")
+    before = listing(tmp_path)
+    counting = threading.Event()
+
+    def endless(connection: apsw.Connection) -> object:
+        counting.set()
+        return connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000000) SELECT count(*) FROM n"
+        ).fetchall()
+
+    monkeypatch.setattr(sqlite_capture, "read_tables", endless)
+    failed: list[BaseException] = []
+
+    def read(view: SqliteView) -> None:
+        try:
+            drain(view)
+        except BackupdError as error:
+            failed.append(error)
+
+    began = time.monotonic()
+    readers: list[threading.Thread] = []
+
+    def give_up() -> None:
+        with SqliteSource(path, timeout=5).view() as view:
+            readers.append(threading.Thread(target=read, args=(view,)))
+            readers[0].start()
+            assert counting.wait(20)
+            raise TryAgain("the user's own")
+
+    with pytest.raises(TryAgain, match="the user's own"):
+        give_up()
+    (reader,) = readers
+    reader.join(20)
+    assert not reader.is_alive()
+    assert time.monotonic() - began < 20
+    assert len(failed) == 1
+    assert listing(tmp_path) == before
 
 
 def test_a_table_of_an_unknown_module_is_not_counted(tmp_path: Path) -> None:
