@@ -1,6 +1,5 @@
 """`backupctl`: the verbs, and the one place where an error becomes a message and an exit code."""
 
-import contextlib
 import gc
 import importlib
 import io
@@ -173,20 +172,7 @@ def _tune() -> None:
     sys.setswitchinterval(0.0001)
     # hardly anything here refers back to what holds it, and looking for it costs every run
     gc.set_threshold(50_000, 20, 20)
-    _keep_memory()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for matrices, of which there are none here
-
-
-def _keep_memory() -> None:
-    """Buffers of megabytes come and go by the hundred: taking each from the system anew costs more than hashing it."""
-    if sys.platform == "linux":
-        import ctypes
-
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        with contextlib.suppress(AttributeError):  # a C library without it
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(m_mmap_threshold, 32 << 20)
-            mallopt(m_trim_threshold, 48 << 20)  # a thread gets at most 64 MiB at a time
 
 
 def main() -> None:

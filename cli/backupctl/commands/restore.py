@@ -9,7 +9,7 @@ import click
 from backupctl import output
 from backupctl.options import LEVEL_WORDS, Settings, option, verb
 from backupctl.progress import TerminalReporter
-from backupctl.servers import build_options, server_options, share_memory, table_names
+from backupctl.servers import build_options, keep_memory, server_options, share_memory, table_names
 from backupctl.session import opened
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ class _Place:
         from backupd.jobs.restore import restore
         from backupd.wiring import open_target
 
-        if self.url.engine != "sqlite":
+        if self.url.engine == "sqlite":
+            keep_memory()
+        else:
             share_memory()
         repo = session.opened.repo
         spool = session.opened.places.cache if session.remote else None

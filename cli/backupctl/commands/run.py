@@ -10,7 +10,7 @@ import click
 from backupctl import output
 from backupctl.options import FLAG_WORDS, Settings, option, printable, verb
 from backupctl.progress import TerminalReporter
-from backupctl.servers import build_options, server_options, table_names
+from backupctl.servers import build_options, keep_memory, server_options, table_names
 from backupctl.session import opened, repository_url
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def command(
     options = BackupOptions(
         _checked(name or database.default_name), tag, note, hold, check, compression, accept_rollback
     )
+    if url.engine == "sqlite":
+        keep_memory()
     report = TerminalReporter(settings)
     with ExitStack() as stack:
         store = open_store(repository_url(settings))
