@@ -1,9 +1,7 @@
 """Options of verbs that reach a database server, and what becomes of them."""
 
-import contextlib
 import functools
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,25 +97,3 @@ def table_names(given: tuple[str, ...]) -> tuple[str, ...]:
     if "" in names:
         raise UsageError("a table's name is empty", hint="leave the option out to mean all tables")
     return tuple(names)
-
-
-def keep_memory() -> None:
-    """Have what is given back kept: the buffers of one large file come and go by the hundred, and each costs page faults."""
-    if sys.platform == "linux":
-        import ctypes
-
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        with contextlib.suppress(AttributeError):  # a C library without it
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(m_mmap_threshold, 32 << 20)
-            mallopt(m_trim_threshold, 48 << 20)  # a thread gets at most 64 MiB at a time
-
-
-def share_memory() -> None:
-    """Have threads share what they give back: less memory for many tables at once, slower for one file."""
-    if sys.platform == "linux":
-        import ctypes
-
-        m_arena_max = -8
-        with contextlib.suppress(AttributeError):  # a C library without it
-            ctypes.CDLL(None).mallopt(m_arena_max, 2)

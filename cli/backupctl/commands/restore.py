@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backupctl import output
+from backupctl.memory import keep_memory, share_memory
 from backupctl.options import LEVEL_WORDS, Settings, option, verb
 from backupctl.progress import TerminalReporter
-from backupctl.servers import build_options, keep_memory, server_options, share_memory, table_names
+from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backupctl import output
+from backupctl.memory import keep_memory
 from backupctl.options import FLAG_WORDS, Settings, option, printable, verb
 from backupctl.progress import TerminalReporter
-from backupctl.servers import build_options, keep_memory, server_options, table_names
+from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened, repository_url
 
 if TYPE_CHECKING:
