@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import apsw
 
+from backupd.disk import DirectFile
 from backupd.engines.base import CheckLevel, LoadResult
 from backupd.engines.sqlite_open import LEFTOVERS, first_fault, harden
 from backupd.errors import IntegrityError, SafetyRefused, StorageRefused, Unreachable
@@ -108,7 +109,7 @@ class SqliteTarget:
         self._require_space(size)
         with self._private_folder(size) as private:
             copy = private / "database"
-            self._write(copy, buffers, size)
+            self._write(copy, buffers, size, keep=check != "none" and _fits_in_memory(size))
             started = time.monotonic()
             warnings = [] if check == "none" else _check(copy, self._path, full=check == "full")
             seconds = time.monotonic() - started
@@ -180,21 +181,26 @@ class SqliteTarget:
             with _storage_errors(self._path, size):
                 shutil.rmtree(folder)
 
-    def _write(self, copy: Path, buffers: Iterable[bytes], size: int) -> None:
+    def _write(self, copy: Path, buffers: Iterable[bytes], size: int, *, keep: bool) -> None:
+        """Write and flush the copy; `keep`: through the page cache, because it will be read at once."""
         with _storage_errors(self._path, size):
             descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         written = 0
         try:
+            with _storage_errors(self._path, size):
+                file = DirectFile(descriptor, past=not keep)
             with _EarlyFlush(descriptor) as flush:
                 for buffer in buffers:
                     written += len(buffer)
                     if written > size:
                         break
                     with _storage_errors(self._path, size):
-                        _write_all(descriptor, buffer)
-                        flush.wrote(len(buffer))
+                        file.write(buffer)
+                        if not file.direct:
+                            flush.wrote(len(buffer))
             if written == size:
                 with _storage_errors(self._path, size):
+                    file.finish()
                     flush.check()
                     os.fsync(descriptor)
         finally:
@@ -239,10 +245,8 @@ class SqliteTarget:
             raise
 
 
-def _write_all(descriptor: int, buffer: bytes) -> None:
-    rest = memoryview(buffer)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+def _fits_in_memory(size: int) -> bool:
+    return size <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _check(copy: Path, target: Path, *, full: bool) -> list[str]:

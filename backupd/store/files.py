@@ -5,9 +5,8 @@ store itself. It must never decide anything: each method is one call, and an OSE
 """
 
 import os
-from fcntl import F_GETFL, F_SETFL, fcntl
 
-_DIRECT: int = getattr(os, "O_DIRECT", 0)
+from backupd.disk import set_direct
 
 
 class Files:
@@ -23,11 +22,7 @@ class Files:
 
     def set_direct(self, fd: int, *, direct: bool) -> bool:
         """Have writes to an open file go past the page cache, or not; False where the system has no such thing."""
-        if not _DIRECT:
-            return False
-        flags = fcntl(fd, F_GETFL)
-        fcntl(fd, F_SETFL, flags | _DIRECT if direct else flags & ~_DIRECT)
-        return True
+        return set_direct(fd, direct=direct)
 
     def fsync(self, fd: int) -> None:
         """Make a file or a folder durable."""

@@ -44,6 +44,22 @@ def load(
     return target.load(pieces, size=len(data), facts={}, check=check)
 
 
+@pytest.mark.parametrize("check", ["none", "quick"])
+@pytest.mark.parametrize("size", [3 << 20, (8 << 20) + 4096, (9 << 20) + 512])
+def test_a_large_file_comes_back_past_the_cache_and_through_it(tmp_path: Path, size: int, check: CheckLevel) -> None:
+    """Whatever its length: without a check it is written past the page cache, with one through it."""
+    path = tmp_path / "s.db"
+    db = apsw.Connection(str(path))
+    db.execute(f"pragma page_size={512 if size % 4096 else 4096}")
+    db.execute("create table t(x)")
+    db.execute("insert into t values(zeroblob(?))", (size - 200_000,))
+    db.close()
+    data = path.read_bytes() + (bytes(size - path.stat().st_size) if check == "none" else b"")
+    target = open_target(tmp_path / "a.db")
+    target.load((data[at : at + 70_001] for at in range(0, len(data), 70_001)), size=len(data), facts={}, check=check)
+    assert (tmp_path / "a.db").read_bytes() == data
+
+
 @pytest.mark.parametrize("check", LEVELS)
 def test_a_restored_file_has_the_bytes_of_the_snapshot(tmp_path: Path, data: bytes, check: CheckLevel) -> None:
     """Every check level leaves the bytes as they were, private to this user, with nothing beside them."""
