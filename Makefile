@@ -1,8 +1,10 @@
 # make demo   makes the environment, then runs the main job on an embedded database
 # make test   makes the environment with the test tools and the servers it needs, then runs every test
 # make check  lint, types, import floors and the fast tests
-# make bench  the benchmark table against the peers
-# make bench-servers   the same for PostgreSQL and MariaDB, against their own tools
+# make bench  what a night costs after 1 % of the rows changed: three engines, beside restic and borg (under 20 minutes)
+# make bench-full      other shares and kinds of change, larger databases; goes on where it was interrupted
+# make bench-file      first snapshot, second one and restore of one SQLite file, beside restic, borg and zstd
+# make bench-servers   the same for PostgreSQL and MariaDB, beside their own tools
 # make lock   resolves the pinned versions again (needs uv)
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ BIN = $(VENV)/bin
 TEST_WORKERS ?= 2
 SHELL = /bin/sh
 
-.PHONY: demo test check bench bench-servers lock clean help needs
+.PHONY: demo test check bench bench-full bench-file bench-servers lock clean help needs
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -51,7 +53,17 @@ test: $(VENV)/test.done
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 
+NIGHTS = $(BIN)/python tests/bench/nights.py --results tests/bench/RESULTS.md
+
 bench: $(VENV)/test.done
+	$(NIGHTS)
+
+bench-full: $(VENV)/test.done
+	$(NIGHTS) --churn 0.1,1,5 --how scattered,clustered,everywhere --resume nights.json
+	$(NIGHTS) --size 4g --nights 3 --engines sqlite --tools ours --resume nights.json
+	$(NIGHTS) --size 10g --nights 2 --engines sqlite --tools ours --resume nights.json
+
+bench-file: $(VENV)/test.done
 	$(BIN)/python tests/bench/run.py
 
 bench-servers: $(VENV)/test.done

@@ -24,7 +24,7 @@ from backupd.crypto.keyring import Keyring, Right, Signer, derive_structure_key
 from backupd.crypto.primitives import random_bytes
 from backupd.engines.sqlite import open_source, open_target
 from backupd.errors import BackupdError, IntegrityError
-from backupd.jobs.backup import BackupOptions, BackupResult, backup, open_index
+from backupd.jobs.backup import BackupOptions, BackupResult, backup, open_index, versions_path
 from backupd.jobs.init import InitResult, KdfCost, init_repository
 from backupd.jobs.restore import restore
 from backupd.jobs.verify import Level, VerifyResult, verify
@@ -32,13 +32,14 @@ from backupd.repo.commit import Committed, commit
 from backupd.repo.format import trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.nodes import ChunkRef
+from backupd.repo.preparing import Sealed
 from backupd.repo.reading import ChunkReader, PackCache
 from backupd.repo.records import encode_record, record_name
 from backupd.repo.repository import History, Repository, SnapshotView
 from backupd.repo.snapshot import Structure
 from backupd.repo.trees import walk
 from backupd.repo.trust import Policy, Trust, WriterEntry, decode_trust, encode_trust
-from backupd.repo.writing import Sealed, WriteSession
+from backupd.repo.writing import WriteSession
 from backupd.report import Reporter, Tally
 from backupd.store.base import ObjectStore, StoreUnavailable
 from backupd.store.memory import MemoryStore
@@ -122,6 +123,7 @@ class Kit:
         host: str = "writer",
         report: Reporter | None = None,
         key: Key | None = None,
+        clock: Callable[[], datetime] = utc_now,
         **options: object,
     ) -> BackupResult:
         """Take a snapshot."""
@@ -133,10 +135,25 @@ class Kit:
             repo,
             key,
             folder=self.places(host),
-            clock=utc_now,
+            clock=clock,
             options=BackupOptions(**{"name": source.stem, "threads": 2, **options}),  # type: ignore[arg-type]
             report=report or Tally(),
         )
+
+    def versions(self, host: str = "writer") -> Path:
+        """The folder of a host's version caches."""
+        return versions_path(self.places(host), self.keys[Role.WRITE])
+
+    def refs(self, snapshot: str) -> list[list[ChunkRef]]:
+        """The chunks of each stream of a snapshot."""
+        repo = self.repo(Role.READ, host="reader")
+        view = next(v for v in repo.history().views if v.id == snapshot)
+        cache = PackCache(repo)
+        try:
+            loader = ChunkReader(repo, cache, view.object.envelope).node_loader()
+            return [list(walk(root.top, root.kind, loader)) for root in view.structure.streams]
+        finally:
+            cache.close()
 
     def history(self, *, host: str = "reader", store: ObjectStore | None = None, role: Role = Role.READ) -> History:
         """All snapshots and what is wrong with the rest."""

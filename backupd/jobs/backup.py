@@ -32,18 +32,25 @@ from backupd.repo.localindex import LocalIndex
 from backupd.repo.repository import Repository
 from backupd.repo.rowdigest import RowDigest
 from backupd.repo.snapshot import StreamRoot, Structure
+from backupd.repo.versioncache import VersionCache
 from backupd.repo.writing import WriteSession
 from backupd.report import Reporter
 
 NATIVE = "native"
 ATTEMPTS = 3
+VERSION_CACHE = 20 * 1024**3
 CUTTER = "fixed-65536, rows-1"
 ROW_FORMAT = "text-1"
 
 
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
-    """What the user may say of a run."""
+    """What the user may say of a run.
+
+    Attributes:
+        version_cache: bytes that the version cache may take; None or 0 for none.
+        trial: of a run that stores nothing, the places whose version cache is read and left as it is.
+    """
 
     name: str
     tags: tuple[str, ...] = ()
@@ -52,6 +59,8 @@ class BackupOptions:
     check: bool = False
     level: int = 3
     accept_rollback: bool = False
+    version_cache: int | None = VERSION_CACHE
+    trial: Places | None = None
     threads: int = field(default_factory=lambda: min(8, max(2, len(os.sched_getaffinity(0)))))
 
 
@@ -144,7 +153,10 @@ def _attempt(
         taken = asked if options.check else clock()
         index = open_index(repo, key, folder, report)
         stack.callback(index.close)
-        session = WriteSession(repo, key, index, started=taken, level=options.level)
+        versions = _open_versions(repo, key, folder, taken, view, options, report)
+        if versions is not None:
+            stack.callback(versions.close)
+        session = WriteSession(repo, key, index, started=taken, level=options.level, versions=versions)
         stack.callback(session.close)
         workers = ThreadPoolExecutor(options.threads, thread_name_prefix="seal")
         stack.callback(workers.shutdown, wait=True, cancel_futures=True)
@@ -154,18 +166,14 @@ def _attempt(
         session.write_segment()
         _fence(repo, began, (clock() - taken).total_seconds())
         session.check_packs()
-        if gone := session.referenced_names() & repo.marked_packs(report):
-            raise TryAgain(
-                f"{len(gone)} packs that this run leans on were marked for removal while it ran; nothing was published",
-                object_name=min(gone),
-                hint="run again: what is about to go is stored anew",
-            )
+        _refuse_marked(session, repo, report)
         structure, content = _describe(source, view, session, roots, captured.streams, stamp(taken), options)
         _check_own(content, structure)
         done = commit(
             session, structure, content, locks=folder.state, report=report, accept_rollback=options.accept_rollback
         )
         session.check_packs()
+        _keep_versions(versions, report)
         counts = session.counts
         return BackupResult(
             done.id.hex(),
@@ -179,6 +187,62 @@ def _attempt(
             (*view.warnings, *_empty(view)),
             captured.spilled,
         )
+
+
+def _refuse_marked(session: WriteSession, repo: Repository, report: Reporter) -> None:
+    if gone := session.referenced_names() & repo.marked_packs(report):
+        raise TryAgain(
+            f"{len(gone)} packs that this run leans on were marked for removal while it ran; nothing was published",
+            object_name=min(gone),
+            hint="run again: what is about to go is stored anew",
+        )
+
+
+def _keep_versions(versions: VersionCache | None, report: Reporter) -> None:
+    """The snapshot is there: from now on its chunks are the versions before."""
+    if versions is not None:
+        versions.publish()
+        if versions.trouble:
+            report.warning(f"{versions.trouble}; the next run may store more than it needs to")
+
+
+def versions_path(folder: Places, key: Key) -> Path:
+    """Where the version caches of a write key and its epoch are: another epoch never meets them."""
+    return folder.state / "versions" / f"{key.header.id.hex()}-{key.secrets.epoch}"
+
+
+def _open_versions(
+    repo: Repository,
+    key: Key,
+    folder: Places,
+    taken: datetime,
+    view: View,
+    options: BackupOptions,
+    report: Reporter,
+) -> VersionCache | None:
+    """The version cache of the source; a run does without where it cannot be had."""
+    if not options.version_cache:
+        return None
+    hints = [stream.size_hint for stream in view.streams]
+    try:
+        return VersionCache(
+            versions_path(options.trial or folder, key),
+            key.secrets["cache"],
+            options.name,
+            now=taken.timestamp(),
+            max_age=repo.trust.policy.base_max_age_days * 86400,
+            limit=options.version_cache,
+            expected=None if None in hints else sum(hint or 0 for hint in hints),
+            trial=options.trial is not None,
+        )
+    except FileNotFoundError:
+        if options.trial is None:
+            raise
+    except BlockingIOError:
+        report.warning("another run of this source uses the version cache: what changed is stored in full")
+    except OSError as error:
+        report.warning(f"the version cache cannot be used ({error.strerror}): what changed is stored in full")
+    return None
 
 
 def _warn_expired(repo: Repository, now: datetime, report: Reporter) -> None:

@@ -18,10 +18,15 @@ from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import Running, stream_digest
 from backupd.engines.base import StreamInfo, View
 from backupd.errors import SourceIncomplete
+from backupd.jobs.matching import PlaceMatcher, RowMatcher
 from backupd.jobs.spill import ReadAhead
+from backupd.repo.leaning import Candidates
 from backupd.repo.nodes import ContentEntry
+from backupd.repo.preparing import Prepared
 from backupd.repo.rowdigest import RowChunk, RowDigest
-from backupd.repo.writing import Prepared, WriteSession
+from backupd.repo.versioncache import VersionCache
+from backupd.repo.versions import Anchors
+from backupd.repo.writing import WriteSession
 from backupd.report import Reporter
 
 if TYPE_CHECKING:
@@ -68,6 +73,7 @@ class _Batch:
     size: int
     prepared: "Future[list[Prepared]]"
     content: list[ContentEntry] | None
+    anchors: list[Anchors] | None = None
 
 
 class Stopped(Exception):
@@ -165,9 +171,12 @@ class _Capture:
     def __init__(self, view: View, session: WriteSession, workers: ThreadPoolExecutor, folder: Path) -> None:
         self._view, self._session, self._workers, self._folder = view, session, workers, folder
         self._kept = Captured([_begin(info) for info in view.streams])
-        self._classes = _size_classes(view.streams)
+        self._classes = _size_classes(view.streams, session.versions)
+        self._places = _places(view.streams)
         session.expect(_total(view.streams))
-        self._writers = [session.stream(_KINDS[s.kind], n) for s, n in zip(view.streams, self._classes, strict=True)]
+        self._writers = [
+            session.stream(_KINDS[s.kind], n, s.name) for s, n in zip(view.streams, self._classes, strict=True)
+        ]
         self._hasher = self._row_hasher() if any(s.kind == "rows" for s in view.streams) else None
         self._read = 0
         self._lock = threading.Lock()
@@ -195,7 +204,7 @@ class _Capture:
         return self._kept
 
     def _place(self, batch: _Batch, report: Reporter) -> None:
-        self._writers[batch.stream].add(batch.prepared.result(), batch.content)
+        self._writers[batch.stream].add(batch.prepared.result(), batch.content, batch.anchors)
         self._session.counts.read_bytes += batch.size
         report.advance(batch.size)
 
@@ -208,9 +217,18 @@ class _Capture:
         with self._lock:
             self._read += 1
 
-    def _submit(self, n: int, kind: Kind, pieces: Sequence[memoryview], content: list[ContentEntry] | None) -> None:
+    def _submit(
+        self,
+        n: int,
+        kind: Kind,
+        pieces: Sequence[memoryview],
+        candidates: Sequence[Candidates] | None,
+        content: list[ContentEntry] | None = None,
+        anchors: list[Anchors] | None = None,
+    ) -> None:
         size = sum(map(len, pieces))
-        self._readers.give(_Batch(n, size, self._workers.submit(self._session.prepare, kind, pieces), content))
+        prepared = self._workers.submit(self._session.prepare, kind, pieces, candidates)
+        self._readers.give(_Batch(n, size, prepared, content, anchors))
 
     def _plain(self, n: int, stream: CapturedStream) -> None:
         """Schemas, and pages: pieces of fixed length. Pages wait on disk once their source suffers."""
@@ -225,17 +243,22 @@ class _Capture:
             self._kept.spilled += ahead.spilled
 
     def _pieces(self, n: int, stream: CapturedStream, buffers: Iterable[bytes | bytearray]) -> None:
+        kind = _KINDS[stream.info.kind]
+        cache = self._session.versions
+        matcher = PlaceMatcher(cache, cache.lists(stream.info.name, kind), self._places[n]) if cache else None
         for data in buffers:
             if stream.digest is not None:
                 stream.digest.update(data)
             whole = memoryview(data)
             pieces = [whole[at : at + PIECE] for at in range(0, len(whole), PIECE)]
-            self._submit(n, _KINDS[stream.info.kind], pieces, None)
+            self._submit(n, kind, pieces, matcher.match(len(pieces)) if matcher else None)
 
     def _rows(self, n: int, stream: CapturedStream) -> None:
         """Rows: cut by content, counted and digested."""
         from backupd.repo.rows import RowCutter
 
+        cache = self._session.versions
+        matcher = RowMatcher(cache, cache.lists(stream.info.name, Kind.ROWS), self._places[n]) if cache else None
         assert self._hasher is not None
         cutter = RowCutter(self._classes[n], self._session.secrets.cut_key, self._hasher, stream.info.key)
         batch: list[RowChunk] = []
@@ -244,16 +267,18 @@ class _Capture:
             batch.append(chunk)
             size += len(chunk.data)
             if size >= self._enough:
-                self._give(n, batch)
+                self._give(n, batch, matcher)
                 batch, size = [], 0
         if batch:
-            self._give(n, batch)
+            self._give(n, batch, matcher)
         stream.rows = cutter.digest
         self._view.counted(stream.info, cutter.digest.rows)
 
-    def _give(self, n: int, batch: Sequence[RowChunk]) -> None:
+    def _give(self, n: int, batch: Sequence[RowChunk], matcher: RowMatcher | None) -> None:
         content = [ContentEntry(c.rows, c.first, c.last, c.flags) for c in batch]
-        self._submit(n, Kind.ROWS, [c.data for c in batch], content)
+        anchors = [matcher.anchors(c) for c in batch] if matcher else None
+        candidates = [matcher.match(c, a) for c, a in zip(batch, anchors, strict=True)] if matcher and anchors else None
+        self._submit(n, Kind.ROWS, [c.data for c in batch], candidates, content, anchors)
 
 
 def _begin(info: StreamInfo) -> CapturedStream:
@@ -265,12 +290,29 @@ def _total(streams: Sequence[StreamInfo]) -> int | None:
     return None if None in hints else sum(h for h in hints if h is not None)
 
 
-def _size_classes(streams: Sequence[StreamInfo]) -> list[int]:
-    """The target size of each stream's chunks, in KiB: of rows by the size of the table."""
+def _size_classes(streams: Sequence[StreamInfo], cache: VersionCache | None) -> list[int]:
+    """The target size of each stream's chunks, in KiB: of rows by the size of the table when it was first seen."""
     sizes: dict[str, int] = {}
     for s in streams:
         sizes[s.name] = sizes.get(s.name, 0) + (s.size_hint or 0)
-    return [PAGES if s.kind != "rows" else LARGE_ROWS if sizes[s.name] >= SMALL_TABLE else SMALL_ROWS for s in streams]
+
+    def of(s: StreamInfo) -> int:
+        if s.kind != "rows":
+            return PAGES
+        before = cache.size_class(s.name, Kind.ROWS) if cache else None
+        return before or (LARGE_ROWS if sizes[s.name] >= SMALL_TABLE else SMALL_ROWS)
+
+    return [of(s) for s in streams]
+
+
+def _places(streams: Sequence[StreamInfo]) -> list[int]:
+    """Of each stream, its place among those of its name and kind."""
+    met: dict[tuple[str, str], int] = {}
+    out = []
+    for s in streams:
+        out.append(met.get((s.name, s.kind), 0))
+        met[s.name, s.kind] = out[-1] + 1
+    return out
 
 
 def _whole(buffers: Iterator[bytes | bytearray]) -> Iterator[bytes]:

@@ -1,11 +1,11 @@
 """Numbers about a repository: objects, bytes, and what is kept beside it on this machine."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from backupd.config.paths import Places
 from backupd.jobs.select import source_names
 from backupd.repo.repository import Repository
+from backupd.repo.versioncache import cache_bytes
 from backupd.report import Problem
 
 
@@ -29,6 +29,7 @@ class RepositoryStats:
     read_bytes: int = 0
     cache: str = ""
     cache_bytes: int = 0
+    version_cache_bytes: int = 0
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -54,6 +55,7 @@ class RepositoryStats:
             "stored_bytes": self.stored_bytes,
             "cache": self.cache,
             "cache_bytes": self.cache_bytes,
+            "version_cache_bytes": self.version_cache_bytes,
         }
 
 
@@ -72,9 +74,6 @@ def repository_stats(repo: Repository, places: Places) -> RepositoryStats:
         newest = views[-1].structure
         stats.sources.append(SourceStats(name, len(views), newest.taken_at, newest.read_bytes, newest.stored_bytes))
     stats.read_bytes = sum(v.structure.read_bytes for v in history.views)
-    stats.cache_bytes = _folder_bytes(places.cache)
+    stats.cache_bytes = cache_bytes(places.cache)
+    stats.version_cache_bytes = cache_bytes(places.state / "versions")
     return stats
-
-
-def _folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0

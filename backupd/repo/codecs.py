@@ -4,6 +4,7 @@ Pure functions on bytes that were authenticated before. The caller recomputes th
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from backupd.crypto.chunks import Kind
 from backupd.errors import IntegrityError
@@ -14,6 +15,8 @@ MAX_CHUNK = 1024 * 1024
 MAX_DELTA = 4 * MAX_CHUNK
 MAX_LINKS = 8
 MAX_FAMILY = 16
+MANY_CHANGES = 200
+"""From here on, moving the rows behind each change costs more than going through all of them."""
 _BASES = {RAW: (0,), ZSTD: (0,), ROW_DELTA: (1, 2), DICT_DELTA: (1, 2)}
 
 
@@ -63,6 +66,8 @@ def decode(codec: int, payload: bytes, plain_length: int, bases: Sequence[bytes]
 
 def split_rows(data: bytes) -> list[bytes]:
     """Cut into rows, each with its line feed; the last may lack it (`splitlines` would cut at carriage returns too)."""
+    if b"\r" not in data:
+        return data.splitlines(keepends=True)
     pieces = data.split(b"\n")
     rows = [piece + b"\n" for piece in pieces[:-1]]
     return [*rows, pieces[-1]] if pieces[-1] else rows
@@ -112,27 +117,55 @@ class _Varints:
             self.at += length
 
 
+@dataclass(frozen=True, slots=True)
+class RowDelta:
+    """A row delta taken apart: how many rows the bases and the result have, and what goes and comes where."""
+
+    base_rows: int
+    result_rows: int
+    removed: tuple[tuple[int, bytes], ...] = field(repr=False)
+    added: tuple[tuple[int, bytes], ...] = field(repr=False)
+
+
+def parse_row_delta(delta: bytes) -> RowDelta:
+    """Take a row delta apart.
+
+    Raises:
+        IntegrityError: it is damaged.
+    """
+    reader = _Varints(delta)
+    base_rows, result_rows, removed_count, added_count = (reader.next() for _ in range(4))
+    if base_rows - removed_count + added_count != result_rows:
+        raise IntegrityError("a row delta does not add up")
+    removed_at = reader.places(removed_count, base_rows)
+    added_at = reader.places(added_count, result_rows)
+    removed_lengths, added_lengths = reader.many(removed_count), reader.many(added_count)
+    removed = tuple(zip(removed_at, reader.rows(removed_lengths), strict=True))
+    added = tuple(zip(added_at, reader.rows(added_lengths), strict=True))
+    if reader.at != len(delta):
+        raise IntegrityError("a row delta has bytes behind its end")
+    return RowDelta(base_rows, result_rows, removed, added)
+
+
 def apply_row_delta(delta: bytes, bases: Sequence[bytes]) -> bytes:
     """Apply a row delta to its bases' rows.
 
     Raises:
         IntegrityError: the delta was not made for these bases, or is damaged.
     """
-    reader = _Varints(delta)
+    parsed = parse_row_delta(delta)
     base = [row for piece in bases for row in split_rows(piece)]
-    base_rows, result_rows, removed_count, added_count = (reader.next() for _ in range(4))
-    if base_rows != len(base) or base_rows - removed_count + added_count != result_rows:
+    if parsed.base_rows != len(base):
         raise IntegrityError("a row delta was made for other bases")
-    removed_at = reader.places(removed_count, base_rows)
-    added_at = reader.places(added_count, result_rows)
-    removed_lengths, added_lengths = reader.many(removed_count), reader.many(added_count)
-    removed = list(reader.rows(removed_lengths))
-    added = list(reader.rows(added_lengths))
-    if reader.at != len(delta):
-        raise IntegrityError("a row delta has bytes behind its end")
-    if any(base[at] != row for at, row in zip(removed_at, removed, strict=True)):
+    if any(base[at] != row for at, row in parsed.removed):
         raise IntegrityError("a row delta removes rows that are not there")
-    gone = set(removed_at)
-    kept = iter([row for at, row in enumerate(base) if at not in gone])
-    new = dict(zip(added_at, added, strict=True))
-    return b"".join(new[at] if at in new else next(kept) for at in range(result_rows))
+    if len(parsed.removed) + len(parsed.added) > MANY_CHANGES:
+        gone = {at for at, _ in parsed.removed}
+        kept = iter([row for at, row in enumerate(base) if at not in gone])
+        new = dict(parsed.added)
+        return b"".join([new[at] if at in new else next(kept) for at in range(parsed.result_rows)])
+    for at, _ in reversed(parsed.removed):
+        del base[at]
+    for at, row in parsed.added:
+        base.insert(at, row)
+    return b"".join(base)

@@ -63,7 +63,10 @@ def sync_index(repo: Repository, index: LocalIndex, writer: bytes, structure_id:
         _fill(repo, index, writer, structure_id, report)
     there = present_packs(repo)
     avoided = repo.avoided_packs(report)
-    index.set_absent({d for d in index.packs() if d not in there or pack_name(d) in avoided})
+    packs = index.packs()
+    absent = {d for d in packs if d not in there or pack_name(d) in avoided}
+    index.set_absent(absent)
+    index.set_usable(packs - absent)
 
 
 def _fill(repo: Repository, index: LocalIndex, writer: bytes, structure_id: bytes, report: Reporter) -> None:

@@ -47,6 +47,7 @@ class LocalIndex:
         self._key = b3_derive("backupd/v1/local-index", secret)
         self._lock = threading.Lock()
         self._absent: set[bytes] = set()
+        self._usable: set[bytes] = set()
         self._near: _Near = {}
         self._nearly: _Near = {}
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -184,6 +185,14 @@ class LocalIndex:
         with self._lock:
             self._absent = digests
             self._forget_near()
+
+    def set_usable(self, digests: set[bytes]) -> None:
+        """The packs that are in a segment and in the storage, neither marked nor bad."""
+        self._usable = digests
+
+    def usable(self, digest: bytes) -> bool:
+        """Whether a pack may be leaned on."""
+        return digest in self._usable
 
     def packs(self) -> set[bytes]:
         """Digests of all packs that it knows."""

@@ -8,6 +8,7 @@ its length.
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, Self, TypeVar
 
 from backupd.crypto.chunks import Kind
 from backupd.errors import IntegrityError
@@ -40,6 +41,11 @@ class ChunkRef:
     plain_length: int
     codec: int
     bases: tuple["ChunkRef", ...] = ()
+
+    @property
+    def spot(self) -> tuple[object, ...]:
+        """Its pack, which must be complete, its offset there, and its id."""
+        return self.place.digest, self.offset, self.id
 
     @property
     def pack(self) -> bytes:
@@ -82,33 +88,48 @@ def is_cut(ref_id: bytes, entries: int, refs: int) -> bool:
     return entries >= MAX_ENTRIES or refs >= MAX_REFS or (entries >= MIN_ENTRIES and ref_id[-1] & CUT_MASK == 0)
 
 
-def _closure(entries: Sequence[Entry]) -> list[ChunkRef]:
-    """The entries' refs, then every base and base of a base, each once."""
-    out = [entry.ref for entry in entries]
-    numbered = {id(ref) for ref in out}
-    waiting = list(out)
-    while waiting:
-        ref = waiting.pop()
-        for base in ref.bases:
-            if id(base) not in numbered:
-                numbered.add(id(base))
+class Leaning(Protocol):
+    """Something that lies at a place and leans on others of its kind."""
+
+    @property
+    def spot(self) -> tuple[object, ...]:
+        """Where it lies: equal spots hold the same."""
+
+    @property
+    def bases(self) -> Sequence[Self]:
+        """What it leans on."""
+
+
+_Item = TypeVar("_Item", bound=Leaning)
+
+
+def closure(items: Sequence[_Item]) -> tuple[list[_Item], dict[tuple[object, ...], int]]:
+    """The items themselves, then their bases, then the bases' bases, each once; equal stretches give equal stretches.
+
+    Returns:
+        all of them, and the number of the first at each spot.
+    """
+    out = list(items)
+    number: dict[tuple[object, ...], int] = {}
+    for n, item in enumerate(out):
+        number.setdefault(item.spot, n)
+    for item in out:  # which grows meanwhile
+        for base in item.bases:
+            if base.spot not in number:
+                number[base.spot] = len(out)
                 out.append(base)
-                waiting.append(base)
-    return out
+    return out, number
 
 
 def encode_node(tree: int, level: int, entries: Sequence[Entry], content: Sequence[ContentEntry] = ()) -> bytes:
     """The plaintext of a node. A content leaf has `content` and no `entries`."""
-    refs = _closure(entries)
-    number: dict[int, int] = {}
-    for n, ref in enumerate(refs):
-        number.setdefault(id(ref), n)
+    refs, number = closure([entry.ref for entry in entries])
     packs: dict[bytes, int] = {}
     for ref in refs:
         packs.setdefault(ref.pack, len(packs))
     count = len(content) if tree == CONTENT else len(entries)
     n = len(refs)
-    bases = [(*(number[id(b)] for b in ref.bases), NO_BASE, NO_BASE)[:2] for ref in refs]
+    bases = [(*(number[b.spot] for b in ref.bases), NO_BASE, NO_BASE)[:2] for ref in refs]
     return b"".join(
         [
             _HEAD.pack(tree, level, 0, len(packs), n, count),

@@ -22,6 +22,7 @@ MAX_BLOBS = 131_072
 _ENTRY = struct.Struct("<32sBBBBIII")
 _TRAILER = struct.Struct("<IIII")
 TRAILER_BYTES = _TRAILER.size + BLOB_OVERHEAD
+MAX_HEAD = FRAME_BYTES + 4 + MAX_ENVELOPE_BYTES
 
 
 def padme(length: int) -> int:
@@ -209,8 +210,23 @@ def parse_pack(data: bytes | bytearray, name: str, repository: bytes, *, check_h
         raise IntegrityError(f"{name} is larger than any pack", object_name=name)
     if check_hash and sha256(data).hex() != name.rsplit("/", 1)[-1]:
         raise IntegrityError(f"{name} is damaged: its content has another hash", object_name=name)
+    envelope, header = parse_head(bytes(data[:MAX_HEAD]), name, repository)
+    return Pack(name, envelope, sha256(header), len(header), memoryview(data))
+
+
+def parse_head(data: bytes, name: str, repository: bytes) -> tuple[Envelope, bytes]:
+    """The envelope at a pack's beginning, and the whole clear header.
+
+    Args:
+        data: the pack's first `MAX_HEAD` bytes, or all of it.
+        name: the pack's name.
+        repository: whose it must be.
+
+    Raises:
+        IntegrityError: no pack of this repository and version.
+    """
     check_frame(memoryview(data)[:FRAME_BYTES], name, repository)
-    cursor = Cursor(bytes(data[: FRAME_BYTES + 4 + MAX_ENVELOPE_BYTES]), name)
+    cursor = Cursor(data, name)
     raw = cursor.block()
     try:
         envelope = parse_envelope(raw)
@@ -218,5 +234,4 @@ def parse_pack(data: bytes | bytearray, name: str, repository: bytes, *, check_h
         raise IntegrityError(f"{name}: {error.message}", object_name=name) from None
     if envelope.repository != repository:
         raise IntegrityError(f"{name} belongs to another repository", object_name=name)
-    header = bytes(data[: cursor.at])
-    return Pack(name, envelope, sha256(header), len(header), memoryview(data))
+    return envelope, data[: cursor.at]

@@ -1,7 +1,8 @@
 """Reading chunks back: pack, seal, codec, id, in that order, and bases first.
 
-Packs are fetched whole, several at once, and each is fetched once as long as it stays in the cache or in the spool. A
-chunk that does not authenticate, or whose content is not what its id names, is an error that names the pack.
+From a folder, slices of packs are read where they are. From elsewhere packs are fetched whole, several at once, and each
+is fetched once as long as it stays in memory or in the spool, where slices of it are read. A chunk that does not
+authenticate, or whose content is not what its id names, is an error that names the pack.
 """
 
 import contextlib
@@ -10,19 +11,24 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
-from backupd.crypto.chunks import ChunkHead, ChunkNamer, ChunkSealer, Kind
+from backupd.crypto.chunks import BLOB_OVERHEAD, ChunkHead, ChunkNamer, ChunkSealer, Kind
 from backupd.crypto.envelope import Envelope
-from backupd.errors import IntegrityError, KeyProblem
-from backupd.repo.codecs import decode
+from backupd.crypto.primitives import Unauthentic
+from backupd.errors import BackupdError, IntegrityError, KeyProblem, MissingObject
+from backupd.repo.codecs import MAX_DELTA, RowDelta, decode, parse_row_delta
+from backupd.repo.compression import decompress
 from backupd.repo.format import pack_name
 from backupd.repo.nodes import ChunkRef
-from backupd.repo.pack import Pack, parse_pack
+from backupd.repo.pack import MAX_HEAD, MAX_PACK_BYTES, Pack, parse_head, parse_pack
 from backupd.repo.repository import Repository, read_object
+from backupd.store.base import LocalObjects, ObjectMissing
 
 PACKS_IN_MEMORY = 6
+FILES_OPEN = 256
 SPOOL_BYTES = 2 * 1024**3
 
 
@@ -37,6 +43,56 @@ def unnamed_file(folder: Path, prefix: str) -> IO[bytes]:
         return tempfile.TemporaryFile(prefix=prefix)
 
 
+class Slices(Protocol):
+    """A pack's bytes, wherever they are."""
+
+    def read(self, offset: int, length: int) -> bytes | memoryview:
+        """Some of them; fewer at the end."""
+
+
+class _InMemory:
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+
+    def read(self, offset: int, length: int) -> memoryview:
+        return self._data[offset : offset + length]
+
+
+class _InFile:
+    """A file of its own; closed once nobody reads it any more."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+    def expect(self) -> None:
+        """All of it will be needed soon."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+
+class _InSpool:
+    def __init__(self, fd: int, start: int, size: int) -> None:
+        self._fd, self._start, self._size = fd, start, size
+
+    def read(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, max(0, min(length, self._size - offset)), self._start + offset)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPack:
+    """A pack that chunks are read from: its envelope, and its bytes."""
+
+    name: str
+    envelope: Envelope
+    slices: Slices = field(repr=False)
+
+
 class Spool:
     """Ciphertext of packs on disk: an unlinked file of limited size, written front to back."""
 
@@ -44,24 +100,20 @@ class Spool:
         self._file = unnamed_file(folder, ".backupd-spool-")
         self._limit = limit
         self._end = 0
-        self._at: dict[bytes, tuple[int, int]] = {}
 
-    def keep(self, digest: bytes, data: bytes) -> None:
+    def keep(self, data: bytes | memoryview) -> Slices | None:
         """Keep a pack if there is room; a full disk means no room."""
-        if digest in self._at or self._end + len(data) > self._limit:
-            return
-        with contextlib.suppress(OSError):
+        if self._end + len(data) > self._limit:
+            return None
+        try:
             written = 0
             view = memoryview(data)
             while written < len(data):
                 written += os.pwrite(self._file.fileno(), view[written:], self._end + written)
-            self._at[digest] = (self._end, len(data))
-            self._end += len(data)
-
-    def find(self, digest: bytes) -> bytes | None:
-        """A kept pack's bytes."""
-        place = self._at.get(digest)
-        return os.pread(self._file.fileno(), place[1], place[0]) if place else None
+        except OSError:
+            return None
+        self._end += len(data)
+        return _InSpool(self._file.fileno(), self._end - len(data), len(data))
 
     def close(self) -> None:
         """Give the space back."""
@@ -69,29 +121,45 @@ class Spool:
 
 
 class PackCache:
-    """Whole packs, `keep` of them in memory, the rest in the spool if there is one. Safe for several threads."""
+    """Packs to read from. Safe for several threads.
+
+    Of a store whose objects are files of this machine nothing is kept: slices are read where they are. From others packs are
+    fetched whole, `keep` of them stay in memory, and those that are needed again go to the spool, if there is one.
+    """
 
     def __init__(
         self, repo: Repository, *, spool: Spool | None = None, fetchers: int = 4, keep: int = PACKS_IN_MEMORY
     ) -> None:
         self._repo = repo
         self._spool = spool
-        self._keep = keep
         self._lock = threading.Lock()
-        self._packs: OrderedDict[bytes, Future[Pack]] = OrderedDict()
+        self._keep = keep
+        self._packs: OrderedDict[bytes, Future[OpenPack]] = OrderedDict()
+        self._spooled: dict[bytes, OpenPack] = {}
+        self._files: dict[bytes, OpenPack] = {}
+        self._local = repo.store if isinstance(repo.store, LocalObjects) else None
         self._pool = ThreadPoolExecutor(fetchers, thread_name_prefix="fetch")
         self.uses: dict[bytes, int] | None = None
         self.fetched_bytes = 0
 
-    def prefetch(self, digest: bytes) -> Future[Pack]:
-        """Begin to fetch a pack unless it is here already."""
+    def prefetch(self, digest: bytes) -> None:
+        """Begin to fetch a pack unless it is here already; what is wrong with it, whoever needs it is told."""
+        if self._local is None:
+            self._fetching(digest)
+            return
+        with contextlib.suppress(BackupdError):
+            self.get(digest)
+
+    def _fetching(self, digest: bytes) -> Future[OpenPack]:
         with self._lock:
             future = self._packs.get(digest)
-            if future is None:
-                future = self._packs[digest] = self._pool.submit(self._fetch, digest)
-                self._shrink()
-            else:
+            if future is not None:
                 self._packs.move_to_end(digest)
+                return future
+            if (spooled := self._spooled.get(digest)) is not None:
+                return _done(spooled)
+            future = self._packs[digest] = self._pool.submit(self._fetch, digest)
+            self._shrink()
             return future
 
     def _shrink(self) -> None:
@@ -99,34 +167,64 @@ class PackCache:
             digest, future = self._packs.popitem(last=False)
             wanted = self.uses is None or self.uses.get(digest, 0) > 0
             if self._spool and wanted and future.done() and not future.exception():
-                self._spool.keep(digest, bytes(future.result().data))
+                pack = future.result()
+                if (slices := self._spool.keep(pack.slices.read(0, MAX_PACK_BYTES))) is not None:
+                    self._spooled[digest] = OpenPack(pack.name, pack.envelope, slices)
 
-    def _fetch(self, digest: bytes) -> Pack:
+    def _fetch(self, digest: bytes) -> OpenPack:
         name = pack_name(digest)
+        data = read_object(self._repo.store, name)
         with self._lock:
-            data = self._spool.find(digest) if self._spool else None
-        if data is None:
-            data = read_object(self._repo.store, name)
-            with self._lock:
-                self.fetched_bytes += len(data)
-        return parse_pack(data, name, self._repo.id, check_hash=False)
+            self.fetched_bytes += len(data)
+        pack = parse_pack(data, name, self._repo.id, check_hash=False)
+        return OpenPack(name, pack.envelope, _InMemory(pack.data))
 
-    def get(self, digest: bytes) -> Pack:
+    def _open_file(self, store: LocalObjects, digest: bytes) -> OpenPack:
+        name = pack_name(digest)
+        try:
+            slices = _InFile(store.open_file(name))
+        except ObjectMissing:
+            raise MissingObject(f"{name} is missing from the storage", object_name=name) from None
+        envelope, _ = parse_head(slices.read(0, MAX_HEAD), name, self._repo.id)
+        slices.expect()
+        with self._lock:
+            while len(self._files) >= FILES_OPEN:
+                del self._files[next(iter(self._files))]
+            pack = self._files[digest] = OpenPack(name, envelope, slices)
+        return pack
+
+    def get(self, digest: bytes) -> OpenPack:
         """A pack; fetched now if it is not here."""
-        return self.prefetch(digest).result()
+        if self._local is None:
+            return self._fetching(digest).result()
+        return self._files.get(digest) or self._open_file(self._local, digest)
 
-    def used(self, digest: bytes) -> None:
-        """One use of a pack is done; after its last one it need not be spooled."""
-        if self.uses is not None:
-            with self._lock:
-                self.uses[digest] = self.uses.get(digest, 0) - 1
+    def whole(self, digest: bytes) -> bytes:
+        """All bytes of a pack, asked for anew: to see what is wrong with it."""
+        return read_object(self._repo.store, pack_name(digest))
+
+    def used(self, ref: ChunkRef) -> None:
+        """A chunk was read; after the last one of a pack it need not be spooled."""
+        with self._lock:
+            if self._local is not None:
+                self.fetched_bytes += ref.payload_length + BLOB_OVERHEAD
+            if self.uses is not None:
+                self.uses[ref.pack] = self.uses.get(ref.pack, 0) - 1
 
     def close(self) -> None:
         """Stop fetching and give memory and disk back."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._packs.clear()
+        self._spooled.clear()
+        self._files.clear()
         if self._spool:
             self._spool.close()
+
+
+def _done(pack: OpenPack) -> Future[OpenPack]:
+    future: Future[OpenPack] = Future()
+    future.set_result(pack)
+    return future
 
 
 class ChunkReader:
@@ -145,8 +243,9 @@ class ChunkReader:
         self._lock = threading.Lock()
         self._sealers: dict[bytes, tuple[ChunkSealer, dict[Kind, ChunkNamer]]] = {}
         self._structure: dict[bytes, tuple[ChunkSealer, dict[Kind, ChunkNamer]]] = {}
+        self._ready: dict[tuple[bytes, Kind], tuple[ChunkSealer, ChunkNamer]] = {}
 
-    def opener(self, pack: Pack, kind: Kind) -> tuple[ChunkSealer, ChunkNamer]:
+    def opener(self, pack: Pack | OpenPack, kind: Kind) -> tuple[ChunkSealer, ChunkNamer]:
         """Who opens and who names the chunks of that kind in a pack.
 
         Raises:
@@ -169,56 +268,82 @@ class ChunkReader:
                     found = self._sealers[envelope.session] = ChunkSealer(secrets.session_key), namers
         return found[0], found[1][kind]
 
-    def _opener_of_whole(self, pack: Pack, kind: Kind) -> tuple[ChunkSealer, ChunkNamer]:
+    def _opener_of_whole(self, pack: OpenPack, digest: bytes, kind: Kind) -> tuple[ChunkSealer, ChunkNamer]:
         """`opener`, but where no key fits a damaged pack, the damage is the error and not the key."""
         try:
             return self.opener(pack, kind)
         except KeyProblem:
-            parse_pack(bytes(pack.data), pack.name, self._repo.id)
+            parse_pack(self._cache.whole(digest), pack.name, self._repo.id)
             raise
 
     def read(self, ref: ChunkRef, kind: Kind) -> bytes:
-        """A chunk's plaintext, bases resolved and checked as well.
+        """A chunk's plaintext, checked against its id.
+
+        Of what it leans on the ids are recomputed only to find the culprit: a chunk whose own id fits was built rightly.
 
         Raises:
             IntegrityError: naming the pack that is missing, damaged or forged.
         """
-        return self._read(ref, kind, {})
+        if not ref.bases:
+            return self._read(ref, kind, {}, check=True)
+        try:
+            return self._read(ref, kind, {}, check=False)
+        except Unauthentic:
+            return self._read(ref, kind, {}, check=True)
 
-    def _read(self, ref: ChunkRef, kind: Kind, done: dict[int, bytes]) -> bytes:
+    def _read(self, ref: ChunkRef, kind: Kind, done: dict[int, bytes], *, check: bool, top: bool = True) -> bytes:
         """Read a chunk and what it leans on, each once."""
         ready = done.get(id(ref))
         if ready is not None:
             return ready
-        bases = [self._read(base, kind, done) for base in ref.bases]
+        bases = [self._read(base, kind, done, check=check, top=False) for base in ref.bases]
         name = pack_name(ref.pack)
         try:
-            pack = self._cache.get(ref.pack)
-            if self._owner not in {None, (pack.envelope.writer, pack.envelope.epoch)}:
-                raise IntegrityError("the pack belongs to another writer or epoch than the snapshot")
-            sealer, namer = self._opener_of_whole(pack, kind)
-            head = ChunkHead(
-                self._repo.id,
-                kind,
-                ref.codec,
-                ref.id,
-                ref.payload_length,
-                ref.plain_length,
-                tuple(base.id for base in ref.bases),
-            )
-            payload = sealer.open(head, pack.data[ref.offset : ref.offset + ref.payload_length + 40])
-            plain = decode(ref.codec, payload, ref.plain_length, bases)
-            namer.check(ref.id, plain)
+            sealer, namer = self._ready.get((ref.pack, kind)) or self._prepare(ref.pack, kind)
+            ids = tuple([base.id for base in ref.bases])
+            head = ChunkHead(self._repo.id, kind, ref.codec, ref.id, ref.payload_length, ref.plain_length, ids)
+            blob = self._cache.get(ref.pack).slices.read(ref.offset, ref.payload_length + BLOB_OVERHEAD)
+            plain = decode(ref.codec, sealer.open(head, blob), ref.plain_length, bases)
+            if check or top:
+                namer.check(ref.id, plain)
         except IntegrityError as error:
-            if error.object_name:
+            if error.object_name or (not check and isinstance(error, Unauthentic)):
                 raise
             chain = f", in a chain of {len(ref.bases)} bases" if ref.bases else ""
             raise IntegrityError(
                 f"a chunk in {name} cannot be opened{chain}: {error.message}", object_name=name
             ) from None
-        self._cache.used(ref.pack)
+        self._cache.used(ref)
         done[id(ref)] = plain
         return plain
+
+    def _prepare(self, digest: bytes, kind: Kind) -> tuple[ChunkSealer, ChunkNamer]:
+        """Who opens and names the chunks of a pack, once it was seen to be the owner's."""
+        pack = self._cache.get(digest)
+        if self._owner not in {None, (pack.envelope.writer, pack.envelope.epoch)}:
+            raise IntegrityError("the pack belongs to another writer or epoch than the snapshot")
+        ready = self._ready[digest, kind] = self._opener_of_whole(pack, digest, kind)
+        return ready
+
+    def row_delta(self, ref: ChunkRef) -> RowDelta:
+        """What a row delta removes and adds, without reading what it leans on.
+
+        Raises:
+            IntegrityError: naming the pack that is missing, damaged or forged.
+        """
+        name = pack_name(ref.pack)
+        try:
+            sealer, _ = self._ready.get((ref.pack, Kind.ROWS)) or self._prepare(ref.pack, Kind.ROWS)
+            ids = tuple([base.id for base in ref.bases])
+            head = ChunkHead(self._repo.id, Kind.ROWS, ref.codec, ref.id, ref.payload_length, ref.plain_length, ids)
+            blob = self._cache.get(ref.pack).slices.read(ref.offset, ref.payload_length + BLOB_OVERHEAD)
+            delta = parse_row_delta(decompress(sealer.open(head, blob), limit=MAX_DELTA))
+        except IntegrityError as error:
+            if error.object_name:
+                raise
+            raise IntegrityError(f"a row delta in {name} cannot be read: {error.message}", object_name=name) from None
+        self._cache.used(ref)
+        return delta
 
     def node_loader(self) -> Callable[[ChunkRef], bytes]:
         """What `nodes.walk` loads structure nodes with."""

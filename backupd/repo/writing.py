@@ -8,25 +8,28 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
-from backupd.crypto.chunks import ChunkHead, ChunkNamer, ChunkSealer, Kind, seal_part
+from backupd.crypto.chunks import Kind, seal_part
 from backupd.crypto.envelope import SessionSecrets, seal_envelope
 from backupd.crypto.keyfile import Key, Role
 from backupd.crypto.keyring import Signer
 from backupd.crypto.primitives import random_bytes, sha256
 from backupd.errors import IntegrityError, KeyProblem
-from backupd.repo.codecs import encode
 from backupd.repo.compression import Bytes
 from backupd.repo.format import FRAME_BYTES, SESSION, block, frame, kind_of, pack_json, pack_name, sign_object
+from backupd.repo.leaning import Candidates
 from backupd.repo.localindex import LocalIndex
 from backupd.repo.nodes import ChunkRef, ContentEntry, PackPlace
 from backupd.repo.pack import PackBuilder, PackEntry
+from backupd.repo.preparing import Known, Prepared, Preparer, Sealed
 from backupd.repo.repository import Repository
 from backupd.repo.segments import IndexedPack, encode_segment, segment_name
 from backupd.repo.snapshot import StreamRoot
 from backupd.repo.trees import TreeBuilder, finish_trees
+from backupd.repo.versioncache import VersionCache
+from backupd.repo.versions import Anchors, Version
 from backupd.store.base import ObjectMissing, ShortRead
 
 PACKS_IN_FLIGHT = 3
@@ -34,19 +37,6 @@ PACKS_A_SEGMENT = 64
 CHUNKS_A_SEGMENT = 32_768
 SMALL_SOURCE = 64 * 1024 * 1024
 NODES_IN_LINE = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """A chunk that was not known when it was looked up; `bases` are what it leans on, if it is a delta."""
-
-    head: ChunkHead
-    blob: bytes = field(repr=False)
-    bases: tuple[ChunkRef, ...] = ()
-
-
-Prepared = Sealed | ChunkRef
-"""A chunk ready to be placed: sealed, or where it is if it is known already."""
 
 
 @dataclass(slots=True)
@@ -98,9 +88,19 @@ class WriteSession:
         index: the local index, up to date.
         started: the host's time, for the session object.
         level: zstd level.
+        versions: the version cache of the source, if one is kept.
     """
 
-    def __init__(self, repo: Repository, key: Key, index: LocalIndex, *, started: datetime, level: int = 3) -> None:
+    def __init__(
+        self,
+        repo: Repository,
+        key: Key,
+        index: LocalIndex,
+        *,
+        started: datetime,
+        level: int = 3,
+        versions: VersionCache | None = None,
+    ) -> None:
         check_credential(repo, key)
         self.repo = repo
         self.index = index
@@ -118,11 +118,9 @@ class WriteSession:
         self.envelope = seal_envelope(self.secrets, repo.trust.recipients, repo.trust.version)
         self.counts = Counts()
         self.referenced: set[bytes] = set()
-        self._level = level
-        self._sealer = ChunkSealer(self.secrets.session_key)
-        self._structure = ChunkSealer(self.secrets.structure_key)
-        self._namers = {k: ChunkNamer.of(self._name_secret(k), k) for k in Kind}
+        self.versions = versions
         self._fresh: dict[tuple[Kind, bytes], ChunkRef] = {}
+        self._preparer = Preparer(self.secrets, index, self._fresh, versions, level)
         self._lists = OpenPacks(self, 1)
         self._packs = OpenPacks(self, 1)
         self.writers: list[StreamWriter] = []
@@ -138,9 +136,6 @@ class WriteSession:
         self._lock = threading.Lock()
         self.stored_at = self._announce(started)
 
-    def _name_secret(self, kind: Kind) -> bytes:
-        return self.secrets.structure_key if kind is Kind.STRUCTURE else self.secrets.id_key
-
     def _announce(self, started: datetime) -> datetime:
         name = f"sessions/{self.writer.hex()}/{self.envelope.session.hex()}"
         stamp = {"started": started.strftime("%Y-%m-%dT%H:%M:%SZ")}
@@ -154,19 +149,11 @@ class WriteSession:
             self.counts.stored_bytes += len(data)
         return stored
 
-    def prepare(self, kind: Kind, pieces: Sequence[Bytes]) -> list[Prepared]:
-        """Name, look up, compress and seal chunks; for worker threads."""
-        namer = self._namers[kind]
-        ids = [namer.name(piece) for piece in pieces]
-        known = {i: ref for i in ids if (ref := self._fresh.get((kind, i)))}
-        known |= self.index.find(kind, [i for i in ids if i not in known])
-        return [known.get(i) or self._seal(kind, i, piece) for i, piece in zip(ids, pieces, strict=True)]
-
-    def _seal(self, kind: Kind, chunk_id: bytes, piece: Bytes) -> Sealed:
-        codec, payload = encode(piece, self._level)
-        head = ChunkHead(self.repo.id, kind, codec, chunk_id, len(payload), len(piece))
-        sealer = self._structure if kind is Kind.STRUCTURE else self._sealer
-        return Sealed(head, sealer.seal(head, bytes(payload)))
+    def prepare(
+        self, kind: Kind, pieces: Sequence[Bytes], candidates: Sequence[Candidates] | None = None
+    ) -> list[Prepared]:
+        """Name, look up, compress and seal chunks; for worker threads. See `Preparer.prepare`."""
+        return self._preparer.prepare(kind, pieces, candidates)
 
     def place(self, prepared: Prepared, packs: "OpenPacks") -> tuple[ChunkRef, bool]:
         """Put a prepared chunk into a pack unless it is known; returns where it is, and whether it is new."""
@@ -175,12 +162,20 @@ class WriteSession:
             ref = self._fresh.get(key)
             if ref is None:
                 ref = self._fresh[key] = packs.add(prepared)
+                for base in ref.bases:
+                    self._refer(base)
                 return ref, True
         else:
-            ref = prepared
+            ref = prepared.version.ref if isinstance(prepared, Known) else prepared
+        self._refer(ref)
+        return ref, False
+
+    def _refer(self, ref: ChunkRef) -> None:
+        """This run leans on the pack of a chunk, and on those of all that it leans on."""
         if ref.place.digest is not None:
             self.referenced.add(ref.place.digest)
-        return ref, False
+        for base in ref.bases:
+            self._refer(base)
 
     def store_node(self, plaintext: bytes) -> ChunkRef:
         """Store a structure node as a chunk."""
@@ -200,6 +195,8 @@ class WriteSession:
         self._wait_until_built()
         for writer in self.writers:
             writer.tree.drain_all()
+        if self.versions is not None:
+            self.versions.drain()
         self._lists.complete()
         self._wait_until_built()
 
@@ -212,10 +209,12 @@ class WriteSession:
         if size is None or size >= SMALL_SOURCE:
             self._packs = OpenPacks(self, 2)
 
-    def stream(self, kind: Kind, size_class: int) -> "StreamWriter":
+    def stream(self, kind: Kind, size_class: int, name: str = "") -> "StreamWriter":
         """Begin a stream; its place among the snapshot's streams is the order in which they begin."""
-        writer = StreamWriter(self, kind, size_class, self._packs)
+        writer = StreamWriter(self, kind, size_class, self._packs, len(self.writers))
         self.writers.append(writer)
+        if self.versions is not None:
+            self.versions.begin(name, kind, size_class)
         return writer
 
     def finish_streams(self) -> list[StreamRoot]:
@@ -249,7 +248,7 @@ class WriteSession:
 
     def _finish_pack(self, builder: PackBuilder, built: "Future[None]") -> IndexedPack:
         try:
-            digest, data = builder.finish(self._sealer, self._structure)
+            digest, data = builder.finish(self._preparer.sealer, self._preparer.structure)
         except BaseException as error:
             built.set_exception(error)
             raise
@@ -365,19 +364,26 @@ def _ref(entry: PackEntry, place: PackPlace, bases: tuple[ChunkRef, ...]) -> Chu
 class StreamWriter:
     """One stream of a run: takes prepared chunks in order, builds its trees."""
 
-    def __init__(self, session: WriteSession, kind: Kind, size_class: int, packs: OpenPacks) -> None:
+    def __init__(self, session: WriteSession, kind: Kind, size_class: int, packs: OpenPacks, number: int) -> None:
         self._session = session
+        self._number = number
         self._kind = kind
         self._size_class = size_class
         self._packs = packs
         self.tree = TreeBuilder(session.store_node, session.store_content_node if kind is Kind.ROWS else None)
         self._chunks = self._bytes = 0
 
-    def add(self, prepared: Sequence[Prepared], content: Sequence[ContentEntry | None] | None = None) -> None:
-        """Append chunks to the stream; of rows, with what is in each."""
+    def add(
+        self,
+        prepared: Sequence[Prepared],
+        content: Sequence[ContentEntry | None] | None = None,
+        anchors: Sequence[Anchors | None] | None = None,
+    ) -> None:
+        """Append chunks to the stream; of rows, with what is in each and the marks by which the next run finds it."""
         counts = self._session.counts
         before = self.tree.waiting
-        for item, said in zip(prepared, content or [None] * len(prepared), strict=True):
+        nothing: list[None] = [None] * len(prepared)
+        for item, said, marks in zip(prepared, content or nothing, anchors or nothing, strict=True):
             ref, new = self._session.place(item, self._packs)
             if not new:
                 counts.reused += 1
@@ -387,11 +393,25 @@ class StreamWriter:
                 counts.full += 1
             self._bytes += ref.plain_length
             self.tree.add(ref, said)
+            self._remember(item, ref, marks, new=new)
         counts.total += len(prepared)
         self._chunks += len(prepared)
         self._session.waiting += self.tree.waiting - before
         if self._session.waiting > NODES_IN_LINE:
             self._session.relieve()
+
+    def _remember(self, item: Prepared, ref: ChunkRef, marks: Anchors | None, *, new: bool) -> None:
+        cache = self._session.versions
+        if cache is None:
+            return
+        held, seen = None, 0
+        if isinstance(item, Known):
+            held, seen = item.version.held, item.version.seen
+        elif isinstance(item, Sealed) and new:
+            seen = item.seen
+        if not isinstance(item, ChunkRef) and item.keep is not None and (new or isinstance(item, Known)):
+            held = cache.hold(item.keep)
+        cache.add(self._number, Version(ref, held, seen), marks)
 
     @property
     def content_top(self) -> bytes | None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from backupd.errors import BackupdError, NoRepository, StorageRefused, TryAgain, UsageError
 
@@ -122,3 +122,15 @@ class ObjectStore(Protocol):
 
     def close(self) -> None:
         """Give connections back; the store is not used afterwards."""
+
+
+@runtime_checkable
+class LocalObjects(Protocol):
+    """A store whose objects are plain files of this machine, so that pieces of one can be read without asking each time."""
+
+    def open_file(self, name: str) -> int:
+        """A descriptor of the object, for reading; the caller closes it.
+
+        Raises:
+            ObjectMissing, StoreRefused, StoreMissing.
+        """

@@ -71,19 +71,25 @@ class FolderStore:
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """Read an object or a range of it; see `ObjectStore.get`."""
-        *parents, last = check_name(name).split("/")
         check_range(start, length)
+        with translated(name), opened(self.open_file(name)) as file:
+            return _read(name, file, start, length)
+
+    def open_file(self, name: str) -> int:
+        """A descriptor of an object; see `LocalObjects.open_file`."""
+        *parents, last = check_name(name).split("/")
         # O_NONBLOCK: opening a pipe that somebody left here must not wait for its other end.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         with translated(name), opened(self._open_root()) as root:
             try:
-                with (
-                    opened(self._descend(root, parents)) as folder,
-                    opened(os.open(last, flags, dir_fd=folder)) as file,
-                ):
-                    return _read(name, file, start, length)
+                with opened(self._descend(root, parents)) as folder:
+                    file = os.open(last, flags, dir_fd=folder)
             except FileNotFoundError:
                 raise ObjectMissing("there is no object of this name", object_name=name) from None
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise not_plain(name)
+        return file
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """All objects whose name starts with `prefix`, in name order; only the folders that this needs are read."""
@@ -161,10 +167,7 @@ class FolderStore:
 
 
 def _read(name: str, file: int, start: int, length: int | None) -> bytes:
-    status = os.fstat(file)
-    if not stat.S_ISREG(status.st_mode):
-        raise not_plain(name)
-    end = range_end(name, status.st_size, start, length)
+    end = range_end(name, os.fstat(file).st_size, start, length)
     if end - start > MAX_OBJECT_BYTES:  # before anything is allocated: a sparse file may claim any size
         raise ShortRead(f"{end - start} bytes, and no object has more than {MAX_OBJECT_BYTES}", object_name=name)
     parts = []

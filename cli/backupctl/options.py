@@ -6,6 +6,7 @@ never come as options: key files, passphrase files, prompts.
 
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,6 +79,17 @@ def printable(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
         if text is not None and (len(text) > MAX_TEXT or not text.isprintable()):
             raise click.BadParameter(f"must be at most {MAX_TEXT} printable characters in one line")
     return value
+
+
+def size_or_off(_ctx: click.Context, _param: click.Parameter, value: str) -> int | None:
+    """A callback: bytes, or with K, M, G or T behind them so many times 1024; None for `off`."""
+    if value.strip().lower() == "off":
+        return None
+    match = re.fullmatch(r"([0-9]{1,15})\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter("must be a number of bytes, such as 500M or 20G, or off")
+    times: int = 1024 ** " KMGT".index(match[2].upper() or " ")
+    return int(match[1]) * times
 
 
 def option(*names: str, **attrs: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

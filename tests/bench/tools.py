@@ -142,7 +142,7 @@ class Restic(Tool):
     def __init__(self, folder: Path, command: str, version: str) -> None:
         super().__init__(folder)
         self.title = f"restic {version}"
-        self._command = command
+        self.command = command
 
     @property
     def env(self) -> dict[str, str]:
@@ -152,16 +152,16 @@ class Restic(Tool):
 
     def init(self) -> None:
         """A repository of the newest version."""
-        self.run(self._command, "init", "--quiet")
+        self.run(self.command, "init", "--quiet")
 
     def snapshot(self, source: Path) -> Usage:
         """Its own check for changes sees another modification time, so the second one reads the file again."""
-        return self.run(self._command, "backup", "--quiet", str(source))
+        return self.run(self.command, "backup", "--quiet", str(source))
 
     def restore(self, source: Path) -> tuple[Usage, Path]:
         """To an empty folder."""
         self.empty_target()
-        used = self.run(self._command, "restore", "latest", "--quiet", "--target", str(self.target))
+        used = self.run(self.command, "restore", "latest", "--quiet", "--target", str(self.target))
         return used, self.target / source.relative_to("/")
 
 
@@ -173,8 +173,8 @@ class Borg(Tool):
     def __init__(self, folder: Path, command: str, version: str) -> None:
         super().__init__(folder)
         self.title = f"borg {version}"
-        self._command = command
-        self._count = 0
+        self.command = command
+        self.count = 0
 
     @property
     def env(self) -> dict[str, str]:
@@ -184,17 +184,17 @@ class Borg(Tool):
 
     def init(self) -> None:
         """AES-256-CTR with BLAKE2b, the faster of its two ways to authenticate."""
-        self.run(self._command, "init", "--encryption", "repokey-blake2")
+        self.run(self.command, "init", "--encryption", "repokey-blake2")
 
     def snapshot(self, source: Path) -> Usage:
         """Its files cache sees another modification time, so the second one reads the file again."""
-        self._count += 1
-        return self.run(self._command, "create", "--compression", "zstd,3", f"::a{self._count}", str(source))
+        self.count += 1
+        return self.run(self.command, "create", "--compression", "zstd,3", f"::a{self.count}", str(source))
 
     def restore(self, source: Path) -> tuple[Usage, Path]:
         """To an empty folder."""
         self.empty_target()
-        used = self.run(self._command, "extract", f"::a{self._count}", folder=self.target)
+        used = self.run(self.command, "extract", f"::a{self.count}", folder=self.target)
         return used, self.target / source.relative_to("/")
 
 
@@ -206,7 +206,7 @@ class Zstd(Tool):
     def __init__(self, folder: Path, command: str, version: str) -> None:
         super().__init__(folder)
         self.title = f"zstd -3 -T2 {version}"
-        self._command = command
+        self.command = command
 
     @property
     def _file(self) -> Path:
@@ -218,10 +218,10 @@ class Zstd(Tool):
 
     def snapshot(self, source: Path) -> Usage:
         """The whole file, every time."""
-        return self.run(self._command, "-q", "-3", "-T2", "-f", str(source), "-o", str(self._file))
+        return self.run(self.command, "-q", "-3", "-T2", "-f", str(source), "-o", str(self._file))
 
     def restore(self, source: Path) -> tuple[Usage, Path]:
         """Decompress; zstd does this in one thread."""
         self.empty_target()
         out = self.target / "out.db"
-        return self.run(self._command, "-q", "-d", str(self._file), "-o", str(out)), out
+        return self.run(self.command, "-q", "-d", str(self._file), "-o", str(out)), out

@@ -125,7 +125,7 @@ def test_crash_in_a_run_with_several_index_segments(tmp_path: Path, story: Story
 
 
 @pytest.mark.parametrize("when", ["before_write", "after_write"])
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_a_crashed_run_and_a_lost_cache(tmp_path: Path, when: str, n: int) -> None:
     """A host that loses its cache and its state with the crash goes on all the same (E38)."""
     kit, source, held = _set_up(tmp_path, STORIES["second"])

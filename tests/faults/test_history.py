@@ -1,5 +1,6 @@
 """History: rollbacks, forks, gaps, strangers, revoked writers and false indexes are noticed, and honest storage never is."""
 
+import shutil
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -365,9 +366,10 @@ def test_a_doctored_local_index_costs_space_only(tmp_path: Path) -> None:
     """Rows of the local index that point elsewhere are no rows: a doctored cache never makes a bad snapshot (D32)."""
     import sqlite3
 
-    from backupd.jobs.backup import index_path
+    from backupd.jobs.backup import index_path, versions_path
 
     story = Story(tmp_path, runs=1)
+    shutil.rmtree(versions_path(story.kit.places("writer"), story.kit.keys[Role.WRITE]))
     db = sqlite3.connect(index_path(story.kit.places("writer"), story.kit.keys[Role.WRITE]))
     db.execute("update packs set list = zeroblob(length(list))")
     db.commit()

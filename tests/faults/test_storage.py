@@ -16,8 +16,9 @@ from backupd.jobs.backup import index_path
 from backupd.jobs.verify import Level
 from backupd.repo.codecs import RAW
 from backupd.repo.format import FRAME_BYTES, pack_name, trust_name
+from backupd.repo.preparing import Sealed
 from backupd.repo.repository import repository_id
-from backupd.repo.writing import Sealed, WriteSession
+from backupd.repo.writing import WriteSession
 from backupd.report import Tally
 from backupd.store.base import ObjectStore, ShortRead, StoreUnavailable
 from tests.doubles import (
@@ -369,7 +370,7 @@ def _other_content(session: WriteSession, prepared: Sealed) -> Sealed:
     """A well sealed chunk whose content is not the one that its id names."""
     other = b"x" * prepared.head.plain_length
     head = ChunkHead(prepared.head.repository, prepared.head.kind, RAW, prepared.head.id, len(other), len(other))
-    return Sealed(head, session._sealer.seal(head, other))
+    return Sealed(head, session._preparer.sealer.seal(head, other))
 
 
 def test_a_lying_writer_is_found_by_content_only(tmp_path: Path) -> None:
@@ -401,9 +402,9 @@ def test_lengths_that_lie_are_found_by_content(tmp_path: Path) -> None:
 
     def longer(session: WriteSession, prepared: Sealed) -> Sealed:
         old = prepared.head
-        payload = session._sealer.open(old, prepared.blob)
+        payload = session._preparer.sealer.open(old, prepared.blob)
         head = ChunkHead(old.repository, old.kind, old.codec, old.id, old.payload_length, old.plain_length + 1)
-        return Sealed(head, session._sealer.seal(head, payload))
+        return Sealed(head, session._preparer.sealer.seal(head, payload))
 
     kit = Kit(tmp_path)
     lie = write_by_hand(kit, longer, PIECES)

@@ -93,6 +93,7 @@ def stats(settings: Settings) -> None:
         f"{'all':<10} {output.size(values.read_bytes)} of snapshots in {output.size(values.stored_bytes)} ({saved:.1f} : 1)"
     )
     output.say(f"{'here':<10} {output.size(values.cache_bytes)} of caches in {values.cache}")
+    output.say(f"{'':<10} {output.size(values.version_cache_bytes)} of versions, on which deltas lean (may be deleted)")
 
 
 @command.command(

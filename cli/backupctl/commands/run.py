@@ -9,13 +9,14 @@ import click
 
 from backupctl import output
 from backupctl.memory import keep_memory
-from backupctl.options import FLAG_WORDS, Settings, option, printable, verb
+from backupctl.options import FLAG_WORDS, Settings, option, printable, size_or_off, verb
 from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened, repository_url
 
 if TYPE_CHECKING:
     from backupd.jobs.backup import BackupResult
+    from backupd.wiring import ServerOptions
 
 
 @click.command(epilog="Example: backupctl run --source app.db --repository /backup/app --key keys/write.key")
@@ -33,6 +34,14 @@ if TYPE_CHECKING:
     help="Let the engine check the database first; a failed check means no snapshot.",
 )
 @option("--compression", type=click.IntRange(1, 19), default=3, show_default=True, help="zstd level.")
+@option(
+    "--version-cache",
+    metavar="SIZE",
+    default="20G",
+    show_default=True,
+    callback=size_or_off,
+    help="How much of this disk may hold sealed versions of the last run, on which deltas lean; off: none.",
+)
 @option("--exclude", metavar="TABLE", multiple=True, help="Leave the rows of this table out; may be repeated.")
 @option("--with-globals", is_flag=True, help="Capture roles (and their password hashes) as well, as a secret stream.")
 @option(
@@ -62,6 +71,7 @@ def command(
     with_globals: bool,
     capture: str,
     accept_rollback: bool,
+    version_cache: int | None,
     server: dict[str, Any],
 ) -> None:
     """Take a snapshot of a database now."""
@@ -81,13 +91,10 @@ def command(
         raise UsageError("no source was given", hint="name the database with --source, for example --source app.db")
     url = parse_database(source)
     served = build_options(server, native=capture == "native", exclude=table_names(exclude), globals=with_globals)
-    if url.engine == "sqlite" and (served.native or served.exclude or served.globals):
-        raise UsageError("--capture, --exclude and --with-globals mean nothing for a SQLite file")
-    if served.native and url.engine != "postgresql":
-        raise UsageError("--capture native is for PostgreSQL: other engines have no archive of their own")
+    _refuse_meaningless(url.engine, served)
     database = open_source(url, timeout=server["lock_timeout"], options=served)
     options = BackupOptions(
-        _checked(name or database.default_name), tag, note, hold, check, compression, accept_rollback
+        _checked(name or database.default_name), tag, note, hold, check, compression, accept_rollback, version_cache
     )
     if url.engine == "sqlite":
         keep_memory()
@@ -102,12 +109,22 @@ def command(
             import tempfile
 
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="backupd-")))
+            options = replace(options, trial=places)
             places = replace(places, cache=scratch, state=scratch)
             repo.ledger = replace(repo.ledger, path=scratch / "heads.json")
         key = repo.keyring.need(Right.WRITE)
         result = backup(database, repo, key, folder=places, clock=now, options=options, report=report)
     report.clear()
     _tell(result, report, settings)
+
+
+def _refuse_meaningless(engine: str, served: "ServerOptions") -> None:
+    from backupd.errors import UsageError
+
+    if engine == "sqlite" and (served.native or served.exclude or served.globals):
+        raise UsageError("--capture, --exclude and --with-globals mean nothing for a SQLite file")
+    if served.native and engine != "postgresql":
+        raise UsageError("--capture native is for PostgreSQL: other engines have no archive of their own")
 
 
 def _checked(name: str) -> str:

@@ -20,7 +20,8 @@ from backupd.repo.commit import Committed, commit
 from backupd.repo.compression import compress_with
 from backupd.repo.format import pack_name
 from backupd.repo.nodes import ChunkRef
-from backupd.repo.writing import Prepared, Sealed, WriteSession
+from backupd.repo.preparing import Prepared, Sealed
+from backupd.repo.writing import WriteSession
 from backupd.report import Tally
 from tests.cli.kit import CHINOOK
 from tests.jobs_kit import Kit, utc_now

@@ -1,0 +1,185 @@
+"""Sealed blobs on this machine's disk: the payloads of the version cache.
+
+Each run appends to files of its own, front to back; nothing is changed afterwards, and a file goes when no list names a
+blob of it. A blob is sealed under a key that the write key and a random number at the file's beginning give, so each file
+has a key of its own and blobs are numbered. What does not open counts as absent: must never be needed for a snapshot.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import struct
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backupd.crypto.primitives import expand, gcm_open, gcm_seal, random_bytes
+from backupd.disk import DirectFile
+from backupd.errors import IntegrityError
+from backupd.repo.compression import Bytes
+
+FILE_BYTES = 1 << 30
+_ID_BYTES = 32
+_NUMBER = struct.Struct("<Q")
+_NAME = re.compile("blobs-([0-9]{6})")
+RECORD_OVERHEAD = _NUMBER.size + 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Where a version is held: its payload's place and length, and what it leans on, as in the repository's chunks."""
+
+    file: int
+    offset: int
+    length: int
+    plain: int
+    codec: int
+    bases: tuple["Held", ...] = ()
+
+    @property
+    def spot(self) -> tuple[object, ...]:
+        """Its file and its offset there."""
+        return self.file, self.offset
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A sealed payload on its way into a file."""
+
+    data: bytes
+    length: int
+    plain: int
+    codec: int
+    bases: tuple[Held, ...]
+    file: "_Growing"
+
+
+class BlobFiles:
+    """The blob files of one source. Reading and sealing may happen in several threads, appending in one.
+
+    Args:
+        folder: where they are.
+        secret: the write key's cache secret.
+    """
+
+    def __init__(self, folder: Path, secret: bytes) -> None:
+        self._folder = folder
+        self._secret = secret
+        self._lock = threading.Lock()
+        self._open: dict[int, tuple[int, bytes]] = {}
+        self._numbers = sorted(self.sizes())
+        self._writing: list[_Growing] = []
+
+    def sizes(self) -> dict[int, int]:
+        """Every file's number and bytes."""
+        found = ((_NAME.fullmatch(path.name), path) for path in self._folder.iterdir())
+        return {int(match[1]): path.stat().st_size for match, path in found if match and path.is_file()}
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"blobs-{number:06d}"
+
+    def _key(self, file_id: bytes) -> bytes:
+        return expand(self._secret, b"backupd/v1/version-blobs" + file_id, 32)
+
+    def seal(self, payload: Bytes, plain: int, codec: int, bases: tuple[Held, ...] = ()) -> Record:
+        """Seal a payload for the file that is being written."""
+        with self._lock:
+            if not self._writing or self._writing[-1].at >= FILE_BYTES:
+                self._writing.append(self._begin())
+            file = self._writing[-1]
+        number = _NUMBER.pack(next(file.numbers))
+        data = number + gcm_seal(file.key + number + bytes(4), payload, b"")
+        return Record(data, len(payload), plain, codec, bases, file)
+
+    def append(self, record: Record) -> Held:
+        """Write a record; returns where it is.
+
+        Raises:
+            OSError: as the disk says.
+        """
+        file = record.file
+        at = file.at
+        file.direct.write(record.data)
+        file.at += len(record.data)
+        if file is not self._writing[-1]:
+            self._finish_before(file)
+        return Held(file.number, at, record.length, record.plain, record.codec, record.bases)
+
+    def _finish_before(self, file: "_Growing") -> None:
+        """What is under way is far less than a file: of files before the last but one no record comes any more."""
+        for old in self._writing[: self._writing.index(file)]:
+            old.end()
+
+    def _begin(self) -> "_Growing":
+        number = (self._numbers[-1] if self._numbers else 0) + 1
+        self._numbers.append(number)
+        fd = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        file_id = random_bytes(_ID_BYTES)
+        direct = DirectFile(fd)
+        direct.write(file_id)
+        return _Growing(number, fd, self._key(file_id), direct)
+
+    def read(self, held: Held) -> bytes:
+        """A payload.
+
+        Raises:
+            OSError, IntegrityError: it is not there, or does not open.
+        """
+        fd, key = self._opened(held.file)
+        data = os.pread(fd, held.length + RECORD_OVERHEAD, held.offset)
+        if len(data) != held.length + RECORD_OVERHEAD:
+            raise IntegrityError("a blob file is truncated")
+        return gcm_open(key + data[: _NUMBER.size] + bytes(4), memoryview(data)[_NUMBER.size :], b"")
+
+    def _opened(self, number: int) -> tuple[int, bytes]:
+        with self._lock:
+            found = self._open.get(number)
+            if found is None:
+                fd = os.open(self._path(number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                found = self._open[number] = (fd, self._key(os.pread(fd, _ID_BYTES, 0)))
+            return found
+
+    def finish(self) -> None:
+        """Write out what was appended.
+
+        Raises:
+            OSError: as the disk says.
+        """
+        for file in self._writing:
+            file.end()
+
+    def keep_only(self, live: Mapping[int, int]) -> None:
+        """Delete the files in which nothing is live."""
+        for number in self.sizes():
+            if not live.get(number):
+                with contextlib.suppress(OSError):
+                    self._path(number).unlink()
+
+    def close(self) -> None:
+        """Close all files."""
+        for fd, _ in self._open.values():
+            os.close(fd)
+        self._open.clear()
+        for file in self._writing:
+            os.close(file.fd)
+        self._writing.clear()
+
+
+@dataclass(slots=True, eq=False)
+class _Growing:
+    """A file of this run."""
+
+    number: int
+    fd: int
+    key: bytes = field(repr=False)
+    direct: DirectFile
+    at: int = _ID_BYTES
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    ended: bool = False
+
+    def end(self) -> None:
+        if not self.ended:
+            self.ended = True
+            self.direct.finish()

@@ -1,0 +1,131 @@
+"""A run's work on single chunks: name, look up, make a delta or compress, seal. For several threads.
+
+Must never place anything: what comes out is placed, counted and uploaded by the run's own thread (`writing`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from backupd.crypto.chunks import ChunkHead, ChunkNamer, ChunkSealer, Kind
+from backupd.crypto.envelope import SessionSecrets
+from backupd.repo.blobs import Record
+from backupd.repo.codecs import encode
+from backupd.repo.compression import Bytes
+from backupd.repo.leaning import Candidates, Leaner
+from backupd.repo.localindex import LocalIndex
+from backupd.repo.nodes import ChunkRef
+from backupd.repo.versioncache import VersionCache
+from backupd.repo.versions import Version
+
+_HELD = {Kind.ROWS, Kind.PAGES, Kind.SCHEMA}
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A chunk that was not known when it was looked up; `bases` are what it leans on, if it is a delta.
+
+    `keep` is for the version cache, and `seen` the hour in which the oldest of its bases was last seen in the source.
+    """
+
+    head: ChunkHead
+    blob: bytes = field(repr=False)
+    bases: tuple[ChunkRef, ...] = ()
+    keep: Record | None = field(default=None, repr=False)
+    seen: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A chunk that the run before read; `keep` if its version must be held anew."""
+
+    version: Version
+    keep: Record | None = field(default=None, repr=False)
+
+
+Prepared = Sealed | Known | ChunkRef
+"""A chunk ready to be placed: sealed, or where it is if it is known already."""
+
+
+class Preparer:
+    """Prepares the chunks of one session. Safe for several threads.
+
+    Args:
+        secrets: the session's.
+        index: what is stored already.
+        fresh: what this session has placed and not yet indexed.
+        versions: the version cache, if one is kept.
+        level: zstd level.
+    """
+
+    def __init__(
+        self,
+        secrets: SessionSecrets,
+        index: LocalIndex,
+        fresh: Mapping[tuple[Kind, bytes], ChunkRef],
+        versions: VersionCache | None,
+        level: int,
+    ) -> None:
+        self._secrets, self._index, self._fresh = secrets, index, fresh
+        self._versions, self._level = versions, level
+        self._leaner = Leaner(versions, index.usable, level) if versions else None
+        self.sealer = ChunkSealer(secrets.session_key)
+        self.structure = ChunkSealer(secrets.structure_key)
+        self._namers = {k: ChunkNamer.of(self._name_secret(k), k) for k in Kind}
+
+    def _name_secret(self, kind: Kind) -> bytes:
+        return self._secrets.structure_key if kind is Kind.STRUCTURE else self._secrets.id_key
+
+    def prepare(
+        self, kind: Kind, pieces: Sequence[Bytes], candidates: Sequence[Candidates] | None = None
+    ) -> list[Prepared]:
+        """Name, look up, compress and seal chunks; for worker threads.
+
+        Args:
+            kind: of all of them.
+            pieces: their plaintexts.
+            candidates: for each, what may be its version of the run before.
+        """
+        namer = self._namers[kind]
+        ids = [namer.name(piece) for piece in pieces]
+        guesses = candidates or [Candidates()] * len(pieces)
+        ready: dict[int, Prepared] = {}
+        if self._leaner is not None:
+            for n, (i, piece, guess) in enumerate(zip(ids, pieces, guesses, strict=True)):
+                if (version := self._leaner.again(i, guess)) is not None:
+                    ready[n] = self._known(version, piece, guess)
+        left = [i for n, i in enumerate(ids) if n not in ready]
+        fresh = {i: ref for i in left if (ref := self._fresh.get((kind, i)))}
+        stored = self._index.find(kind, asked) if (asked := [i for i in left if i not in fresh]) else {}
+        for n, (i, piece, guess) in enumerate(zip(ids, pieces, guesses, strict=True)):
+            if n in ready:
+                continue
+            if i in fresh:
+                ready[n] = fresh[i]
+            elif i in stored:
+                ready[n] = self._known(Version(stored[i], None, 0), piece, guess)
+            else:
+                ready[n] = self._new(kind, i, piece, guess)
+        return [ready[n] for n in range(len(pieces))]
+
+    def _known(self, version: Version, piece: Bytes, guess: Candidates) -> Prepared:
+        """A chunk that is stored already; its version is held anew if it is not held well."""
+        cache = self._versions
+        if cache is None:
+            return version.ref
+        keep = None
+        if (version.held is None or cache.sparse(version.held)) and cache.wants(guess.mark):
+            codec, payload = encode(piece, self._level)
+            keep = cache.seal(payload, len(piece), codec)
+        return Known(version, keep)
+
+    def _new(self, kind: Kind, chunk_id: bytes, piece: Bytes, guess: Candidates) -> Sealed:
+        cache, leaner = self._versions, self._leaner
+        delta = leaner.lean(kind, chunk_id, piece, guess, self._namers[kind]) if leaner else None
+        codec, payload = (delta.codec, delta.payload) if delta else encode(piece, self._level)
+        bases, held = (delta.bases, delta.held) if delta else ((), ())
+        ids = tuple(ref.id for ref in bases)
+        head = ChunkHead(self._secrets.repository, kind, codec, chunk_id, len(payload), len(piece), ids)
+        sealer = self.structure if kind is Kind.STRUCTURE else self.sealer
+        wanted = cache is not None and kind in _HELD and cache.wants(guess.mark)
+        keep = cache.seal(payload, len(piece), codec, held) if cache and wanted else None
+        return Sealed(head, sealer.seal(head, bytes(payload)), bases, keep, delta.seen if delta else 0)

@@ -1,0 +1,322 @@
+"""The version cache of a host that can write and not read: the chunks of each source as its last run read them.
+
+Sealed under the write key's cache secret, in the state folder, never older than the policy's `base_max_age`, limited in
+size, and disposable: whatever is missing, damaged or locked costs space in the repository on one night and nothing else.
+SECURITY.md says what it gives away.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import Any
+
+from backupd.crypto.chunks import Kind, open_part, seal_part
+from backupd.crypto.primitives import b3_derive, b3_keyed, random_bytes
+from backupd.errors import IntegrityError
+from backupd.repo.blobs import BlobFiles, Held, Record
+from backupd.repo.codecs import decode
+from backupd.repo.compression import Bytes
+from backupd.repo.versions import Anchors, ListReader, ListWriter, Version
+
+HOUR = 3600
+_SPARSE = 0.5
+"""Blob files with less of them live than this are emptied, as far as their chunks are met again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A stream of the run before."""
+
+    number: int
+    kind: Kind
+    chunks: int
+    size_class: int
+
+
+@dataclass(slots=True)
+class _Known:
+    """What the newest whole list says of itself."""
+
+    folder: Path
+    label: bytes
+    taken: int
+    share: float
+    live: dict[int, int]
+    streams: dict[tuple[str, Kind], list[_Stream]] = field(default_factory=dict)
+
+
+class VersionCache:
+    """One source's version cache, held by one run.
+
+    Args:
+        base: the folder of all version caches of a repository on this machine.
+        secret: the write key's cache secret.
+        source: the source's name.
+        now: seconds since 1970.
+        max_age: seconds after which nothing here may be used or kept.
+        limit: bytes that the blobs may take.
+        expected: plain bytes that the source has, if that is known.
+        trial: read what is there, and change and keep nothing.
+
+    Raises:
+        OSError: the folder cannot be used, or (BlockingIOError) another run uses it.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        secret: bytes,
+        source: str,
+        *,
+        now: float,
+        max_age: int,
+        limit: int,
+        expected: int | None,
+        trial: bool = False,
+    ) -> None:
+        self._secret = secret
+        self._hour = int(now) // HOUR
+        self._oldest = self._hour - max_age // HOUR
+        self._mark_key = b3_derive("backupd/v1/version-marks", secret)
+        self._label = b3_keyed(self._mark_key, b"source" + source.encode())[:16]
+        self._readers: list[ListReader] = []
+        self._lists: list[tuple[str, int, ListWriter]] = []
+        self._kinds: list[Kind] = []
+        self.trouble: str | None = None
+        self._off = trial
+        self._share = 1.0
+        self._sparse: set[int] = set()
+        self._folder = base / self._label.hex()
+        if trial:
+            self._known = self._newest()
+            self._blobs = BlobFiles(self._folder, secret)
+            self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return
+        _sweep(base, now - max_age)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            flock(self._lock, LOCK_EX | LOCK_NB)
+            self._known = self._newest()
+            self._blobs = BlobFiles(self._folder, secret)
+            sizes = self._tidy()
+            self._share = self._share_of(limit, expected, sum(sizes.values()))
+            live = self._known.live if self._known else {}
+            self._sparse = {n for n, size in sizes.items() if live.get(n, 0) < size * _SPARSE}
+            name = f"list-{random_bytes(8).hex()}"
+            self._new = self._folder / name
+            self._new_label = self._label + bytes.fromhex(name[5:])
+            self._new.mkdir(mode=0o700)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _newest(self) -> _Known | None:
+        found = []
+        for path in self._folder.glob("list-*"):
+            with contextlib.suppress(OSError, IntegrityError, ValueError, KeyError, TypeError):
+                found.append(self._read_head(path))
+        whole = [known for known in found if known.taken >= self._oldest]
+        return max(whole, key=lambda known: (known.taken, known.folder.stat().st_mtime), default=None)
+
+    def _read_head(self, path: Path) -> _Known:
+        label = self._label + bytes.fromhex(path.name[5:])
+        document: dict[str, Any] = json.loads(
+            open_part(self._secret, "versions-head", label, (path / "head").read_bytes())
+        )
+        live = {int(n): int(size) for n, size in document["live"].items()}
+        known = _Known(path, label, int(document["taken"]), float(document["share"]), live)
+        for number, (name, kind, chunks, size_class) in enumerate(document["streams"]):
+            stream = _Stream(number, Kind(kind), int(chunks), int(size_class))
+            known.streams.setdefault((str(name), stream.kind), []).append(stream)
+        return known
+
+    def _tidy(self) -> dict[int, int]:
+        """Remove what no whole list needs; the blob files that stay."""
+        keep = self._known.folder if self._known else None
+        for path in self._folder.glob("list-*"):
+            if path != keep:
+                shutil.rmtree(path, ignore_errors=True)
+        self._blobs.keep_only(self._known.live if self._known else {})
+        return self._blobs.sizes()
+
+    def _share_of(self, limit: int, expected: int | None, there: int) -> float:
+        """The share of chunks, chosen by their marks, that fits under the limit and leaves half of the free disk alone."""
+        status = os.statvfs(self._folder)
+        room = min(limit, there + status.f_bavail * status.f_frsize // 2)
+        whole = (expected or 0) * 0.6
+        if self._known and self._known.share > 0:
+            whole = max(whole, sum(self._known.live.values()) / self._known.share)
+        return 1.0 if whole <= room else room / whole
+
+    # ---- what the run before read
+
+    def lists(self, name: str, kind: Kind) -> Sequence[ListReader]:
+        """The lists of the streams of that name in the run before, in order; the caller's to use in one thread."""
+        if self._known is None:
+            return []
+        known = self._known
+        readers = [
+            ListReader(known.folder, s.number, self._secret, known.label, kind, s.chunks, known.taken)
+            for s in known.streams.get((name, kind), [])
+        ]
+        self._readers += readers
+        return readers
+
+    def size_class(self, name: str, kind: Kind) -> int | None:
+        """The size class that the streams of that name had: it stays as it was."""
+        streams = self._known.streams.get((name, kind)) if self._known else None
+        return streams[0].size_class if streams else None
+
+    def plain(self, held: Held) -> bytes | None:
+        """A held version's plaintext; the caller checks its id. None if it is damaged or gone."""
+        try:
+            return self._plain(held)
+        except (OSError, IntegrityError):
+            return None
+
+    def _plain(self, held: Held) -> bytes:
+        return decode(held.codec, self._blobs.read(held), held.plain, [self._plain(base) for base in held.bases])
+
+    def fresh_enough(self, hour: int, mark: int) -> bool:
+        """Whether a delta may lean on a full chunk last seen in that hour; sooner for some than for others, by `mark`."""
+        allowed = self._hour - self._oldest
+        return hour > self._hour - allowed * (3 + mark % 256 / 256) / 4
+
+    def sparse(self, held: Held) -> bool:
+        """Whether a version lies, or leans, in a file that is to be emptied."""
+        return held.file in self._sparse or any(self.sparse(base) for base in held.bases)
+
+    # ---- what this run reads
+
+    @property
+    def hour(self) -> int:
+        """The hour of this run."""
+        return self._hour
+
+    def mark(self, what: bytes) -> int:
+        """A keyed mark, 64 bits."""
+        return int.from_bytes(b3_keyed(self._mark_key, what)[:8], "little")
+
+    def wants(self, mark: int) -> bool:
+        """Whether chunks of that mark are held: always the same ones, if not all fit."""
+        return not self._off and (self._share >= 1 or mark < self._share * 2.0**64)
+
+    def seal(self, payload: Bytes, plain: int, codec: int, bases: tuple[Held, ...] = ()) -> Record | None:
+        """Seal a payload, in any thread."""
+        try:
+            return self._blobs.seal(payload, plain, codec, bases) if not self._off else None
+        except OSError as error:
+            self._give_up(error)
+            return None
+
+    def hold(self, record: Record) -> Held | None:
+        """Write a sealed payload; in the run's own thread."""
+        try:
+            return self._blobs.append(record) if not self._off else None
+        except OSError as error:
+            self._give_up(error)
+            return None
+
+    def begin(self, name: str, kind: Kind, size_class: int) -> None:
+        """Begin the next stream's list."""
+        if self._off:
+            return
+        try:
+            writer = ListWriter(self._new, len(self._lists), self._secret, self._new_label)
+        except OSError as error:
+            self._give_up(error)
+            return
+        self._lists.append((name, size_class, writer))
+        self._kinds.append(kind)
+
+    def add(self, stream: int, version: Version, anchors: Anchors | None) -> None:
+        """Append a chunk to a stream's list; in the run's own thread."""
+        if self._off:
+            return
+        try:
+            self._lists[stream][2].add(version, anchors)
+        except OSError as error:
+            self._give_up(error)
+
+    def drain(self) -> None:
+        """Write what has waited for packs that are complete now."""
+        if self._off:
+            return
+        try:
+            for _, _, writer in self._lists:
+                writer.drain()
+        except OSError as error:
+            self._give_up(error)
+
+    @property
+    def waiting(self) -> int:
+        """How many blocks wait for packs."""
+        return sum(writer.waiting for _, _, writer in self._lists)
+
+    def _give_up(self, error: OSError) -> None:
+        self._off = True
+        self.trouble = self.trouble or f"the version cache {self._folder} cannot be written: {error.strerror}"
+
+    def publish(self) -> None:
+        """After the snapshot was published: from now on these are the versions that deltas may lean on."""
+        if self._off:
+            return
+        try:
+            live: dict[int, int] = {}
+            for _, _, writer in self._lists:
+                writer.finish()
+                for number, size in writer.live.items():
+                    live[number] = live.get(number, 0) + size
+            self._blobs.finish()
+            self._write_head(live)
+        except OSError as error:
+            self._give_up(error)
+            return
+        if self._known:
+            shutil.rmtree(self._known.folder, ignore_errors=True)
+        self._blobs.keep_only(live)
+
+    def _write_head(self, live: dict[int, int]) -> None:
+        document = {
+            "taken": self._hour,
+            "share": self._share,
+            "live": live,
+            "streams": [
+                (name, int(kind), writer.chunks, size_class)
+                for (name, size_class, writer), kind in zip(self._lists, self._kinds, strict=True)
+            ],
+        }
+        sealed = seal_part(self._secret, "versions-head", self._new_label, json.dumps(document).encode())
+        fd = os.open(self._new / "head", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(sealed)
+
+    def close(self) -> None:
+        """Let go of everything; what was not published is removed by the next run."""
+        for reader in self._readers:
+            reader.close()
+        for _, _, writer in self._lists:
+            writer.close()
+        self._blobs.close()
+        os.close(self._lock)
+
+
+def _sweep(base: Path, before: float) -> None:
+    """Remove the caches of sources that have not run for longer than anything may be kept."""
+    with contextlib.suppress(OSError):
+        for folder in list(base.iterdir()):
+            newest = max((path.stat().st_mtime for path in folder.glob("list-*/head")), default=0.0)
+            age = max(newest, folder.stat().st_mtime)
+            if folder.is_dir() and age < before:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def cache_bytes(base: Path) -> int:
+    """What the files below a folder take."""
+    return sum(path.stat().st_size for path in base.rglob("*") if path.is_file()) if base.is_dir() else 0

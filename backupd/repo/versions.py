@@ -1,0 +1,288 @@
+"""What the run before this one read: for each stream its chunks in order, as sealed blocks on this machine's disk.
+
+A block tells of each chunk where it is in the repository, with all that it leans on, and where its version is held. Blocks
+are sealed under the write key's cache secret and bound to their place; one that does not open counts as absent.
+"""
+
+import contextlib
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from backupd.crypto.chunks import Kind, open_part, seal_part
+from backupd.errors import IntegrityError
+from backupd.repo.blobs import Held
+from backupd.repo.compression import compress, decompress
+from backupd.repo.nodes import STRUCTURE, ChunkRef, Entry, closure, decode_node, encode_node
+
+BLOCK = 256
+_NONE = 0xFFFF
+_LENGTH = struct.Struct("<I")
+_COUNTS = struct.Struct("<III")
+_PLACE = struct.Struct("<Q")
+_ANCHORS = struct.Struct("<QQ")
+MAX_BLOCK = 16 * 1024 * 1024
+_NEAR = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Version:
+    """A chunk as the run before read it.
+
+    Attributes:
+        ref: where it is in the repository.
+        held: where its version is held here, if it is.
+        seen: the hour (since 1970) in which the oldest full chunk that it leans on was last seen in the source; of a chunk
+            stored in full, the hour of the run that read it.
+    """
+
+    ref: ChunkRef
+    held: Held | None
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """Marks by which a chunk of rows is recognised: of the row at which it begins, and of that at which it ends."""
+
+    first: int
+    last: int
+
+
+def encode_block(versions: Sequence[Version]) -> bytes:
+    """The plaintext of a block; all packs must be complete."""
+    node = encode_node(STRUCTURE, 0, [Entry(version.ref) for version in versions])
+    held, number = closure([version.held for version in versions if version.held is not None])
+    n, count = len(held), len(versions)
+    bases = [(*(number[b.spot] for b in item.bases), _NONE, _NONE)[:2] for item in held]
+    return b"".join(
+        [
+            _COUNTS.pack(count, len(node), n),
+            node,
+            struct.pack(f"<{n}I", *(item.file for item in held)),
+            struct.pack(f"<{n}I", *(item.offset for item in held)),
+            struct.pack(f"<{n}I", *(item.length for item in held)),
+            struct.pack(f"<{n}I", *(item.plain for item in held)),
+            struct.pack(f"<{n}H", *(first for first, _ in bases)),
+            struct.pack(f"<{n}H", *(second for _, second in bases)),
+            bytes(item.codec for item in held),
+            struct.pack(f"<{count}H", *(_NONE if v.held is None else number[v.held.spot] for v in versions)),
+            struct.pack(f"<{count}I", *(v.seen if v.ref.bases else 0 for v in versions)),
+        ]
+    )
+
+
+def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
+    """Parse a block's plaintext.
+
+    Args:
+        data: the plaintext.
+        kind: of the stream.
+        seen: the hour of the list, for chunks stored in full.
+
+    Raises:
+        IntegrityError, ValueError, struct.error, IndexError, TypeError: it is no such block.
+    """
+    count, length, n = _COUNTS.unpack_from(data)
+    at = _COUNTS.size
+    entries = decode_node(data[at : at + length], STRUCTURE, kind).entries
+    at += length
+
+    def column(size: int, code: str) -> tuple[int, ...]:
+        nonlocal at
+        found = struct.unpack_from(f"<{size}{code}", data, at)
+        at += struct.calcsize(f"<{size}{code}")
+        return found
+
+    files, offsets, lengths, plains = (column(n, "I") for _ in range(4))
+    first, second, codecs = column(n, "H"), column(n, "H"), column(n, "B")
+    numbers, hours = column(count, "H"), column(count, "I")
+    held: list[Held | None] = [None] * n
+
+    def build(k: int, depth: int = 0) -> Held:
+        ready = held[k]
+        if ready is None:
+            if depth > 16:
+                raise IntegrityError("a chain of held versions turns on itself")
+            bases = tuple(build(b, depth + 1) for b in (first[k], second[k]) if b != _NONE)
+            ready = held[k] = Held(files[k], offsets[k], lengths[k], plains[k], codecs[k], bases)
+        return ready
+
+    return [
+        Version(entry.ref, None if k == _NONE else build(k), hour if entry.ref.bases else seen)
+        for entry, k, hour in zip(entries, numbers, hours, strict=True)
+    ]
+
+
+class ListWriter:
+    """Writes one stream's list. A block waits until the packs of its chunks are complete.
+
+    Args:
+        folder: where lists are written.
+        number: the stream's place among the snapshot's streams.
+        secret: the cache secret.
+        label: what binds blocks to this source and list.
+    """
+
+    def __init__(self, folder: Path, number: int, secret: bytes, label: bytes) -> None:
+        self._secret, self._label = secret, label + struct.pack("<I", number)
+        self._list, self._places, self._anchors = (
+            _create(folder / f"{number}.{suffix}") for suffix in ("list", "places", "anchors")
+        )
+        self._open: list[Version] = []
+        self._line: list[list[Version]] = []
+        self._at = self._blocks = 0
+        self.chunks = 0
+        self.live: dict[int, int] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many blocks wait for packs."""
+        return len(self._line)
+
+    def add(self, version: Version, anchors: Anchors | None) -> None:
+        """Append a chunk.
+
+        Raises:
+            OSError: as the disk says.
+        """
+        self._open.append(version)
+        self.chunks += 1
+        if anchors is not None:
+            self._anchors.write(_ANCHORS.pack(anchors.first, anchors.last))
+        if len(self._open) == BLOCK:
+            self._line.append(self._open)
+            self._open = []
+            self.drain()
+
+    def drain(self) -> None:
+        """Write what can be written.
+
+        Raises:
+            OSError: as the disk says.
+        """
+        done = 0
+        for versions in self._line:
+            if not all(_complete(v.ref) for v in versions):
+                break
+            self._write(versions)
+            done += 1
+        del self._line[:done]
+
+    def _write(self, versions: Sequence[Version]) -> None:
+        for item in closure([v.held for v in versions if v.held is not None])[0]:
+            self.live[item.file] = self.live.get(item.file, 0) + item.length
+        plain = encode_block(versions)
+        framed = _LENGTH.pack(len(plain)) + compress(plain, 1)
+        sealed = seal_part(self._secret, "versions", self._label + _LENGTH.pack(self._blocks), framed)
+        self._places.write(_PLACE.pack(self._at))
+        self._list.write(_LENGTH.pack(len(sealed)) + sealed)
+        self._at += len(sealed) + _LENGTH.size
+        self._blocks += 1
+
+    def finish(self) -> None:
+        """Write the rest, with every pack complete.
+
+        Raises:
+            OSError: as the disk says.
+        """
+        if self._open:
+            self._line.append(self._open)
+            self._open = []
+        self.drain()
+        self.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in (self._list, self._places, self._anchors):
+            with contextlib.suppress(OSError):
+                file.close()
+
+
+def _create(path: Path) -> IO[bytes]:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+
+
+def _complete(ref: ChunkRef) -> bool:
+    return ref.place.digest is not None and all(_complete(base) for base in ref.bases)
+
+
+class ListReader:
+    """Reads one stream's list of the run before. For one thread.
+
+    Args:
+        folder: where the lists are.
+        number: the stream's place then.
+        secret: the cache secret.
+        label: as when it was written.
+        kind: of the stream.
+        chunks: how many it had.
+        seen: the hour of that run.
+    """
+
+    def __init__(
+        self, folder: Path, number: int, secret: bytes, label: bytes, kind: Kind, chunks: int, seen: int
+    ) -> None:
+        self._folder, self._number = folder, number
+        self._secret, self._label = secret, label + struct.pack("<I", number)
+        self._kind, self._seen = kind, seen
+        self.chunks = chunks
+        self._fds: dict[str, int] = {}
+        self._near: dict[int, list[Version]] = {}
+
+    def _fd(self, suffix: str) -> int:
+        if suffix not in self._fds:
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fds[suffix] = os.open(self._folder / f"{self._number}.{suffix}", flags)
+        return self._fds[suffix]
+
+    def block(self, n: int) -> list[Version]:
+        """A block's chunks; none if it is damaged or gone. The last few are kept."""
+        found = self._near.get(n)
+        if found is None:
+            try:
+                found = self._load(n)
+            except (OSError, IntegrityError, ValueError, struct.error, IndexError, TypeError):
+                found = []
+            if len(self._near) >= _NEAR:
+                del self._near[next(iter(self._near))]
+            self._near[n] = found
+        return found
+
+    def _load(self, n: int) -> list[Version]:
+        (at,) = _PLACE.unpack(os.pread(self._fd("places"), _PLACE.size, n * _PLACE.size))
+        (length,) = _LENGTH.unpack(os.pread(self._fd("list"), _LENGTH.size, at))
+        if length > MAX_BLOCK:
+            raise IntegrityError("a block is too long")
+        sealed = os.pread(self._fd("list"), length, at + _LENGTH.size)
+        framed = open_part(self._secret, "versions", self._label + _LENGTH.pack(n), sealed)
+        (size,) = _LENGTH.unpack_from(framed)
+        return decode_block(decompress(framed[_LENGTH.size :], limit=MAX_BLOCK, exact=size), self._kind, self._seen)
+
+    def version(self, n: int) -> Version | None:
+        """The chunk at a place."""
+        if not 0 <= n < self.chunks:
+            return None
+        block = self.block(n // BLOCK)
+        return block[n % BLOCK] if n % BLOCK < len(block) else None
+
+    def anchors(self, start: int, count: int) -> list[tuple[int, int]]:
+        """The marks of some chunks, first and last; fewer if there are no more."""
+        return list(_ANCHORS.iter_unpack(self.raw_anchors(start, count)))
+
+    def raw_anchors(self, start: int, count: int) -> bytes:
+        """The same as 16 bytes for each."""
+        try:
+            data = os.pread(self._fd("anchors"), count * _ANCHORS.size, start * _ANCHORS.size)
+        except OSError:
+            return b""
+        return data[: len(data) - len(data) % _ANCHORS.size]
+
+    def close(self) -> None:
+        """Close the files."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
