@@ -23,14 +23,15 @@ from backupd.jobs.spill import ReadAhead
 from backupd.repo.leaning import Candidates
 from backupd.repo.nodes import ContentEntry
 from backupd.repo.preparing import Prepared
-from backupd.repo.rowdigest import RowChunk, RowDigest
+from backupd.repo.rowdigest import RowDigest
 from backupd.repo.versioncache import VersionCache
 from backupd.repo.versions import Anchors
 from backupd.repo.writing import WriteSession
 from backupd.report import Reporter
 
 if TYPE_CHECKING:
-    from backupd.repo.rows import RowCutter, RowHasher
+    from backupd.jobs.recognizing import Met, Recognizer
+    from backupd.repo.rows import RowHasher
 
 PIECE = 64 * 1024
 BATCH_BYTES = 8 * 1024 * 1024
@@ -255,30 +256,34 @@ class _Capture:
 
     def _rows(self, n: int, stream: CapturedStream) -> None:
         """Rows: cut by content, counted and digested."""
+        from backupd.jobs.recognizing import Met, Recognizer
         from backupd.repo.rows import RowCutter
 
-        cache = self._session.versions
-        matcher = RowMatcher(cache, cache.lists(stream.info.name, Kind.ROWS), self._places[n]) if cache else None
         assert self._hasher is not None
-        cutter = RowCutter(self._classes[n], self._session.secrets.cut_key, self._hasher, stream.info.key)
-        batch: list[RowChunk] = []
+        session, target = self._session, self._classes[n]
+        cache = session.versions
+        matcher = RowMatcher(cache, cache.lists(stream.info.name, Kind.ROWS), self._places[n]) if cache else None
+        cutter = RowCutter(target, session.secrets.cut_key, self._hasher, stream.info.key)
+        cut = Recognizer(cutter, matcher, lambda piece: session.name(Kind.ROWS, piece), target * 1024)
+        batch: list[Met] = []
         size = 0
-        for chunk in _cut(cutter, self._view.read(stream.info), stream.info.name, self._readers.check):
-            batch.append(chunk)
-            size += len(chunk.data)
+        for met in _cut(cut, self._view.read(stream.info), stream.info.name, self._readers.check):
+            batch.append(met)
+            size += len(met.chunk.data)
             if size >= self._enough:
-                self._give(n, batch, matcher)
+                self._give(n, batch)
                 batch, size = [], 0
         if batch:
-            self._give(n, batch, matcher)
+            self._give(n, batch)
         stream.rows = cutter.digest
         self._view.counted(stream.info, cutter.digest.rows)
 
-    def _give(self, n: int, batch: Sequence[RowChunk], matcher: RowMatcher | None) -> None:
-        content = [ContentEntry(c.rows, c.first, c.last, c.flags) for c in batch]
-        anchors = [matcher.anchors(c) for c in batch] if matcher else None
-        candidates = [matcher.match(c, a) for c, a in zip(batch, anchors, strict=True)] if matcher and anchors else None
-        self._submit(n, Kind.ROWS, [c.data for c in batch], candidates, content, anchors)
+    def _give(self, n: int, batch: "Sequence[Met]") -> None:
+        chunks = [met.chunk for met in batch]
+        content = [ContentEntry(c.rows, c.first, c.last, c.flags) for c in chunks]
+        anchors = [met.anchors for met in batch if met.anchors is not None]
+        candidates = [met.candidates for met in batch if met.candidates is not None]
+        self._submit(n, Kind.ROWS, [c.data for c in chunks], candidates or None, content, anchors or None)
 
 
 def _begin(info: StreamInfo) -> CapturedStream:
@@ -329,8 +334,8 @@ def _whole(buffers: Iterator[bytes | bytearray]) -> Iterator[bytes]:
 
 
 def _cut(
-    cutter: "RowCutter", buffers: Iterator[bytes | bytearray], name: str, check: Callable[[], None]
-) -> Iterator[RowChunk]:
+    cutter: "Recognizer", buffers: Iterator[bytes | bytearray], name: str, check: Callable[[], None]
+) -> "Iterator[Met]":
     for data in buffers:
         check()
         yield from cutter.feed(data)

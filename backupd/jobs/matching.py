@@ -114,20 +114,44 @@ class RowMatcher:
         self._lists = _Lists(readers)
         self._at = self._lists.begins[min(place, len(readers))]
         self._missed = 0
+        self.aligned = True
 
     def anchors(self, chunk: RowChunk) -> Anchors:
         """The marks of a chunk: of the keys at its ends, or where there are none, of the rows."""
-        if chunk.first or chunk.last:
-            return Anchors(self._cache.mark(chunk.first), self._cache.mark(chunk.last))
-        data = bytes(chunk.data)
-        last = data.rfind(b"\n", 0, len(data) - 1) + 1
-        return Anchors(self._cache.mark(data[: data.find(b"\n") + 1 or None]), self._cache.mark(data[last:]))
+        first, last = chunk.first, chunk.last
+        if not first and not last:
+            data = bytes(chunk.data)
+            first, last = data[: data.find(b"\n") + 1 or None], data[data.rfind(b"\n", 0, len(data) - 1) + 1 :]
+        return Anchors(self._cache.mark(first), self._cache.mark(last), chunk.rows, chunk.sums)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known of the run before."""
+        return not self._lists.chunks
+
+    def expected(self, longest: int) -> Version | None:
+        """The chunk that comes next if nothing changed, if it is one of whole rows and did not end with its stream."""
+        if not 0 <= self._at < self._lists.chunks or self._at + 1 in self._lists.begins:
+            return None
+        version = self._lists.version(self._at)
+        return version if version and version.rows and version.ref.plain_length <= longest else None
+
+    def recognised(self, version: Version) -> tuple[Anchors, Candidates]:
+        """The expected chunk has come."""
+        n = self._at
+        self._at += 1
+        self._missed = 0
+        first, last = self._lists.marks(n)
+        anchors = Anchors(max(first, 0), max(last, 0), version.rows, version.sums)
+        return anchors, Candidates((version,), whole=True, mark=anchors.first, known=version)
 
     def match(self, chunk: RowChunk, anchors: Anchors) -> Candidates:
         """The candidates of the next chunk."""
+        self.aligned = False
         if not self._lists.chunks:
             return Candidates(mark=anchors.first)
         begin, end = self._find(anchors)
+        self.aligned = end is not None and (begin is None or begin <= end)
         if begin is None and end is None:
             return self._by_place(anchors)
         self._missed = 0

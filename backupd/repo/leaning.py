@@ -32,12 +32,14 @@ class Candidates:
         whole: whether the chunk begins and ends where the one candidate does.
         near: versions around them, by id, so that a chunk that only moved is known again.
         mark: decides whether the chunk is held; equal from night to night.
+        known: the version that this chunk is, if its id was compared already.
     """
 
     versions: tuple[Version, ...] = ()
     whole: bool = False
     near: dict[bytes, Version] = field(default_factory=dict)
     mark: int = 0
+    known: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +71,15 @@ class Leaner:
         if version is None:
             version = next((v for v in candidates.versions if v.ref.id == chunk_id), None)
         if version is not None:
-            return version if self._may_stay(version) else None
+            return version if self.may_stay(version) else None
         for version in candidates.versions:
             found = _in_chain(version, chunk_id)
             if found is not None:
-                return found if self._may_stay(found) else None
+                return found if self.may_stay(found) else None
         return None
 
-    def _may_stay(self, version: Version) -> bool:
+    def may_stay(self, version: Version) -> bool:
+        """Whether a version may be referred to again: its packs are there, and nothing it leans on is too old."""
         ref = version.ref
         if not self._all_usable(ref):
             return False

@@ -86,12 +86,16 @@ class Preparer:
             candidates: for each, what may be its version of the run before.
         """
         namer = self._namers[kind]
-        ids = [namer.name(piece) for piece in pieces]
         guesses = candidates or [Candidates()] * len(pieces)
         ready: dict[int, Prepared] = {}
-        if self._leaner is not None:
-            for n, (i, piece, guess) in enumerate(zip(ids, pieces, guesses, strict=True)):
-                if (version := self._leaner.again(i, guess)) is not None:
+        ids: list[bytes] = []
+        for n, (piece, guess) in enumerate(zip(pieces, guesses, strict=True)):
+            ids.append(guess.known.ref.id if guess.known else namer.name(piece))
+            if self._leaner is not None:
+                version = guess.known
+                if version is None or not self._leaner.may_stay(version):
+                    version = self._leaner.again(ids[n], guess)
+                if version is not None:
                     ready[n] = self._known(version, piece, guess)
         left = [i for n, i in enumerate(ids) if n not in ready]
         fresh = {i: ref for i in left if (ref := self._fresh.get((kind, i)))}
@@ -106,6 +110,10 @@ class Preparer:
             else:
                 ready[n] = self._new(kind, i, piece, guess)
         return [ready[n] for n in range(len(pieces))]
+
+    def name(self, kind: Kind, piece: Bytes) -> bytes:
+        """The id of a chunk."""
+        return self._namers[kind].name(piece)
 
     def _known(self, version: Version, piece: Bytes, guess: Candidates) -> Prepared:
         """A chunk that is stored already; its version is held anew if it is not held well."""

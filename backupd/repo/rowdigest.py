@@ -35,10 +35,11 @@ class RowDigest:
 
 @dataclass(frozen=True, slots=True)
 class RowChunk:
-    """A chunk of rows: its bytes and what the content tree says of it."""
+    """A chunk of rows: its bytes, what the content tree says of it, and the sums of the hashes of the rows that end in it."""
 
     data: memoryview = field(repr=False)
     rows: int = 0
     first: bytes = field(default=b"", repr=False)
     last: bytes = field(default=b"", repr=False)
     flags: int = 0
+    sums: tuple[int, int] = (0, 0)

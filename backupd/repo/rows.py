@@ -120,11 +120,9 @@ class _Giant:
         self._held = b""
         self._key = key
         self._begun = False
-        self.size = 0
 
     def take(self, data: memoryview) -> Iterator[RowChunk]:
         self._running.update(data)
-        self.size += len(data)
         held = b"".join((self._held, data))
         at = 0
         while len(held) - at > LONGEST_CHUNK:
@@ -135,13 +133,31 @@ class _Giant:
     def _piece(self, data: bytes, flags: int) -> RowChunk:
         flags |= STARTS_INSIDE if self._begun else 0
         self._begun = True
-        return RowChunk(memoryview(data), 0 if flags & ENDS_INSIDE else 1, self._key, self._key, flags)
+        last = not flags & ENDS_INSIDE
+        sums = _halves(self._running.digest()) if last else (0, 0)
+        return RowChunk(memoryview(data), int(last), self._key, self._key, flags, sums)
 
     def end(self) -> RowChunk:
         return self._piece(self._held, 0)
 
-    def hashes(self) -> tuple[int, int]:
-        return _halves(self._running.digest())
+
+class _Cuts:
+    """Counts rows into chunks: those of the chunk that was open, then those of a block by their numbers."""
+
+    def __init__(self, rows: int, sums: tuple[int, int], upto: tuple[_Words, _Words]) -> None:
+        self.rows, self._sums, self._upto = rows, sums, upto
+        self.row = 0
+
+    def take(self, upto: int) -> tuple[int, tuple[int, int]]:
+        """End a chunk before a row; its rows, and the sums of their hashes."""
+        one, two = self._upto
+        sums = (
+            (self._sums[0] + int(one[upto]) - int(one[self.row])) % 2**64,
+            (self._sums[1] + int(two[upto]) - int(two[self.row])) % 2**64,
+        )
+        rows = self.rows + upto - self.row
+        self.rows, self._sums, self.row = 0, (0, 0), upto
+        return rows, sums
 
 
 class RowCutter:
@@ -168,11 +184,30 @@ class RowCutter:
         self._rest = b""
         self._known = 0
         self._open_rows = 0
+        self._open_sums = (0, 0)
         self._giant: _Giant | None = None
         self.digest = RowDigest()
 
+    @property
+    def inside(self) -> bool:
+        """Whether it is inside a row of more than 1 MiB."""
+        return self._giant is not None
+
+    def count(self, chunk: RowChunk) -> RowChunk:
+        """Count a chunk into the digest."""
+        self.digest.add(chunk.rows, len(chunk.data), chunk.sums)
+        return chunk
+
+    def forget(self) -> None:
+        """Drop what is open: the caller goes on behind the last chunk."""
+        self._rest, self._known, self._open_rows, self._open_sums = b"", 0, 0, (0, 0)
+
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[RowChunk]:
-        """Take more of the stream; gives the chunks that are complete."""
+        """Take more of the stream; gives the chunks that are complete, and counts each as it is taken."""
+        for chunk in self._feed(data):
+            yield self.count(chunk)
+
+    def _feed(self, data: bytes | bytearray | memoryview) -> Iterator[RowChunk]:
         if self._giant is not None:
             data, chunks = self._go_on(self._giant, memoryview(data))
             yield from chunks
@@ -189,37 +224,43 @@ class RowCutter:
         if self._giant is not None or self._known != len(self._rest):
             raise ValueError("a stream of rows ends inside a row")
         if self._rest:
-            yield self._chunk(self._rest, 0, len(self._rest), self._open_rows)
-            self._rest, self._known, self._open_rows = b"", 0, 0
+            yield self.count(self.chunk(self._rest, 0, len(self._rest), self._open_rows, self._open_sums))
+            self.forget()
 
     def _cut(self, whole: bytes) -> Iterator[RowChunk]:
         """Cut what is complete off the front; the open chunk and the row that is not complete yet stay."""
         size = len(whole) - len(_PADDING)
         block = np.frombuffer(whole, dtype=np.uint8)
         ends: _Places = np.flatnonzero(block[self._known : size] == _NEWLINE) + (self._known + 1)
-        start = row = 0
-        rows = self._open_rows
-        for n in self._candidates(block, ends):
+        candidates, sums = self._hashed(block, ends)
+        cuts = _Cuts(self._open_rows, self._open_sums, sums)
+        start = 0
+        for n in candidates:
             end = int(ends[n])
             while end - start > self._most:
-                at, chunk_rows, row = self._forced(ends, start, row, rows)
-                yield from self._give(whole, start, at, chunk_rows)
-                start, rows = at, 0
+                at, upto = self._forced(ends, start, cuts)
+                yield from self._give(whole, start, at, *cuts.take(upto))
+                start = at
             if end - start >= self._least and self._taken(whole, int(ends[n - 1]) if n else self._known, end):
-                yield from self._give(whole, start, end, rows + n + 1 - row)
-                start, row, rows = end, n + 1, 0
+                yield from self._give(whole, start, end, *cuts.take(n + 1))
+                start = end
         last = int(ends[-1]) if len(ends) else self._known
         while last - start > self._most:
-            at, chunk_rows, row = self._forced(ends, start, row, rows)
-            yield from self._give(whole, start, at, chunk_rows)
-            start, rows = at, 0
+            at, upto = self._forced(ends, start, cuts)
+            yield from self._give(whole, start, at, *cuts.take(upto))
+            start = at
         self._rest = whole[start:size]
         self._known = last - start
-        self._open_rows = rows + len(ends) - row
+        self._open_rows, self._open_sums = cuts.take(len(ends))
 
-    def _candidates(self, block: NDArray[np.uint8], ends: _Places) -> list[int]:
-        """Count rows into the digest, a block at a time so that arrays stay in the processor's cache."""
+    def _hashed(self, block: NDArray[np.uint8], ends: _Places) -> tuple[list[int], tuple[_Words, _Words]]:
+        """Hash rows, a block at a time so that arrays stay in the processor's cache.
+
+        Returns:
+            the numbers of the rows that may end a chunk, and for both hashes the sums of the rows up to each.
+        """
         found: list[int] = []
+        ones, twos = np.zeros(len(ends) + 1, dtype=np.uint64), np.zeros(len(ends) + 1, dtype=np.uint64)
         n, start = 0, self._known
         while n < len(ends):
             upto = max(n + 1, int(np.searchsorted(ends, start + _BLOCK)))
@@ -227,53 +268,57 @@ class RowCutter:
             starts = np.empty_like(some)
             starts[0], starts[1:] = start, some[:-1]
             one, two = self._hasher.hash(block, starts, some)
-            self.digest.add(len(some), int(some[-1]) - start, (int(one.sum()), int(two.sum())))
             chosen = (one >> np.uint64(32)) < (some - starts).astype(np.uint64) * self._rate
             found += (np.flatnonzero(chosen) + n).tolist()
+            ones[n + 1 : upto + 1], twos[n + 1 : upto + 1] = one, two
             n, start = upto, int(some[-1])
-        return found
+        np.cumsum(ones, out=ones)
+        np.cumsum(twos, out=twos)
+        return found, (ones, twos)
 
-    def _forced(self, ends: _Places, start: int, row: int, rows: int) -> tuple[int, int, int]:
+    def _forced(self, ends: _Places, start: int, cuts: "_Cuts") -> tuple[int, int]:
         """Where a chunk must end: at the last row that fits, or behind a row that is too long by itself.
 
         Returns:
-            the end, the rows of the chunk, and the number of the next row.
+            the end, and the number of the next row.
         """
         upto = int(np.searchsorted(ends, start + self._most, side="right"))
-        if upto == row:
-            if rows:
-                return self._known, rows, row
+        if upto == cuts.row:
+            if cuts.rows:
+                return self._known, cuts.row
             upto += 1
-        return int(ends[upto - 1]), rows + upto - row, upto
+        return int(ends[upto - 1]), upto
 
     def _taken(self, whole: bytes, start: int, end: int) -> bool:
         return b3_keyed(self._cut_key, memoryview(whole)[start:end])[0] % _ODDS == 0
 
-    def _give(self, whole: bytes, start: int, end: int, rows: int) -> Iterator[RowChunk]:
+    def _give(self, whole: bytes, start: int, end: int, rows: int, sums: tuple[int, int]) -> Iterator[RowChunk]:
         if end - start <= LONGEST_CHUNK:
-            yield self._chunk(whole, start, end, rows)
+            yield self.chunk(whole, start, end, rows, sums)
             return
         key = _key_of(whole[start : start + LONGEST_CHUNK], self._key)
         for at in range(start, end, LONGEST_CHUNK):
             upto = min(end, at + LONGEST_CHUNK)
             flags = (STARTS_INSIDE if at > start else 0) | (ENDS_INSIDE if upto < end else 0)
-            yield RowChunk(memoryview(whole)[at:upto], int(upto == end), key, key, flags)
+            last = upto == end
+            yield RowChunk(memoryview(whole)[at:upto], int(last), key, key, flags, sums if last else (0, 0))
 
-    def _chunk(self, whole: bytes, start: int, end: int, rows: int) -> RowChunk:
+    def chunk(self, whole: bytes, start: int, end: int, rows: int, sums: tuple[int, int]) -> RowChunk:
+        """A chunk of whole rows of which number and sums are known."""
         view = memoryview(whole)[start:end]
         if not self._key:
-            return RowChunk(view, rows)
+            return RowChunk(view, rows, sums=sums)
         first = whole[start : whole.index(b"\n", start)]
         last = whole[whole.rfind(b"\n", start, end - 1) + 1 or start : end - 1]
-        return RowChunk(view, rows, _key_of(first, self._key), _key_of(last, self._key))
+        return RowChunk(view, rows, _key_of(first, self._key), _key_of(last, self._key), sums=sums)
 
     # ---- rows of more than 1 MiB that come in more than one buffer
 
     def _begin_giant(self) -> Iterator[RowChunk]:
         if self._known:
-            yield self._chunk(self._rest, 0, self._known, self._open_rows)
+            yield self.chunk(self._rest, 0, self._known, self._open_rows, self._open_sums)
         row = self._rest[self._known :]
-        self._rest, self._known, self._open_rows = b"", 0, 0
+        self.forget()
         self._giant = _Giant(self._hasher, _key_of(row[:LONGEST_CHUNK], self._key))
         yield from self._giant.take(memoryview(row))
 
@@ -282,7 +327,6 @@ class RowCutter:
         chunks = list(giant.take(data[:end] if end else data))
         if end:
             chunks.append(giant.end())
-            self.digest.add(1, giant.size, giant.hashes())
             self._giant = None
         return (data[end:] if end else data[:0]), chunks
 

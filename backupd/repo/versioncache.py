@@ -24,6 +24,8 @@ from backupd.repo.compression import Bytes
 from backupd.repo.versions import Anchors, ListReader, ListWriter, Version
 
 HOUR = 3600
+SHAPE = b"1, rows-1, "
+"""How lists are written and rows are cut: one of another shape is no list."""
 _SPARSE = 0.5
 """Blob files with less of them live than this are emptied, as far as their chunks are met again."""
 
@@ -83,7 +85,7 @@ class VersionCache:
         self._hour = int(now) // HOUR
         self._oldest = self._hour - max_age // HOUR
         self._mark_key = b3_derive("backupd/v1/version-marks", secret)
-        self._label = b3_keyed(self._mark_key, b"source" + source.encode())[:16]
+        self._label = b3_keyed(self._mark_key, SHAPE + source.encode())[:16]
         self._readers: list[ListReader] = []
         self._lists: list[tuple[str, int, ListWriter]] = []
         self._kinds: list[Kind] = []

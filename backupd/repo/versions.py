@@ -37,19 +37,25 @@ class Version:
         held: where its version is held here, if it is.
         seen: the hour (since 1970) in which the oldest full chunk that it leans on was last seen in the source; of a chunk
             stored in full, the hour of the run that read it.
+        rows: of a chunk of rows, how many end in it.
+        sums: of these, the sums of their hashes.
     """
 
     ref: ChunkRef
     held: Held | None
     seen: int
+    rows: int = 0
+    sums: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """Marks by which a chunk of rows is recognised: of the row at which it begins, and of that at which it ends."""
+    """What a chunk of rows is known by: marks of the row at which it begins and of that at which it ends, rows and sums."""
 
     first: int
     last: int
+    rows: int = 0
+    sums: tuple[int, int] = (0, 0)
 
 
 def encode_block(versions: Sequence[Version]) -> bytes:
@@ -71,6 +77,9 @@ def encode_block(versions: Sequence[Version]) -> bytes:
             bytes(item.codec for item in held),
             struct.pack(f"<{count}H", *(_NONE if v.held is None else number[v.held.spot] for v in versions)),
             struct.pack(f"<{count}I", *(v.seen if v.ref.bases else 0 for v in versions)),
+            struct.pack(f"<{count}I", *(v.rows for v in versions)),
+            struct.pack(f"<{count}Q", *(v.sums[0] for v in versions)),
+            struct.pack(f"<{count}Q", *(v.sums[1] for v in versions)),
         ]
     )
 
@@ -99,7 +108,8 @@ def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
 
     files, offsets, lengths, plains = (column(n, "I") for _ in range(4))
     first, second, codecs = column(n, "H"), column(n, "H"), column(n, "B")
-    numbers, hours = column(count, "H"), column(count, "I")
+    numbers, hours, rows = column(count, "H"), column(count, "I"), column(count, "I")
+    sums = zip(column(count, "Q"), column(count, "Q"), strict=True)
     held: list[Held | None] = [None] * n
 
     def build(k: int, depth: int = 0) -> Held:
@@ -112,8 +122,8 @@ def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
         return ready
 
     return [
-        Version(entry.ref, None if k == _NONE else build(k), hour if entry.ref.bases else seen)
-        for entry, k, hour in zip(entries, numbers, hours, strict=True)
+        Version(entry.ref, None if k == _NONE else build(k), hour if entry.ref.bases else seen, r, s)
+        for entry, k, hour, r, s in zip(entries, numbers, hours, rows, sums, strict=True)
     ]
 
 

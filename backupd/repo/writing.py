@@ -155,6 +155,10 @@ class WriteSession:
         """Name, look up, compress and seal chunks; for worker threads. See `Preparer.prepare`."""
         return self._preparer.prepare(kind, pieces, candidates)
 
+    def name(self, kind: Kind, piece: Bytes) -> bytes:
+        """The id of a chunk; for any thread."""
+        return self._preparer.name(kind, piece)
+
     def place(self, prepared: Prepared, packs: "OpenPacks") -> tuple[ChunkRef, bool]:
         """Put a prepared chunk into a pack unless it is known; returns where it is, and whether it is new."""
         if isinstance(prepared, Sealed):
@@ -411,7 +415,8 @@ class StreamWriter:
             seen = item.seen
         if not isinstance(item, ChunkRef) and item.keep is not None and (new or isinstance(item, Known)):
             held = cache.hold(item.keep)
-        cache.add(self._number, Version(ref, held, seen), marks)
+        rows, sums = (marks.rows, marks.sums) if marks else (0, (0, 0))
+        cache.add(self._number, Version(ref, held, seen, rows, sums), marks)
 
     @property
     def content_top(self) -> bytes | None:

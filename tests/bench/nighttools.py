@@ -128,12 +128,10 @@ class Piped(Runner):
         tool = self.tool
         tool.empty_target()
         out = tool.target / "dump.sql"
-        words = (
-            ["extract", "--stdout", f"::a{getattr(tool, '_count', 0)}"]
-            if isinstance(tool, Borg)
-            else ["dump", "latest", "dump"]
-        )
-        commands = [shlex.join([tool.command, *words])]  # type: ignore[attr-defined]
+        assert isinstance(tool, Restic | Borg)
+        borg = isinstance(tool, Borg)
+        words = ["extract", "--stdout", f"::a{tool.count}"] if borg else ["dump", "latest", "dump"]
+        commands = [shlex.join([tool.command, *words])]
         commands += [f"{self._zstd} -q -dc"] if self._zstd else []
         commands[-1] += f" > {shlex.quote(str(out))}"
         return self._pipe(*commands), out

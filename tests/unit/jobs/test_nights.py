@@ -13,6 +13,7 @@ import pytest
 from backupd.crypto.keyfile import Role
 from backupd.errors import IntegrityError
 from backupd.jobs.restore import joined as read_stream
+from backupd.jobs.restore import open_content
 from backupd.jobs.verify import Level
 from backupd.repo.codecs import DICT_DELTA, MAX_FAMILY, MAX_LINKS, ROW_DELTA
 from backupd.repo.format import pack_name
@@ -24,7 +25,7 @@ from backupd.report import Tally
 from backupd.store.dryrun import DryRunStore
 from tests.jobs_kit import Kit, utc_now
 from tests.table_engine import TableSource
-from tests.unit.jobs.test_tables import rows, take
+from tests.unit.jobs.test_tables import newest, rows, take
 
 CITIES = [f"city {n}" for n in range(90)]
 
@@ -429,3 +430,51 @@ def test_a_trial_before_the_first_run(tmp_path: Path) -> None:
     trial = kit.backup(source, store=DryRunStore(kit.store, utc_now), host="scratch", trial=kit.places("writer"))
     assert trial.chunks["full"] == trial.chunks["total"]
     assert not kit.versions().exists()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("kind", ["same", "scattered", "appended", "deleted", "giant", "shifted", "shorter"])
+def test_recognised_chunks_are_cut_as_the_cutter_cuts(tmp_path: Path, kind: str, parts: int) -> None:
+    """A run that recognises chunks of the run before gives the same chunks and digests as one that knows nothing."""
+    kit = Kit(tmp_path)
+    giant = b"7000.1\t" + random.Random(1).randbytes(1_600_000).hex().encode() + b"\n"
+    before = [*rows(15_000), *([giant] if kind == "giant" else [])]
+    if kind == "giant":
+        before.sort(key=lambda row: float(row.split(b"\t")[0]))
+    take(kit, TableSource({"t": before}, parts=parts, buffer=70_000))
+    after = {
+        "same": before,
+        "scattered": churn_rows(before, random.Random(2), 0.003),
+        "appended": [*before, *(b"%d\tmore\n" % n for n in range(15_000, 15_300))],
+        "deleted": before[:4000] + before[4300:],
+        "giant": [row.replace(b"\t", b"\tx", 1) if n % 3000 == 5 else row for n, row in enumerate(before)],
+        "shifted": [b"-1\tin front\n", *before],
+        "shorter": before[:9000],
+    }[kind]
+    night = TableSource({"t": after}, parts=parts, buffer=70_000)
+    done = take(kit, night)
+    chunks = [[ref.id for ref in stream] for stream in kit.refs(done.snapshot)]
+    digest = open_content(*newest(kit))["tables"][0]["digest"]
+    again = take(kit, night, version_cache=None)
+    assert [[ref.id for ref in stream] for stream in kit.refs(again.snapshot)] == chunks
+    assert open_content(*newest(kit))["tables"][0]["digest"] == digest
+    assert kit.verify(Level.CONTENT).problems == []
+
+
+def test_what_did_not_change_is_not_hashed_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an unchanged table only the last chunk of each stream is looked at row by row."""
+    from backupd.repo.rows import RowHasher
+
+    kit = Kit(tmp_path)
+    table = rows(30_000)
+    take(kit, TableSource({"t": table}))
+    hashed = []
+    real = RowHasher.hash
+
+    def counting(self: RowHasher, block: object, starts: object, ends: object) -> object:
+        hashed.append(len(ends))  # type: ignore[arg-type]
+        return real(self, block, starts, ends)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RowHasher, "hash", counting)
+    take(kit, TableSource({"t": table}))
+    assert sum(hashed) < len(table) / 10
