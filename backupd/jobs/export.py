@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backupd.crypto.chunks import Kind
+from backupd.disk import DirectFile
 from backupd.errors import Failed, IntegrityError, SafetyRefused
 from backupd.jobs.restore import joined, open_content
 from backupd.jobs.rowcheck import RowCheck
@@ -155,11 +156,14 @@ def _write(path: Path, buffers: Iterator[bytes | bytearray]) -> None:
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        try:
+            file = DirectFile(descriptor)
             for data in buffers:
                 file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            file.finish()
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         unnamed.rename(path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -17,6 +17,8 @@ from backupd.repo.snapshot import StreamRoot
 from backupd.repo.trees import walk_content
 from backupd.report import Locked, Problem, Reporter
 
+TOGETHER = 1024 * 1024
+
 
 class RowCheck:
     """The digest of rows that are read only to be compared, as the writer of that key makes it."""
@@ -24,11 +26,20 @@ class RowCheck:
     def __init__(self, id_key: bytes) -> None:
         from backupd.repo.rows import RowCutter, RowHasher
 
-        self._cutter = RowCutter(LARGE_ROWS, bytes(32), RowHasher.of(id_key))
+        self._cutter = RowCutter(LARGE_ROWS, bytes(32), RowHasher.of(id_key), only_digest=True)
+        self._waiting: list[bytes | bytearray] = []
+        self._size = 0
 
     def update(self, data: bytes | bytearray) -> None:
-        """Take more rows; they need not end where the data does."""
-        for _ in self._cutter.feed(data):
+        """Take more rows; they need not end where the data does. Many are looked at together."""
+        self._waiting.append(data)
+        self._size += len(data)
+        if self._size >= TOGETHER:
+            self._look()
+
+    def _look(self) -> None:
+        whole, self._waiting, self._size = b"".join(self._waiting), [], 0
+        for _ in self._cutter.feed(whole):
             pass
 
     def finish(self) -> RowDigest:
@@ -37,6 +48,7 @@ class RowCheck:
         Raises:
             IntegrityError: they ended inside a row.
         """
+        self._look()
         try:
             for _ in self._cutter.finish():
                 pass

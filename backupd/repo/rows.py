@@ -172,12 +172,21 @@ class RowCutter:
         cut_key: decides about candidates.
         hasher: of the writer.
         key: positions of the key's columns.
+        only_digest: nobody wants the chunks: they are cut anywhere.
     """
 
-    def __init__(self, size_class: int, cut_key: bytes, hasher: RowHasher, key: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        size_class: int,
+        cut_key: bytes,
+        hasher: RowHasher,
+        key: tuple[int, ...] = (),
+        *,
+        only_digest: bool = False,
+    ) -> None:
         target = size_class * 1024
         self._least, self._most = target // 4, target * 4
-        self._rate = np.uint64(_ODDS * 2**32 // (target - self._least))
+        self._rate = np.uint64(0 if only_digest else _ODDS * 2**32 // (target - self._least))
         self._cut_key = b3_derive("backupd/v1/cut-rows", cut_key)
         self._hasher = hasher
         self._key = key
