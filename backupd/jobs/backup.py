@@ -78,6 +78,7 @@ class BackupResult:
     seconds: float
     warnings: tuple[str, ...]
     spilled: int = 0
+    resumed: int = 0
 
 
 def index_path(folder: Places, key: Key) -> Path:
@@ -158,6 +159,7 @@ def _attempt(
             stack.callback(versions.close)
         session = WriteSession(repo, key, index, started=taken, level=options.level, versions=versions)
         stack.callback(session.close)
+        resumed = _resume(session, key, folder, report)
         workers = ThreadPoolExecutor(options.threads, thread_name_prefix="seal")
         stack.callback(workers.shutdown, wait=True, cancel_futures=True)
         captured = capture(view, session, workers, folder=folder.cache, report=report)
@@ -172,6 +174,7 @@ def _attempt(
         done = commit(
             session, structure, content, locks=folder.state, report=report, accept_rollback=options.accept_rollback
         )
+        session.done = True
         session.check_packs()
         _keep_versions(versions, report)
         counts = session.counts
@@ -186,7 +189,24 @@ def _attempt(
             time.monotonic() - began,
             (*view.warnings, *_empty(view)),
             captured.spilled,
+            resumed,
         )
+
+
+def _resume(session: WriteSession, key: Key, folder: Places, report: Reporter) -> int:
+    """What a run that was cut off has uploaded is used by this one; returns how many packs that are."""
+    try:
+        return session.resume(journals_path(folder, key), key.secrets["cache"])
+    except OSError as error:
+        report.warning(
+            f"no journal can be kept ({error.strerror}): a run that is cut off would upload everything again"
+        )
+        return 0
+
+
+def journals_path(folder: Places, key: Key) -> Path:
+    """Where the journals of a write key and its epoch are."""
+    return folder.state / "journal" / f"{key.header.id.hex()}-{key.secrets.epoch}"
 
 
 def _refuse_marked(session: WriteSession, repo: Repository, report: Reporter) -> None:

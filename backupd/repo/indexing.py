@@ -63,10 +63,8 @@ def sync_index(repo: Repository, index: LocalIndex, writer: bytes, structure_id:
         _fill(repo, index, writer, structure_id, report)
     there = present_packs(repo)
     avoided = repo.avoided_packs(report)
-    packs = index.packs()
-    absent = {d for d in packs if d not in there or pack_name(d) in avoided}
-    index.set_absent(absent)
-    index.set_usable(packs - absent)
+    index.set_absent({d for d in index.packs() if d not in there or pack_name(d) in avoided})
+    index.set_stored({d for d in there if pack_name(d) not in avoided} if avoided else there)
 
 
 def _fill(repo: Repository, index: LocalIndex, writer: bytes, structure_id: bytes, report: Reporter) -> None:

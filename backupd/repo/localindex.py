@@ -47,6 +47,7 @@ class LocalIndex:
         self._key = b3_derive("backupd/v1/local-index", secret)
         self._lock = threading.Lock()
         self._absent: set[bytes] = set()
+        self._stored: set[bytes] = set()
         self._usable: set[bytes] = set()
         self._near: _Near = {}
         self._nearly: _Near = {}
@@ -186,12 +187,17 @@ class LocalIndex:
             self._absent = digests
             self._forget_near()
 
-    def set_usable(self, digests: set[bytes]) -> None:
-        """The packs that are in a segment and in the storage, neither marked nor bad."""
-        self._usable = digests
+    def set_stored(self, digests: set[bytes]) -> None:
+        """The packs that are in the storage, neither marked nor bad."""
+        self._stored = digests
+        self._usable = digests & self.packs()
+
+    def is_stored(self, digest: bytes) -> bool:
+        """Whether a pack is in the storage, neither marked nor bad."""
+        return digest in self._stored
 
     def usable(self, digest: bytes) -> bool:
-        """Whether a pack may be leaned on."""
+        """Whether a pack may be leaned on: it is stored, and a segment lists it."""
         return digest in self._usable
 
     def packs(self) -> set[bytes]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from backupd.crypto.chunks import Kind, seal_part
 from backupd.crypto.envelope import SessionSecrets, seal_envelope
@@ -19,6 +20,7 @@ from backupd.crypto.primitives import random_bytes, sha256
 from backupd.errors import IntegrityError, KeyProblem
 from backupd.repo.compression import Bytes
 from backupd.repo.format import FRAME_BYTES, SESSION, block, frame, kind_of, pack_json, pack_name, sign_object
+from backupd.repo.journal import Journal, left_behind
 from backupd.repo.leaning import Candidates
 from backupd.repo.localindex import LocalIndex
 from backupd.repo.nodes import ChunkRef, ContentEntry, PackPlace
@@ -134,6 +136,8 @@ class WriteSession:
         self.segments: list[bytes] = []
         self._pool = ThreadPoolExecutor(PACKS_IN_FLIGHT, thread_name_prefix="upload")
         self._lock = threading.Lock()
+        self._journal: Journal | None = None
+        self.done = False
         self.stored_at = self._announce(started)
 
     def _announce(self, started: datetime) -> datetime:
@@ -259,7 +263,10 @@ class WriteSession:
         builder.place.digest = digest
         built.set_result(None)
         self._put(pack_name(digest), data, create_only=False)
-        return IndexedPack(digest, len(data), tuple(builder.entries))
+        pack = IndexedPack(digest, len(data), tuple(builder.entries))
+        if self._journal is not None:
+            self._journal.enter(pack)
+        return pack
 
     def _collect(self) -> None:
         """Wait for the upload that began first: segments are cut at the same places in two runs over the same chunks."""
@@ -287,6 +294,8 @@ class WriteSession:
         self._put(name, data)
         self.segments.append(sha256(data))
         self.index.add(name, packs)
+        if self._journal is not None:
+            self._journal.clear()
         for pack in packs:
             for entry in pack.entries:
                 self._fresh.pop((entry.kind, entry.id), None)
@@ -318,9 +327,35 @@ class WriteSession:
         except (ObjectMissing, ShortRead):
             return False
 
+    def resume(self, folder: Path, secret: bytes) -> int:
+        """List what runs that were cut off had stored, and keep a journal for the next one.
+
+        Args:
+            folder: of this write key's journals.
+            secret: the write key's cache secret.
+
+        Returns:
+            how many packs need not be uploaded again.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        found = list(left_behind(folder, secret))
+        known = self.index.packs()
+        packs = {p.digest: p for _, some in found for p in some if self.index.is_stored(p.digest)}
+        self._unindexed += [pack for digest, pack in packs.items() if digest not in known]
+        self.write_segment()
+        for path, _ in found:
+            path.unlink(missing_ok=True)
+        self._journal = Journal(folder, secret, self.envelope.session)
+        return len(packs.keys() - known)
+
     def close(self) -> None:
         """End the session; uploads under way are waited for, the rest dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._journal is not None:
+            self._journal.close(done=self.done)
+            self._journal = None
 
 
 class OpenPacks:

@@ -150,6 +150,7 @@ def _tell(result: "BackupResult", report: TerminalReporter, settings: Settings) 
             "seconds": round(result.seconds, 3),
             "warnings": [*result.warnings, *report.warnings, *(f"{p.object}: {p.detail}" for p in report.problems)],
             "dry_run": settings.dry_run,
+            "resumed_packs": result.resumed,
         }
         output.document("run", values)
         return
@@ -162,5 +163,7 @@ def _tell(result: "BackupResult", report: TerminalReporter, settings: Settings) 
         f"{output.plural(chunks['total'], 'chunk')}: {chunks['full']:,} new, {chunks['delta']:,} as deltas, "
         f"{chunks['reused']:,} known"
     )
+    if result.resumed:
+        output.say(f"{output.plural(result.resumed, 'pack')} of a run that was cut off did not have to be stored again")
     for warning in result.warnings:
         output.note(f"warning: {warning}")
