@@ -19,20 +19,28 @@ from backupd.repo.repository import Repository, repository_id
 from backupd.store.base import ObjectStore
 
 
-def open_store(url: RepositoryUrl, *, create: bool = False) -> ObjectStore:
+def open_store(
+    url: RepositoryUrl, *, create: bool = False, upload: int | None = None, download: int | None = None
+) -> ObjectStore:
     """The store behind a repository URL.
 
     Args:
         url: where.
         create: whether a folder that is not there is made.
+        upload: bytes a second to it; None for no limit.
+        download: bytes a second from it.
     """
+    from backupd.store.pace import Limits, PacedStore
+
+    limits = Limits(upload, download)
     if url.path is not None:
         from backupd.store.folder import FolderStore
 
-        return FolderStore(url.path, create=create)
+        folder = FolderStore(url.path, create=create)
+        return PacedStore(folder, limits) if upload or download else folder
     from backupd.store.s3 import S3Store
 
-    return S3Store(url.bucket, url.prefix, endpoint=url.endpoint, region=url.region)
+    return S3Store(url.bucket, url.prefix, endpoint=url.endpoint, region=url.region, limits=limits)
 
 
 @dataclass(frozen=True, slots=True)

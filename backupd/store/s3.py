@@ -26,6 +26,7 @@ from backupd.store.base import (
     is_valid_name,
 )
 from backupd.store.edges import check_range, printable, range_end
+from backupd.store.pace import PIECE, Limits, PacedBody
 from backupd.store.s3_errors import CREDENTIALS, NETWORK, SHORT, TLS, Failure
 from backupd.store.s3_place import checked_endpoint, is_same_host, place_url
 from backupd.store.s3_retry import Patience
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
+NO_LIMITS = Limits()
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _CONNECTIONS = 16
 _CONNECT_SECONDS = 10
@@ -53,6 +55,7 @@ class S3Store:
         endpoint: `https://host[:port]` of a server other than Amazon's, addressed path-style.
         region: the bucket's; without it boto's chain decides.
         patience: how long to try again.
+        limits: bytes a second, each way.
 
     Raises:
         UsageError: bucket, endpoint or region is not valid.
@@ -67,12 +70,14 @@ class S3Store:
         endpoint: str | None = None,
         region: str | None = None,
         patience: Patience | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._endpoint = checked_endpoint(endpoint) if endpoint else None
         self._region = region
         self._patience = patience or Patience()
+        self._up, self._down = limits.paces()
         self._client = _client(self._endpoint, region)
         self._client.meta.events.register("before-send.s3", self._refuse_other_hosts)
 
@@ -88,7 +93,6 @@ class S3Store:
         fields: dict[str, Any] = {
             "Bucket": self._bucket,
             "Key": key,
-            "Body": body,
             "ContentType": "application/octet-stream",
             "ContentMD5": base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode(),
             "ChecksumAlgorithm": "SHA256",
@@ -101,7 +105,8 @@ class S3Store:
         def attempt(tries: int) -> datetime | None:
             nonlocal tried
             tried = tries
-            return _date(_told(lambda: self._client.put_object(**fields)))
+            content = PacedBody(body, self._up) if self._up else body
+            return _date(_told(lambda: self._client.put_object(Body=content, **fields)))
 
         try:
             written = self._patience.insist(name, attempt)
@@ -190,7 +195,7 @@ class S3Store:
         body = answer["Body"]
         try:
             size = _announced(name, answer)
-            data: bytes = _told(body.read)
+            data: bytes = _told(lambda: self._paced(body))
         finally:
             body.close()
         if len(data) != size:
@@ -201,6 +206,17 @@ class S3Store:
             raise ShortRead("the server sent a part where the whole object was asked for", object_name=name)
         _check_part(name, answer.get("ContentRange", ""), start, length, size)
         return data
+
+    def _paced(self, body: Any) -> bytes:
+        """All of a body; at the pace of downloads, if there is one."""
+        if self._down is None:
+            whole: bytes = body.read()
+            return whole
+        pieces = []
+        while piece := body.read(PIECE):
+            self._down.take(len(piece))
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def _refuse_other_hosts(self, request: Any, **_: Any) -> None:
         if not is_same_host(request.url, self._endpoint):

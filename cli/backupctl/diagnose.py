@@ -107,7 +107,7 @@ def _storage(settings: Settings) -> str:
     from backupd.store.probe import probe
     from backupd.wiring import open_store
 
-    store = open_store(repository_url(settings))
+    store = open_store(repository_url(settings), **settings.limits)
     try:
         found = probe(store, now=now())
     finally:
@@ -122,7 +122,7 @@ def _repository(settings: Settings) -> str:
     from backupd.crypto.keyring import Right
     from backupd.wiring import open_repository, open_store, read_keys
 
-    store = open_store(repository_url(settings))
+    store = open_store(repository_url(settings), **settings.limits)
     try:
         found = open_repository(
             store, read_keys(settings.key_paths), Right.LIST, Passphrase(settings).for_key, settings.state

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import click
 from click.core import ParameterSource
@@ -29,6 +29,13 @@ LEVEL_WORDS = {
 WITHOUT_VARIABLE = frozenset({"yes", "apply", "overwrite", "help"})
 
 
+class Limited(TypedDict):
+    """Bytes a second, each way."""
+
+    upload: int | None
+    download: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The global options as given."""
@@ -44,6 +51,13 @@ class Settings:
     state: str | None = None
     yes: bool = False
     dry_run: bool = False
+    limit_upload: int | None = None
+    limit_download: int | None = None
+
+    @property
+    def limits(self) -> Limited:
+        """How fast the repository may be written and read, as `open_store` wants to know it."""
+        return {"upload": self.limit_upload, "download": self.limit_download}
 
     @property
     def key_paths(self) -> list[Path]:
@@ -81,8 +95,10 @@ def printable(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
     return value
 
 
-def size_or_off(_ctx: click.Context, _param: click.Parameter, value: str) -> int | None:
+def size_or_off(_ctx: click.Context, _param: click.Parameter, value: str | int | None) -> int | None:
     """A callback: bytes, or with K, M, G or T behind them so many times 1024; None for `off`."""
+    if not isinstance(value, str):
+        return value
     if value.strip().lower() == "off":
         return None
     match = re.fullmatch(r"([0-9]{1,15})\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE)
@@ -115,6 +131,14 @@ _GLOBAL: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--key", "-k"), {"metavar": "FILE", "multiple": True, "help": "A key file; may be given several times."}),
     (("--passphrase-file",), {"metavar": "FILE", "help": "The passphrase of keys that have one."}),
     (("--state",), {"metavar": "DIR", "help": "What this machine remembers (default: ~/.local/state/backupd)."}),
+    (
+        ("--limit-upload",),
+        {"metavar": "SIZE", "callback": size_or_off, "help": "Bytes a second to the repository, such as 5M."},
+    ),
+    (
+        ("--limit-download",),
+        {"metavar": "SIZE", "callback": size_or_off, "help": "Bytes a second from the repository."},
+    ),
     (("--yes", "-y"), {"is_flag": True, "help": "Do not ask."}),
     (("--dry-run", "-n"), {"is_flag": True, "help": "Change nothing; show what would be done."}),
 ]

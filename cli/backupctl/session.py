@@ -104,7 +104,7 @@ def opened(settings: Settings, right: "Right", *, store: "ObjectStore | None" = 
 
     url = repository_url(settings)
     keys = read_keys(settings.key_paths)
-    store = store or open_store(url)
+    store = store or open_store(url, **settings.limits)
     try:
         passphrase = Passphrase(settings)
         began = time.monotonic()

@@ -44,7 +44,7 @@ def command(settings: Settings, place: str | None, keys_dir: str | None, label: 
     url = repository_url(settings, place)
     folder = Path(keys_dir).absolute()
     _refuse_inside(url, folder)
-    store = open_store(url, create=not settings.dry_run)
+    store = open_store(url, create=not settings.dry_run, **settings.limits)
     try:
         if settings.dry_run and url.path is not None and not url.path.exists():
             _would(settings, url, folder)

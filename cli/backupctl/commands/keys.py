@@ -78,7 +78,7 @@ def test_keys(settings: Settings) -> None:
 
     locked = read_keys(settings.key_paths)
     passphrase = Passphrase(settings)
-    store = open_store(repository_url(settings))
+    store = open_store(repository_url(settings), **settings.limits)
     try:
         results = [
             try_key(key, store, passphrase.for_key(key) if key.header.kdf.needs_passphrase else None) for key in locked

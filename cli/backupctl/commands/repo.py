@@ -32,7 +32,7 @@ def probe_store(settings: Settings) -> None:
     from backupd.store.probe import probe
     from backupd.wiring import open_store
 
-    store = open_store(repository_url(settings))
+    store = open_store(repository_url(settings), **settings.limits)
     try:
         found = probe(store, now=now())
     finally:

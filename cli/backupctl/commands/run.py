@@ -100,7 +100,7 @@ def command(
         keep_memory()
     report = TerminalReporter(settings)
     with ExitStack() as stack:
-        store = open_store(repository_url(settings))
+        store = open_store(repository_url(settings), **settings.limits)
         if settings.dry_run:
             store = DryRunStore(store, now)
         session = stack.enter_context(opened(settings, Right.WRITE, store=store))

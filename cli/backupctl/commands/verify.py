@@ -77,7 +77,7 @@ def command(
         return
     wanted = Level[level.upper()]
     right = Right.READ if wanted is Level.CONTENT else Right.CHECK
-    store = DryRunStore(open_store(repository_url(settings)), now) if settings.dry_run else None
+    store = DryRunStore(open_store(repository_url(settings), **settings.limits), now) if settings.dry_run else None
     with opened(settings, right, store=store) as session:
         repo = session.opened.repo
         only = select_snapshot(repo.history(), snapshot) if snapshot else None
