@@ -36,9 +36,9 @@ from backupd.store.base import ObjectMissing, ShortRead
 
 PACKS_IN_FLIGHT = 3
 PACKS_A_SEGMENT = 64
-CHUNKS_A_SEGMENT = 32_768
+CHUNKS_A_SEGMENT = 16_384
 SMALL_SOURCE = 64 * 1024 * 1024
-NODES_IN_LINE = 512
+NODES_IN_LINE = 96
 
 
 @dataclass(slots=True)
