@@ -92,6 +92,7 @@ class DirectFile:
         if self.direct:
             self._drain(self._held & -ALIGNED)
             self._leave()
+        self._buffer = memoryview(b"")
 
     def _drain(self, upto: int) -> None:
         """Write the first bytes of the buffer past the cache; all that is held if the cache is needed after all."""

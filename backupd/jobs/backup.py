@@ -32,7 +32,7 @@ from backupd.repo.localindex import LocalIndex
 from backupd.repo.repository import Repository
 from backupd.repo.rowdigest import RowDigest
 from backupd.repo.snapshot import StreamRoot, Structure
-from backupd.repo.versioncache import VersionCache
+from backupd.repo.versioncache import VersionCache, forget_cache
 from backupd.repo.writing import WriteSession
 from backupd.report import Reporter
 
@@ -242,8 +242,10 @@ def _open_versions(
 ) -> VersionCache | None:
     """The version cache of the source; a run does without where it cannot be had."""
     if not options.version_cache:
+        if options.trial is None:
+            forget_cache(versions_path(folder, key), key.secrets["cache"], options.name)
         return None
-    hints = [stream.size_hint for stream in view.streams]
+    hints = [stream.size_hint or 0 for stream in view.streams]
     try:
         return VersionCache(
             versions_path(options.trial or folder, key),
@@ -252,16 +254,14 @@ def _open_versions(
             now=taken.timestamp(),
             max_age=repo.trust.policy.base_max_age_days * 86400,
             limit=options.version_cache,
-            expected=None if None in hints else sum(hint or 0 for hint in hints),
+            expected=sum(hints) or None,
             trial=options.trial is not None,
         )
-    except FileNotFoundError:
-        if options.trial is None:
-            raise
     except BlockingIOError:
         report.warning("another run of this source uses the version cache: what changed is stored in full")
     except OSError as error:
-        report.warning(f"the version cache cannot be used ({error.strerror}): what changed is stored in full")
+        if options.trial is None or not isinstance(error, FileNotFoundError):  # before the first run there is none
+            report.warning(f"the version cache cannot be used ({error.strerror}): what changed is stored in full")
     return None
 
 

@@ -253,6 +253,8 @@ class _Capture:
             whole = memoryview(data)
             pieces = [whole[at : at + PIECE] for at in range(0, len(whole), PIECE)]
             self._submit(n, kind, pieces, matcher.match(len(pieces)) if matcher else None)
+        if matcher:
+            matcher.close()
 
     def _rows(self, n: int, stream: CapturedStream) -> None:
         """Rows: cut by content, counted and digested."""
@@ -275,6 +277,8 @@ class _Capture:
                 batch, size = [], 0
         if batch:
             self._give(n, batch)
+        if matcher:
+            matcher.close()
         stream.rows = cutter.digest
         self._view.counted(stream.info, cutter.digest.rows)
 

@@ -15,6 +15,8 @@ from backupd.repo.versions import BLOCK, Anchors, ListReader, Version
 _AHEAD, _BACK = 16, 4
 _PAGE = 512
 _SOON, _LATER = 2, 64
+_SEARCHES = 64
+"""Each looks through the marks of the whole table; so many of them for one stream, however often its place is lost."""
 _LONGER = 1.15
 _MARK = struct.Struct("<Q")
 _NOTHING = Candidates()
@@ -72,6 +74,11 @@ class _Lists:
             n += wanted
         return out
 
+    def close(self) -> None:
+        """Close the files; they are opened again if something is asked after all."""
+        for reader in self._readers:
+            reader.close()
+
     def search(self, first: int) -> int | None:
         """Where a chunk begins with that mark, wherever it is."""
         pattern = _MARK.pack(first)
@@ -94,6 +101,10 @@ class PlaceMatcher:
         self._lists = _Lists(readers[place : place + 1])
         self._at = 0
 
+    def close(self) -> None:
+        """The stream is at its end."""
+        self._lists.close()
+
     def match(self, count: int) -> list[Candidates]:
         """The candidates of the next chunks."""
         return [self._next() for _ in range(count)]
@@ -113,7 +124,7 @@ class RowMatcher:
         self._cache = cache
         self._lists = _Lists(readers)
         self._at = self._lists.begins[min(place, len(readers))]
-        self._missed = 0
+        self._missed = self._searches = 0
         self.aligned = True
 
     def anchors(self, chunk: RowChunk) -> Anchors:
@@ -122,7 +133,11 @@ class RowMatcher:
         if not first and not last:
             data = bytes(chunk.data)
             first, last = data[: data.find(b"\n") + 1 or None], data[data.rfind(b"\n", 0, len(data) - 1) + 1 :]
-        return Anchors(self._cache.mark(first), self._cache.mark(last), chunk.rows, chunk.sums)
+        return Anchors(self._cache.mark(first), self._cache.mark(last), chunk.rows, chunk.sums, chunk.flags)
+
+    def close(self) -> None:
+        """The stream is at its end."""
+        self._lists.close()
 
     @property
     def empty(self) -> bool:
@@ -134,7 +149,8 @@ class RowMatcher:
         if not 0 <= self._at < self._lists.chunks or self._at + 1 in self._lists.begins:
             return None
         version = self._lists.version(self._at)
-        return version if version and version.rows and version.ref.plain_length <= longest else None
+        whole = version is not None and version.rows and not version.flags
+        return version if version and whole and version.ref.plain_length <= longest else None
 
     def recognised(self, version: Version) -> tuple[Anchors, Candidates]:
         """The expected chunk has come."""
@@ -151,7 +167,7 @@ class RowMatcher:
         if not self._lists.chunks:
             return Candidates(mark=anchors.first)
         begin, end = self._find(anchors)
-        self.aligned = end is not None and (begin is None or begin <= end)
+        self.aligned = end is not None and (begin is None or begin <= end) and not chunk.flags
         if begin is None and end is None:
             return self._by_place(anchors)
         self._missed = 0
@@ -185,7 +201,10 @@ class RowMatcher:
     def _due(self) -> bool:
         """Whether to look everywhere: soon after the place was lost, then rarely."""
         self._missed += 1
-        return self._missed <= _SOON or self._missed % _LATER == 0
+        if self._searches >= _SEARCHES or not (self._missed <= _SOON or self._missed % _LATER == 0):
+            return False
+        self._searches += 1
+        return True
 
     def _around(self, begin: int | None, end: int | None, size: int) -> list[int]:
         if begin is not None and end is not None and begin <= end:

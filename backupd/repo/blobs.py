@@ -21,6 +21,9 @@ from backupd.errors import IntegrityError
 from backupd.repo.compression import Bytes
 
 FILE_BYTES = 1 << 30
+FILES_OPEN = 64
+UNDER_WAY = 64 << 20
+"""More than this is never on its way from a thread that seals to the file: then no record comes for the file before."""
 _ID_BYTES = 32
 _NUMBER = struct.Struct("<Q")
 _NAME = re.compile("blobs-([0-9]{6})")
@@ -68,7 +71,7 @@ class BlobFiles:
         self._folder = folder
         self._secret = secret
         self._lock = threading.Lock()
-        self._open: dict[int, tuple[int, bytes]] = {}
+        self._open: dict[int, _Opened] = {}
         self._numbers = sorted(self.sizes())
         self._writing: list[_Growing] = []
 
@@ -103,23 +106,23 @@ class BlobFiles:
         at = file.at
         file.direct.write(record.data)
         file.at += len(record.data)
-        if file is not self._writing[-1]:
-            self._finish_before(file)
+        if file is self._writing[-1] and file.at > UNDER_WAY:
+            for old in self._writing[:-1]:
+                old.end()
         return Held(file.number, at, record.length, record.plain, record.codec, record.bases)
-
-    def _finish_before(self, file: "_Growing") -> None:
-        """What is under way is far less than a file: of files before the last but one no record comes any more."""
-        for old in self._writing[: self._writing.index(file)]:
-            old.end()
 
     def _begin(self) -> "_Growing":
         number = (self._numbers[-1] if self._numbers else 0) + 1
         self._numbers.append(number)
         fd = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        file_id = random_bytes(_ID_BYTES)
-        direct = DirectFile(fd)
-        direct.write(file_id)
-        return _Growing(number, fd, self._key(file_id), direct)
+        try:
+            file_id = random_bytes(_ID_BYTES)
+            direct = DirectFile(fd)
+            direct.write(file_id)
+            return _Growing(number, fd, self._key(file_id), direct)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def read(self, held: Held) -> bytes:
         """A payload.
@@ -127,18 +130,21 @@ class BlobFiles:
         Raises:
             OSError, IntegrityError: it is not there, or does not open.
         """
-        fd, key = self._opened(held.file)
-        data = os.pread(fd, held.length + RECORD_OVERHEAD, held.offset)
+        file = self._opened(held.file)
+        data = os.pread(file.fd, held.length + RECORD_OVERHEAD, held.offset)
         if len(data) != held.length + RECORD_OVERHEAD:
             raise IntegrityError("a blob file is truncated")
-        return gcm_open(key + data[: _NUMBER.size] + bytes(4), memoryview(data)[_NUMBER.size :], b"")
+        return gcm_open(file.key + data[: _NUMBER.size] + bytes(4), memoryview(data)[_NUMBER.size :], b"")
 
-    def _opened(self, number: int) -> tuple[int, bytes]:
+    def _opened(self, number: int) -> "_Opened":
+        """A file to read from; of those that are open, the one that was opened first goes when there are many."""
         with self._lock:
             found = self._open.get(number)
             if found is None:
-                fd = os.open(self._path(number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                found = self._open[number] = (fd, self._key(os.pread(fd, _ID_BYTES, 0)))
+                while len(self._open) >= FILES_OPEN:
+                    del self._open[next(iter(self._open))]
+                found = self._open[number] = _Opened(self._path(number))
+                found.key = self._key(os.pread(found.fd, _ID_BYTES, 0))
             return found
 
     def finish(self) -> None:
@@ -157,14 +163,36 @@ class BlobFiles:
                 with contextlib.suppress(OSError):
                     self._path(number).unlink()
 
+    def discard(self) -> None:
+        """Delete the files of this run: nothing will name them."""
+        for file in self._writing:
+            with contextlib.suppress(OSError):
+                self._path(file.number).unlink()
+
+    @property
+    def fresh(self) -> list[int]:
+        """Numbers of the files of this run."""
+        return [file.number for file in self._writing]
+
     def close(self) -> None:
         """Close all files."""
-        for fd, _ in self._open.values():
-            os.close(fd)
         self._open.clear()
         for file in self._writing:
-            os.close(file.fd)
+            file.close()
         self._writing.clear()
+
+
+class _Opened:
+    """A file that is read; closed once nobody reads it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.key = b""
+        self.fd = -1
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 @dataclass(slots=True, eq=False)
@@ -183,3 +211,10 @@ class _Growing:
         if not self.ended:
             self.ended = True
             self.direct.finish()
+            self.close()
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)

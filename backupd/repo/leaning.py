@@ -16,9 +16,9 @@ from backupd.repo.nodes import ChunkRef, closure
 from backupd.repo.versioncache import VersionCache
 from backupd.repo.versions import Version
 
-DEPTH = {Kind.ROWS: 7, Kind.PAGES: 2, Kind.SCHEMA: 2}
-"""How many links a chain may have. A link of pages costs a restore as much as it saves a night, so there are few."""
-SMALL_LINK = {Kind.ROWS: 0.0, Kind.PAGES: 0.06, Kind.SCHEMA: 0.06}
+DEPTH = {Kind.ROWS: 3, Kind.PAGES: 2, Kind.SCHEMA: 2}
+"""How many links a chain may have. A link costs a restore, and the next night, about what it saves in space: so few."""
+SMALL_LINK = {Kind.ROWS: 0.05, Kind.PAGES: 0.06, Kind.SCHEMA: 0.06}
 """A version whose own link is below this share of the full chunk is passed over: the next one leans on what it leans on."""
 MOST_OF_FULL = 0.3
 
@@ -117,7 +117,7 @@ class Leaner:
     def _try(self, data: bytes, versions: tuple[Version, ...], namer: ChunkNamer, *, rows: bool) -> Delta | None:
         refs = tuple(version.ref for version in versions)
         held = tuple(version.held for version in versions if version.held is not None)
-        room = _room(refs)
+        room = min(_room(refs), _in_full(refs, len(data)) * 3 // 4)
         if room <= 0 or len(held) != len(refs):
             return None
         bases = []
@@ -161,9 +161,15 @@ def _room(refs: tuple[ChunkRef, ...]) -> int:
     family = _family(*refs)
     if len(family) > MAX_FAMILY:
         return 0
-    full = sum(item.payload_length for item in family if not item.bases) / len(refs)
+    roots = [item.payload_length for item in family if not item.bases]
     links = sum(item.payload_length for item in family if item.bases)
-    return int(full * MOST_OF_FULL) - links
+    return int(sum(roots) / len(roots) * MOST_OF_FULL) - links
+
+
+def _in_full(refs: tuple[ChunkRef, ...], size: int) -> int:
+    """About what so many bytes would take in full, going by what they lean on."""
+    roots = [item for item in _family(*refs) if not item.bases]
+    return size * sum(item.payload_length for item in roots) // max(1, sum(item.plain_length for item in roots))
 
 
 def _ways(version: Version, kind: Kind) -> list[Version]:

@@ -4,7 +4,7 @@ Must never place anything: what comes out is placed, counted and uploaded by the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from backupd.crypto.chunks import ChunkHead, ChunkNamer, ChunkSealer, Kind
 from backupd.crypto.envelope import SessionSecrets
@@ -96,7 +96,7 @@ class Preparer:
                 if version is None or not self._leaner.may_stay(version):
                     version = self._leaner.again(ids[n], guess)
                 if version is not None:
-                    ready[n] = self._known(version, piece, guess)
+                    ready[n] = self._known(kind, version, piece, guess)
         left = [i for n, i in enumerate(ids) if n not in ready]
         fresh = {i: ref for i in left if (ref := self._fresh.get((kind, i)))}
         stored = self._index.find(kind, asked) if (asked := [i for i in left if i not in fresh]) else {}
@@ -106,7 +106,7 @@ class Preparer:
             if i in fresh:
                 ready[n] = fresh[i]
             elif i in stored:
-                ready[n] = self._known(Version(stored[i], None, 0), piece, guess)
+                ready[n] = self._known(kind, Version(stored[i], None, 0), piece, guess)
             else:
                 ready[n] = self._new(kind, i, piece, guess)
         return [ready[n] for n in range(len(pieces))]
@@ -115,16 +115,17 @@ class Preparer:
         """The id of a chunk."""
         return self._namers[kind].name(piece)
 
-    def _known(self, version: Version, piece: Bytes, guess: Candidates) -> Prepared:
+    def _known(self, kind: Kind, version: Version, piece: Bytes, guess: Candidates) -> Prepared:
         """A chunk that is stored already; its version is held anew if it is not held well."""
         cache = self._versions
-        if cache is None:
+        if cache is None or kind not in _HELD:
             return version.ref
-        keep = None
-        if (version.held is None or cache.sparse(version.held)) and cache.wants(guess.mark):
-            codec, payload = encode(piece, self._level)
-            keep = cache.seal(payload, len(piece), codec)
-        return Known(version, keep)
+        if not cache.wants(guess.mark):
+            return Known(replace(version, held=None))
+        if version.held is not None and not cache.sparse(version.held):
+            return Known(version)
+        codec, payload = encode(piece, self._level)
+        return Known(replace(version, held=None), cache.seal(payload, len(piece), codec))
 
     def _new(self, kind: Kind, chunk_id: bytes, piece: Bytes, guess: Candidates) -> Sealed:
         cache, leaner = self._versions, self._leaner

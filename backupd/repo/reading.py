@@ -183,10 +183,13 @@ class PackCache:
         name = pack_name(digest)
         try:
             slices = _InFile(store.open_file(name))
+            head = slices.read(0, MAX_HEAD)
+            slices.expect()
         except ObjectMissing:
             raise MissingObject(f"{name} is missing from the storage", object_name=name) from None
-        envelope, _ = parse_head(slices.read(0, MAX_HEAD), name, self._repo.id)
-        slices.expect()
+        except OSError as error:
+            raise IntegrityError(f"{name} cannot be read: {error.strerror}", object_name=name) from None
+        envelope, _ = parse_head(head, name, self._repo.id)
         with self._lock:
             while len(self._files) >= FILES_OPEN:
                 del self._files[next(iter(self._files))]
@@ -302,7 +305,7 @@ class ChunkReader:
             sealer, namer = self._ready.get((ref.pack, kind)) or self._prepare(ref.pack, kind)
             ids = tuple([base.id for base in ref.bases])
             head = ChunkHead(self._repo.id, kind, ref.codec, ref.id, ref.payload_length, ref.plain_length, ids)
-            blob = self._cache.get(ref.pack).slices.read(ref.offset, ref.payload_length + BLOB_OVERHEAD)
+            blob = self._blob(ref)
             plain = decode(ref.codec, sealer.open(head, blob), ref.plain_length, bases)
             if check or top:
                 namer.check(ref.id, plain)
@@ -316,6 +319,13 @@ class ChunkReader:
         self._cache.used(ref)
         done[id(ref)] = plain
         return plain
+
+    def _blob(self, ref: ChunkRef) -> bytes | memoryview:
+        pack = self._cache.get(ref.pack)
+        try:
+            return pack.slices.read(ref.offset, ref.payload_length + BLOB_OVERHEAD)
+        except OSError as error:
+            raise IntegrityError(f"{pack.name} cannot be read: {error.strerror}", object_name=pack.name) from None
 
     def _prepare(self, digest: bytes, kind: Kind) -> tuple[ChunkSealer, ChunkNamer]:
         """Who opens and names the chunks of a pack, once it was seen to be the owner's."""
@@ -336,7 +346,7 @@ class ChunkReader:
             sealer, _ = self._ready.get((ref.pack, Kind.ROWS)) or self._prepare(ref.pack, Kind.ROWS)
             ids = tuple([base.id for base in ref.bases])
             head = ChunkHead(self._repo.id, Kind.ROWS, ref.codec, ref.id, ref.payload_length, ref.plain_length, ids)
-            blob = self._cache.get(ref.pack).slices.read(ref.offset, ref.payload_length + BLOB_OVERHEAD)
+            blob = self._blob(ref)
             delta = parse_row_delta(decompress(sealer.open(head, blob), limit=MAX_DELTA))
         except IntegrityError as error:
             if error.object_name:

@@ -27,7 +27,11 @@ HOUR = 3600
 SHAPE = b"1, rows-1, "
 """How lists are written and rows are cut: one of another shape is no list."""
 _SPARSE = 0.5
-"""Blob files with less of them live than this are emptied, as far as their chunks are met again."""
+"""Blob files with less of them live than this are emptied: their chunks are held anew when they are met."""
+_FILLED = 0.6
+"""How much of what is allowed the chunks of one run may take: the rest is for what changes, and for what is emptied."""
+_OLD = 0.75
+"""So are files older than this share of what anything may live here, since what is dead in them can still be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,10 @@ class _Known:
     folder: Path
     label: bytes
     taken: int
+    at: float
     share: float
     live: dict[int, int]
+    born: dict[int, int]
     streams: dict[tuple[str, Kind], list[_Stream]] = field(default_factory=dict)
 
 
@@ -85,13 +91,17 @@ class VersionCache:
         self._hour = int(now) // HOUR
         self._oldest = self._hour - max_age // HOUR
         self._mark_key = b3_derive("backupd/v1/version-marks", secret)
-        self._label = b3_keyed(self._mark_key, SHAPE + source.encode())[:16]
+        self._label = _label(secret, source)
+        self._new: Path | None = None
         self._readers: list[ListReader] = []
         self._lists: list[tuple[str, int, ListWriter]] = []
         self._kinds: list[Kind] = []
         self.trouble: str | None = None
         self._off = trial
+        self._published = False
+        self._now = now
         self._share = 1.0
+        self._room = 0
         self._sparse: set[int] = set()
         self._folder = base / self._label.hex()
         if trial:
@@ -99,7 +109,7 @@ class VersionCache:
             self._blobs = BlobFiles(self._folder, secret)
             self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             return
-        _sweep(base, now - max_age)
+        _sweep(base.parent, now - max_age)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -108,12 +118,12 @@ class VersionCache:
             self._blobs = BlobFiles(self._folder, secret)
             sizes = self._tidy()
             self._share = self._share_of(limit, expected, sum(sizes.values()))
-            live = self._known.live if self._known else {}
-            self._sparse = {n for n, size in sizes.items() if live.get(n, 0) < size * _SPARSE}
+            self._sparse = self._to_empty(sizes, max_age // HOUR)
             name = f"list-{random_bytes(8).hex()}"
-            self._new = self._folder / name
             self._new_label = self._label + bytes.fromhex(name[5:])
-            self._new.mkdir(mode=0o700)
+            new = self._folder / name
+            new.mkdir(mode=0o700)
+            self._new = new
         except BaseException:
             os.close(self._lock)
             raise
@@ -123,8 +133,8 @@ class VersionCache:
         for path in self._folder.glob("list-*"):
             with contextlib.suppress(OSError, IntegrityError, ValueError, KeyError, TypeError):
                 found.append(self._read_head(path))
-        whole = [known for known in found if known.taken >= self._oldest]
-        return max(whole, key=lambda known: (known.taken, known.folder.stat().st_mtime), default=None)
+        whole = [known for known in found if self._oldest <= known.taken <= self._hour]
+        return max(whole, key=lambda known: known.at, default=None)
 
     def _read_head(self, path: Path) -> _Known:
         label = self._label + bytes.fromhex(path.name[5:])
@@ -132,7 +142,9 @@ class VersionCache:
             open_part(self._secret, "versions-head", label, (path / "head").read_bytes())
         )
         live = {int(n): int(size) for n, size in document["live"].items()}
-        known = _Known(path, label, int(document["taken"]), float(document["share"]), live)
+        born = {int(n): int(hour) for n, hour in document["born"].items()}
+        times = int(document["taken"]), float(document["at"])
+        known = _Known(path, label, *times, float(document["share"]), live, born)
         for number, (name, kind, chunks, size_class) in enumerate(document["streams"]):
             stream = _Stream(number, Kind(kind), int(chunks), int(size_class))
             known.streams.setdefault((str(name), stream.kind), []).append(stream)
@@ -147,10 +159,25 @@ class VersionCache:
         self._blobs.keep_only(self._known.live if self._known else {})
         return self._blobs.sizes()
 
+    def _to_empty(self, sizes: dict[int, int], allowed: int) -> set[int]:
+        """The files of which no more than half is live, or that are old (or, by this clock, not written yet)."""
+        live, born = (self._known.live, self._known.born) if self._known else ({}, {})
+        oldest = self._hour - int(allowed * _OLD)
+        return {
+            n
+            for n, size in sizes.items()
+            if live.get(n, 0) < size * _SPARSE or not oldest <= born.get(n, 0) <= self._hour
+        }
+
     def _share_of(self, limit: int, expected: int | None, there: int) -> float:
-        """The share of chunks, chosen by their marks, that fits under the limit and leaves half of the free disk alone."""
+        """The share of chunks, chosen by their marks, that fits under the limit and leaves half of the free disk alone.
+
+        What is written in this run is limited as well: a guess about the whole may be wrong.
+        """
         status = os.statvfs(self._folder)
         room = min(limit, there + status.f_bavail * status.f_frsize // 2)
+        self._room = max(room - there, 0)
+        room = int(room * _FILLED)
         whole = (expected or 0) * 0.6
         if self._known and self._known.share > 0:
             whole = max(whole, sum(self._known.live.values()) / self._known.share)
@@ -188,7 +215,7 @@ class VersionCache:
     def fresh_enough(self, hour: int, mark: int) -> bool:
         """Whether a delta may lean on a full chunk last seen in that hour; sooner for some than for others, by `mark`."""
         allowed = self._hour - self._oldest
-        return hour > self._hour - allowed * (3 + mark % 256 / 256) / 4
+        return self._hour - allowed * (3 + mark % 256 / 256) / 4 < hour <= self._hour
 
     def sparse(self, held: Held) -> bool:
         """Whether a version lies, or leans, in a file that is to be emptied."""
@@ -219,15 +246,18 @@ class VersionCache:
 
     def hold(self, record: Record) -> Held | None:
         """Write a sealed payload; in the run's own thread."""
+        if self._off or len(record.data) > self._room:
+            return None
+        self._room -= len(record.data)
         try:
-            return self._blobs.append(record) if not self._off else None
+            return self._blobs.append(record)
         except OSError as error:
             self._give_up(error)
             return None
 
     def begin(self, name: str, kind: Kind, size_class: int) -> None:
         """Begin the next stream's list."""
-        if self._off:
+        if self._off or self._new is None:
             return
         try:
             writer = ListWriter(self._new, len(self._lists), self._secret, self._new_label)
@@ -277,16 +307,19 @@ class VersionCache:
                     live[number] = live.get(number, 0) + size
             self._blobs.finish()
             self._write_head(live)
+            self._published = True
+            if self._known:
+                shutil.rmtree(self._known.folder, ignore_errors=True)
+            self._blobs.keep_only(live)
         except OSError as error:
             self._give_up(error)
-            return
-        if self._known:
-            shutil.rmtree(self._known.folder, ignore_errors=True)
-        self._blobs.keep_only(live)
 
     def _write_head(self, live: dict[int, int]) -> None:
+        before = self._known.born if self._known else {}
         document = {
             "taken": self._hour,
+            "at": self._now,
+            "born": {**{n: before.get(n, self._hour) for n in live}, **dict.fromkeys(self._blobs.fresh, self._hour)},
             "share": self._share,
             "live": live,
             "streams": [
@@ -295,27 +328,37 @@ class VersionCache:
             ],
         }
         sealed = seal_part(self._secret, "versions-head", self._new_label, json.dumps(document).encode())
+        assert self._new is not None
         fd = os.open(self._new / "head", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(sealed)
 
     def close(self) -> None:
-        """Let go of everything; what was not published is removed by the next run."""
+        """Let go of everything; what was not published is removed."""
         for reader in self._readers:
             reader.close()
-        for _, _, writer in self._lists:
-            writer.close()
+        if not self._published and self._new is not None:
+            self._blobs.discard()
+            shutil.rmtree(self._new, ignore_errors=True)
         self._blobs.close()
         os.close(self._lock)
 
 
-def _sweep(base: Path, before: float) -> None:
-    """Remove the caches of sources that have not run for longer than anything may be kept."""
+def forget_cache(base: Path, secret: bytes, source: str) -> None:
+    """Remove the version cache of a source that keeps none any more."""
+    shutil.rmtree(base / _label(secret, source).hex(), ignore_errors=True)
+
+
+def _label(secret: bytes, source: str) -> bytes:
+    return b3_keyed(b3_derive("backupd/v1/version-marks", secret), SHAPE + source.encode())[:16]
+
+
+def _sweep(caches: Path, before: float) -> None:
+    """Remove the caches of sources, keys and epochs that have not run for longer than anything may be kept."""
     with contextlib.suppress(OSError):
-        for folder in list(base.iterdir()):
+        for folder in [folder for base in caches.iterdir() for folder in base.iterdir()]:
             newest = max((path.stat().st_mtime for path in folder.glob("list-*/head")), default=0.0)
-            age = max(newest, folder.stat().st_mtime)
-            if folder.is_dir() and age < before:
+            if max(newest, folder.stat().st_mtime) < before:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

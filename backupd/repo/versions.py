@@ -4,17 +4,15 @@ A block tells of each chunk where it is in the repository, with all that it lean
 are sealed under the write key's cache secret and bound to their place; one that does not open counts as absent.
 """
 
-import contextlib
 import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from backupd.crypto.chunks import Kind, open_part, seal_part
 from backupd.errors import IntegrityError
-from backupd.repo.blobs import Held
+from backupd.repo.blobs import RECORD_OVERHEAD, Held
 from backupd.repo.compression import compress, decompress
 from backupd.repo.nodes import STRUCTURE, ChunkRef, Entry, closure, decode_node, encode_node
 
@@ -39,6 +37,7 @@ class Version:
             stored in full, the hour of the run that read it.
         rows: of a chunk of rows, how many end in it.
         sums: of these, the sums of their hashes.
+        flags: whether it begins or ends inside a row.
     """
 
     ref: ChunkRef
@@ -46,6 +45,7 @@ class Version:
     seen: int
     rows: int = 0
     sums: tuple[int, int] = (0, 0)
+    flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Anchors:
     last: int
     rows: int = 0
     sums: tuple[int, int] = (0, 0)
+    flags: int = 0
 
 
 def encode_block(versions: Sequence[Version]) -> bytes:
@@ -80,6 +81,7 @@ def encode_block(versions: Sequence[Version]) -> bytes:
             struct.pack(f"<{count}I", *(v.rows for v in versions)),
             struct.pack(f"<{count}Q", *(v.sums[0] for v in versions)),
             struct.pack(f"<{count}Q", *(v.sums[1] for v in versions)),
+            bytes(v.flags for v in versions),
         ]
     )
 
@@ -110,6 +112,7 @@ def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
     first, second, codecs = column(n, "H"), column(n, "H"), column(n, "B")
     numbers, hours, rows = column(count, "H"), column(count, "I"), column(count, "I")
     sums = zip(column(count, "Q"), column(count, "Q"), strict=True)
+    flags = column(count, "B")
     held: list[Held | None] = [None] * n
 
     def build(k: int, depth: int = 0) -> Held:
@@ -122,8 +125,8 @@ def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
         return ready
 
     return [
-        Version(entry.ref, None if k == _NONE else build(k), hour if entry.ref.bases else seen, r, s)
-        for entry, k, hour, r, s in zip(entries, numbers, hours, rows, sums, strict=True)
+        Version(entry.ref, None if k == _NONE else build(k), hour if entry.ref.bases else seen, r, s, f)
+        for entry, k, hour, r, s, f in zip(entries, numbers, hours, rows, sums, flags, strict=True)
     ]
 
 
@@ -139,9 +142,8 @@ class ListWriter:
 
     def __init__(self, folder: Path, number: int, secret: bytes, label: bytes) -> None:
         self._secret, self._label = secret, label + struct.pack("<I", number)
-        self._list, self._places, self._anchors = (
-            _create(folder / f"{number}.{suffix}") for suffix in ("list", "places", "anchors")
-        )
+        self._folder, self._number = folder, number
+        self._marks = bytearray()
         self._open: list[Version] = []
         self._line: list[list[Version]] = []
         self._at = self._blocks = 0
@@ -162,7 +164,7 @@ class ListWriter:
         self._open.append(version)
         self.chunks += 1
         if anchors is not None:
-            self._anchors.write(_ANCHORS.pack(anchors.first, anchors.last))
+            self._marks += _ANCHORS.pack(anchors.first, anchors.last)
         if len(self._open) == BLOCK:
             self._line.append(self._open)
             self._open = []
@@ -184,14 +186,27 @@ class ListWriter:
 
     def _write(self, versions: Sequence[Version]) -> None:
         for item in closure([v.held for v in versions if v.held is not None])[0]:
-            self.live[item.file] = self.live.get(item.file, 0) + item.length
+            self.live[item.file] = self.live.get(item.file, 0) + item.length + RECORD_OVERHEAD
         plain = encode_block(versions)
         framed = _LENGTH.pack(len(plain)) + compress(plain, 1)
         sealed = seal_part(self._secret, "versions", self._label + _LENGTH.pack(self._blocks), framed)
-        self._places.write(_PLACE.pack(self._at))
-        self._list.write(_LENGTH.pack(len(sealed)) + sealed)
+        self._append("list", _LENGTH.pack(len(sealed)) + sealed)
+        self._append("places", _PLACE.pack(self._at))
+        marks, self._marks = self._marks, bytearray()
+        self._append("anchors", marks)
         self._at += len(sealed) + _LENGTH.size
         self._blocks += 1
+
+    def _append(self, suffix: str, data: bytes | bytearray) -> None:
+        """Opened for each block: there may be a thousand streams under way."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(self._folder / f"{self._number}.{suffix}", flags, 0o600)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        finally:
+            os.close(fd)
 
     def finish(self) -> None:
         """Write the rest, with every pack complete.
@@ -203,17 +218,6 @@ class ListWriter:
             self._line.append(self._open)
             self._open = []
         self.drain()
-        self.close()
-
-    def close(self) -> None:
-        """Close the files."""
-        for file in (self._list, self._places, self._anchors):
-            with contextlib.suppress(OSError):
-                file.close()
-
-
-def _create(path: Path) -> IO[bytes]:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
 def _complete(ref: ChunkRef) -> bool:

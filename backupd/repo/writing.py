@@ -450,8 +450,10 @@ class StreamWriter:
             seen = item.seen
         if not isinstance(item, ChunkRef) and item.keep is not None and (new or isinstance(item, Known)):
             held = cache.hold(item.keep)
-        rows, sums = (marks.rows, marks.sums) if marks else (0, (0, 0))
-        cache.add(self._number, Version(ref, held, seen, rows, sums), marks)
+        if marks is None:
+            cache.add(self._number, Version(ref, held, seen), None)
+        else:
+            cache.add(self._number, Version(ref, held, seen, marks.rows, marks.sums, marks.flags), marks)
 
     @property
     def content_top(self) -> bytes | None:
