@@ -19,7 +19,6 @@ _SEARCHES = 64
 """Each looks through the marks of the whole table; so many of them for one stream, however often its place is lost."""
 _LONGER = 1.15
 _MARK = struct.Struct("<Q")
-_NOTHING = Candidates()
 
 
 class _Lists:
@@ -224,8 +223,3 @@ class RowMatcher:
         versions = tuple(v for v in map(self._lists.version, (n, n + 1)) if v is not None)
         self._at = min(n + 1, self._lists.chunks)
         return Candidates(versions, whole=False, near=near, mark=anchors.first)
-
-
-def nothing(count: int) -> list[Candidates]:
-    """Where no version cache is kept."""
-    return [_NOTHING] * count

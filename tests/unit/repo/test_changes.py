@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backupd.crypto.chunks import Kind
 from backupd.crypto.keyfile import Role
 from backupd.errors import IntegrityError
 from backupd.repo.changes import changes_between
@@ -105,6 +106,10 @@ def test_in_a_repository_only_the_deltas_are_fetched(tmp_path: Path) -> None:
     refs = {ref.id: ref for ref in kit.refs(first.snapshot)[1]}
     repo = kit.repo(Role.READ, host="reader")
     deltas = [ref for ref in kit.refs(second.snapshot)[1] if ref.codec == ROW_DELTA]
+    before = PackCache(repo)
+    whole = ChunkReader(repo, before)
+    wanted = [difference(whole.read(ref.bases[0], Kind.ROWS), whole.read(ref, Kind.ROWS)) for ref in deltas]
+    before.close()
     kept = {ref.pack for ref in deltas}
     for ref in refs.values():
         if ref.pack not in kept:
@@ -114,9 +119,10 @@ def test_in_a_repository_only_the_deltas_are_fetched(tmp_path: Path) -> None:
     added: Counter[bytes] = Counter()
     try:
         reader = ChunkReader(repo, cache)
-        for ref in deltas:
+        for ref, expected in zip(deltas, wanted, strict=True):
             found = changes_between(ref.bases[0], ref, reader.row_delta)
             assert found is not None
+            assert (found.removed, found.added) == expected
             removed += found.removed
             added += found.added
             assert max(len(data) for data in [*found.removed, *found.added]) < 100
