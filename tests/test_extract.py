@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from tests.jobs_kit import PASSPHRASE, Kit, make_database, names, overwrite, pac
 from tests.stores import utc_now
 from tests.table_engine import TableSource
 from tests.unit.jobs.test_chains import ChainWriter, versions
+from tests.unit.jobs.test_nights import churn, churn_rows, make_customers
+from tests.unit.jobs.test_tables import rows, take
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "deploy" / "backupd-extract.py"
@@ -254,6 +257,23 @@ def test_streams_of_rows(scene: Scene) -> None:
 
 
 # ---- what must not
+
+
+def test_nights_that_runs_have_made(scene: Scene, tmp_path: Path) -> None:
+    """Page deltas and row deltas as real runs store them, in chains and on joined neighbours, come back without backupd."""
+    source = make_customers(tmp_path / "crm.db", 4000)
+    table, noise = rows(9000), random.Random(6)
+    kept = {}
+    for night in range(5):
+        churn(source, night)
+        table = churn_rows(table, noise)
+        kept[scene.kit.backup(source).snapshot] = source.read_bytes()
+        last = take(scene.kit, TableSource({"t": table}))
+        assert night == 0 or last.chunks["delta"]
+    for snapshot, content in kept.items():
+        assert (scene.rescue.extract(snapshot) / "main.db").read_bytes() == content
+    out = scene.rescue.extract(last.snapshot)
+    assert b"".join(table) in [path.read_bytes() for path in out.rglob("*") if path.is_file()]
 
 
 def test_a_wrong_passphrase_or_key(archive: Rescue) -> None:
