@@ -97,9 +97,14 @@ class ChunkSealer:
 
     def seal(self, head: ChunkHead, payload: bytes) -> bytes:
         """Return the blob: salt, ciphertext, tag; `BLOB_OVERHEAD` bytes longer than the payload."""
+        return self.seal_kept(head, payload)[0]
+
+    def seal_kept(self, head: ChunkHead, payload: bytes) -> tuple[bytes, bytes]:
+        """Return the blob, and what opens this blob and nothing else: see `open_kept`."""
         aad = head.aad()
         salt = b3_keyed(self._salt_key, aad + payload)[:SALT_BYTES]
-        return salt + gcm_seal(self._key_nonce(head, salt), payload, aad)
+        key_nonce = self._key_nonce(head, salt)
+        return salt + gcm_seal(key_nonce, payload, aad), key_nonce
 
     def open(self, head: ChunkHead, blob: Bytes) -> bytes:
         """Return the payload of a blob.
@@ -111,6 +116,17 @@ class ChunkSealer:
             raise Unauthentic("a sealed chunk has the wrong length")
         salt = bytes(blob[:SALT_BYTES])
         return gcm_open(self._key_nonce(head, salt), memoryview(blob)[SALT_BYTES:], head.aad())
+
+
+def open_kept(key_nonce: bytes, head: ChunkHead, blob: Bytes) -> bytes:
+    """Open a blob with the key that its sealing gave.
+
+    Raises:
+        Unauthentic: as `ChunkSealer.open` does.
+    """
+    if len(blob) != head.payload_length + BLOB_OVERHEAD:
+        raise Unauthentic("a sealed chunk has the wrong length")
+    return gcm_open(key_nonce, memoryview(blob)[SALT_BYTES:], head.aad())
 
 
 def _part_key_nonce(key: bytes, label: bytes, salt: bytes) -> bytes:

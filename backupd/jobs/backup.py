@@ -32,9 +32,11 @@ from backupd.repo.localindex import LocalIndex
 from backupd.repo.repository import Repository
 from backupd.repo.rowdigest import RowDigest
 from backupd.repo.snapshot import StreamRoot, Structure
+from backupd.repo.storedversions import StoredVersions
 from backupd.repo.versioncache import VersionCache, forget_cache
 from backupd.repo.writing import WriteSession
 from backupd.report import Reporter
+from backupd.store.base import local_objects
 
 NATIVE = "native"
 ATTEMPTS = 3
@@ -245,6 +247,7 @@ def _open_versions(
         if options.trial is None:
             forget_cache(versions_path(folder, key), key.secrets["cache"], options.name)
         return None
+    files = local_objects(repo.store)
     hints = [stream.size_hint or 0 for stream in view.streams]
     try:
         return VersionCache(
@@ -256,6 +259,7 @@ def _open_versions(
             limit=options.version_cache,
             expected=sum(hints) or None,
             trial=options.trial is not None,
+            stored=StoredVersions(files, repo.id) if files else None,
         )
     except BlockingIOError:
         report.warning("another run of this source uses the version cache: what changed is stored in full")

@@ -11,16 +11,19 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from backupd.crypto.primitives import expand, gcm_open, gcm_seal, random_bytes
 from backupd.disk import DirectFile
 from backupd.errors import IntegrityError
 from backupd.repo.compression import Bytes
+from backupd.repo.nodes import ChunkRef
 
 FILE_BYTES = 1 << 30
+NO_FILE = 0
 FILES_OPEN = 64
 UNDER_WAY = 64 << 20
 """More than this is never on its way from a thread that seals to the file: then no record comes for the file before."""
@@ -28,11 +31,16 @@ _ID_BYTES = 32
 _NUMBER = struct.Struct("<Q")
 _NAME = re.compile("blobs-([0-9]{6})")
 RECORD_OVERHEAD = _NUMBER.size + 16
+_Key = TypeVar("_Key")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Held:
-    """Where a version is held: its payload's place and length, and what it leans on, as in the repository's chunks."""
+    """Where a version is held: its payload's place and length, and what it leans on, as in the repository's chunks.
+
+    Of one that is held in the repository itself (a folder of this machine) `ref` is its place there, and `key` what opens
+    that one chunk; it has no blob file.
+    """
 
     file: int
     offset: int
@@ -40,11 +48,60 @@ class Held:
     plain: int
     codec: int
     bases: tuple["Held", ...] = ()
+    key: bytes = field(default=b"", repr=False)
+    ref: ChunkRef | None = None
 
     @property
     def spot(self) -> tuple[object, ...]:
-        """Its file and its offset there."""
-        return self.file, self.offset
+        """Its file and its offset there, or its place in the repository."""
+        return self.ref.spot if self.ref else (self.file, self.offset)
+
+
+def held_in_repository(ref: ChunkRef, key: bytes, bases: tuple[Held, ...]) -> Held:
+    """A chunk that was just stored, as a held version."""
+    return Held(NO_FILE, 0, ref.payload_length, ref.plain_length, ref.codec, bases, key, ref)
+
+
+class OpenFiles(Generic[_Key]):
+    """Files that are read, a limited number of them open; for several threads.
+
+    Args:
+        opener: gives a descriptor.
+    """
+
+    def __init__(self, opener: Callable[[_Key], int]) -> None:
+        self._opener = opener
+        self._lock = threading.Lock()
+        self._open: dict[_Key, OpenedFile] = {}
+
+    def get(self, key: _Key) -> "OpenedFile":
+        """A file; of those that are open, the one that was opened first goes when there are many.
+
+        Raises:
+            whatever the opener does.
+        """
+        with self._lock:
+            found = self._open.get(key)
+            if found is None:
+                while len(self._open) >= FILES_OPEN:
+                    del self._open[next(iter(self._open))]
+                found = self._open[key] = OpenedFile(self._opener(key))
+            return found
+
+    def close(self) -> None:
+        """Let all go; each is closed once nobody reads it any more."""
+        self._open.clear()
+
+
+class OpenedFile:
+    """A file that is read; closed once nobody reads it any more."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.key = b""
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +128,7 @@ class BlobFiles:
         self._folder = folder
         self._secret = secret
         self._lock = threading.Lock()
-        self._open: dict[int, _Opened] = {}
+        self._open = OpenFiles(self._open_number)
         self._numbers = sorted(self.sizes())
         self._writing: list[_Growing] = []
 
@@ -130,22 +187,15 @@ class BlobFiles:
         Raises:
             OSError, IntegrityError: it is not there, or does not open.
         """
-        file = self._opened(held.file)
+        file = self._open.get(held.file)
+        file.key = file.key or self._key(os.pread(file.fd, _ID_BYTES, 0))
         data = os.pread(file.fd, held.length + RECORD_OVERHEAD, held.offset)
         if len(data) != held.length + RECORD_OVERHEAD:
             raise IntegrityError("a blob file is truncated")
         return gcm_open(file.key + data[: _NUMBER.size] + bytes(4), memoryview(data)[_NUMBER.size :], b"")
 
-    def _opened(self, number: int) -> "_Opened":
-        """A file to read from; of those that are open, the one that was opened first goes when there are many."""
-        with self._lock:
-            found = self._open.get(number)
-            if found is None:
-                while len(self._open) >= FILES_OPEN:
-                    del self._open[next(iter(self._open))]
-                found = self._open[number] = _Opened(self._path(number))
-                found.key = self._key(os.pread(found.fd, _ID_BYTES, 0))
-            return found
+    def _open_number(self, number: int) -> int:
+        return os.open(self._path(number), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def finish(self) -> None:
         """Write out what was appended.
@@ -176,23 +226,18 @@ class BlobFiles:
 
     def close(self) -> None:
         """Close all files."""
-        self._open.clear()
+        self._open.close()
         for file in self._writing:
             file.close()
         self._writing.clear()
 
 
-class _Opened:
-    """A file that is read; closed once nobody reads it any more."""
+@dataclass(frozen=True, slots=True)
+class ChunkKey:
+    """Of a chunk that is about to be stored in the repository: what opens it, and what it leans on."""
 
-    def __init__(self, path: Path) -> None:
-        self.key = b""
-        self.fd = -1
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+    key: bytes = field(repr=False)
+    bases: tuple[Held, ...]
 
 
 @dataclass(slots=True, eq=False)

@@ -122,7 +122,7 @@ class Leaner:
             return None
         bases = []
         for ref, one in zip(refs, held, strict=True):
-            plain = self._cache.plain(one)
+            plain = self._cache.plain(one, namer.kind)
             if plain is None or namer.name(plain) != ref.id:
                 return None
             bases.append(plain)

@@ -30,9 +30,9 @@ class PackPlace:
     digest: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class ChunkRef:
-    """Where a stored chunk is and what it leans on."""
+    """Where a stored chunk is and what it leans on; never changed, and not frozen because so many are made."""
 
     id: bytes
     place: PackPlace

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from backupd.crypto.chunks import ChunkHead, ChunkNamer, ChunkSealer, Kind
 from backupd.crypto.envelope import SessionSecrets
-from backupd.repo.blobs import Record
+from backupd.repo.blobs import ChunkKey, Held, Record
 from backupd.repo.codecs import encode
 from backupd.repo.compression import Bytes
 from backupd.repo.leaning import Candidates, Leaner
@@ -30,7 +30,7 @@ class Sealed:
     head: ChunkHead
     blob: bytes = field(repr=False)
     bases: tuple[ChunkRef, ...] = ()
-    keep: Record | None = field(default=None, repr=False)
+    keep: Record | ChunkKey | None = field(default=None, repr=False)
     seen: int = 0
 
 
@@ -120,21 +120,33 @@ class Preparer:
         cache = self._versions
         if cache is None or kind not in _HELD:
             return version.ref
-        if not cache.wants(guess.mark):
-            return Known(replace(version, held=None))
-        if version.held is not None and not cache.sparse(version.held):
+        held, wanted = version.held, cache.wants(guess.mark)
+        if held is not None and (wanted or held.ref is not None) and not cache.sparse(held):
             return Known(version)
+        if not wanted:
+            return Known(replace(version, held=None))
         codec, payload = encode(piece, self._level)
         return Known(replace(version, held=None), cache.seal(payload, len(piece), codec))
 
     def _new(self, kind: Kind, chunk_id: bytes, piece: Bytes, guess: Candidates) -> Sealed:
-        cache, leaner = self._versions, self._leaner
+        leaner = self._leaner
         delta = leaner.lean(kind, chunk_id, piece, guess, self._namers[kind]) if leaner else None
         codec, payload = (delta.codec, delta.payload) if delta else encode(piece, self._level)
         bases, held = (delta.bases, delta.held) if delta else ((), ())
         ids = tuple(ref.id for ref in bases)
         head = ChunkHead(self._secrets.repository, kind, codec, chunk_id, len(payload), len(piece), ids)
         sealer = self.structure if kind is Kind.STRUCTURE else self.sealer
-        wanted = cache is not None and kind in _HELD and cache.wants(guess.mark)
-        keep = cache.seal(payload, len(piece), codec, held) if cache and wanted else None
-        return Sealed(head, sealer.seal(head, bytes(payload)), bases, keep, delta.seen if delta else 0)
+        blob, key = sealer.seal_kept(head, bytes(payload))
+        keep = self._keep(head, payload, key, held, guess.mark)
+        return Sealed(head, blob, bases, keep, delta.seen if delta else 0)
+
+    def _keep(
+        self, head: ChunkHead, payload: Bytes, key: bytes, held: tuple[Held, ...], mark: int
+    ) -> Record | ChunkKey | None:
+        """What the version cache is to hold of a new chunk."""
+        cache = self._versions
+        if cache is None or head.kind not in _HELD:
+            return None
+        if cache.in_repository:
+            return ChunkKey(key, held)
+        return cache.seal(payload, head.plain_length, head.codec, held) if cache.wants(mark) else None

@@ -18,10 +18,12 @@ from typing import Any
 from backupd.crypto.chunks import Kind, open_part, seal_part
 from backupd.crypto.primitives import b3_derive, b3_keyed, random_bytes
 from backupd.errors import IntegrityError
-from backupd.repo.blobs import BlobFiles, Held, Record
+from backupd.repo.blobs import BlobFiles, ChunkKey, Held, Record, held_in_repository
 from backupd.repo.codecs import decode
 from backupd.repo.compression import Bytes
-from backupd.repo.versions import Anchors, ListReader, ListWriter, Version
+from backupd.repo.nodes import ChunkRef
+from backupd.repo.storedversions import StoredVersions
+from backupd.repo.versions import Anchors, ListReader, ListWriter, Recent, Version
 
 HOUR = 3600
 SHAPE = b"1, rows-1, "
@@ -70,6 +72,7 @@ class VersionCache:
         limit: bytes that the blobs may take.
         expected: plain bytes that the source has, if that is known.
         trial: read what is there, and change and keep nothing.
+        stored: reads versions in the repository, if its objects are files of this machine: then new ones are held there.
 
     Raises:
         OSError: the folder cannot be used, or (BlockingIOError) another run uses it.
@@ -86,14 +89,17 @@ class VersionCache:
         limit: int,
         expected: int | None,
         trial: bool = False,
+        stored: StoredVersions | None = None,
     ) -> None:
         self._secret = secret
+        self._stored = stored
         self._hour = int(now) // HOUR
         self._oldest = self._hour - max_age // HOUR
         self._mark_key = b3_derive("backupd/v1/version-marks", secret)
         self._label = _label(secret, source)
         self._new: Path | None = None
         self._readers: list[ListReader] = []
+        self._recent = Recent()
         self._lists: list[tuple[str, int, ListWriter]] = []
         self._kinds: list[Kind] = []
         self.trouble: str | None = None
@@ -191,7 +197,7 @@ class VersionCache:
             return []
         known = self._known
         readers = [
-            ListReader(known.folder, s.number, self._secret, known.label, kind, s.chunks, known.taken)
+            ListReader(known.folder, s.number, self._secret, known.label, kind, s.chunks, known.taken, self._recent)
             for s in known.streams.get((name, kind), [])
         ]
         self._readers += readers
@@ -202,15 +208,23 @@ class VersionCache:
         streams = self._known.streams.get((name, kind)) if self._known else None
         return streams[0].size_class if streams else None
 
-    def plain(self, held: Held) -> bytes | None:
+    def plain(self, held: Held, kind: Kind) -> bytes | None:
         """A held version's plaintext; the caller checks its id. None if it is damaged or gone."""
         try:
-            return self._plain(held)
+            return self._plain(held, kind)
         except (OSError, IntegrityError):
             return None
 
-    def _plain(self, held: Held) -> bytes:
-        return decode(held.codec, self._blobs.read(held), held.plain, [self._plain(base) for base in held.bases])
+    def _plain(self, held: Held, kind: Kind) -> bytes:
+        bases = [self._plain(base, kind) for base in held.bases]
+        return decode(held.codec, self._payload(held, kind), held.plain, bases)
+
+    def _payload(self, held: Held, kind: Kind) -> bytes:
+        if held.ref is None:
+            return self._blobs.read(held)
+        if self._stored is None:
+            raise IntegrityError("the repository cannot be read here")
+        return self._stored.read(held, kind)
 
     def fresh_enough(self, hour: int, mark: int) -> bool:
         """Whether a delta may lean on a full chunk last seen in that hour; sooner for some than for others, by `mark`."""
@@ -218,8 +232,9 @@ class VersionCache:
         return self._hour - allowed * (3 + mark % 256 / 256) / 4 < hour <= self._hour
 
     def sparse(self, held: Held) -> bool:
-        """Whether a version lies, or leans, in a file that is to be emptied."""
-        return held.file in self._sparse or any(self.sparse(base) for base in held.bases)
+        """Whether a version lies, or leans, in a file that is to be emptied, or in a repository that cannot be read here."""
+        gone = held.file in self._sparse if held.ref is None else self._stored is None
+        return gone or any(self.sparse(base) for base in held.bases)
 
     # ---- what this run reads
 
@@ -244,8 +259,15 @@ class VersionCache:
             self._give_up(error)
             return None
 
-    def hold(self, record: Record) -> Held | None:
-        """Write a sealed payload; in the run's own thread."""
+    @property
+    def in_repository(self) -> bool:
+        """Whether chunks that this run stores are held where they are stored."""
+        return self._stored is not None and not self._off
+
+    def hold(self, record: Record | ChunkKey, ref: ChunkRef) -> Held | None:
+        """Write a sealed payload, or keep the key of a chunk and where it is; in the run's own thread."""
+        if isinstance(record, ChunkKey):
+            return None if self._off else held_in_repository(ref, record.key, record.bases)
         if self._off or len(record.data) > self._room:
             return None
         self._room -= len(record.data)
@@ -260,7 +282,7 @@ class VersionCache:
         if self._off or self._new is None:
             return
         try:
-            writer = ListWriter(self._new, len(self._lists), self._secret, self._new_label)
+            writer = ListWriter(self._new, len(self._lists), self._secret, self._new_label, self._recent)
         except OSError as error:
             self._give_up(error)
             return
@@ -341,6 +363,8 @@ class VersionCache:
             self._blobs.discard()
             shutil.rmtree(self._new, ignore_errors=True)
         self._blobs.close()
+        if self._stored is not None:
+            self._stored.close()
         os.close(self._lock)
 
 

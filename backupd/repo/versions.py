@@ -8,11 +8,12 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from backupd.crypto.chunks import Kind, open_part, seal_part
 from backupd.errors import IntegrityError
-from backupd.repo.blobs import RECORD_OVERHEAD, Held
+from backupd.repo.blobs import NO_FILE, RECORD_OVERHEAD, Held, held_in_repository
 from backupd.repo.compression import compress, decompress
 from backupd.repo.nodes import STRUCTURE, ChunkRef, Entry, closure, decode_node, encode_node
 
@@ -22,13 +23,15 @@ _LENGTH = struct.Struct("<I")
 _COUNTS = struct.Struct("<III")
 _PLACE = struct.Struct("<Q")
 _ANCHORS = struct.Struct("<QQ")
+_KEY_BYTES = 44
 MAX_BLOCK = 16 * 1024 * 1024
 _NEAR = 3
+_RECENT = 16
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Version:
-    """A chunk as the run before read it.
+    """A chunk as the run before read it; never changed, and not frozen because so many are made.
 
     Attributes:
         ref: where it is in the repository.
@@ -47,6 +50,12 @@ class Version:
     sums: tuple[int, int] = (0, 0)
     flags: int = 0
 
+    def same(self, held: Held | None, marks: "Anchors | None") -> bool:
+        """Whether it is held there, and is what those marks say."""
+        if held is not self.held:
+            return False
+        return marks is None or (marks.rows, marks.sums, marks.flags) == (self.rows, self.sums, self.flags)
+
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
@@ -63,14 +72,16 @@ def encode_block(versions: Sequence[Version]) -> bytes:
     """The plaintext of a block; all packs must be complete."""
     node = encode_node(STRUCTURE, 0, [Entry(version.ref) for version in versions])
     held, number = closure([version.held for version in versions if version.held is not None])
+    stored = closure([version.ref for version in versions])[1]
     n, count = len(held), len(versions)
     bases = [(*(number[b.spot] for b in item.bases), _NONE, _NONE)[:2] for item in held]
+    offsets = [stored[item.ref.spot] if item.ref else item.offset for item in held]
     return b"".join(
         [
             _COUNTS.pack(count, len(node), n),
             node,
             struct.pack(f"<{n}I", *(item.file for item in held)),
-            struct.pack(f"<{n}I", *(item.offset for item in held)),
+            struct.pack(f"<{n}I", *offsets),
             struct.pack(f"<{n}I", *(item.length for item in held)),
             struct.pack(f"<{n}I", *(item.plain for item in held)),
             struct.pack(f"<{n}H", *(first for first, _ in bases)),
@@ -82,6 +93,7 @@ def encode_block(versions: Sequence[Version]) -> bytes:
             struct.pack(f"<{count}Q", *(v.sums[0] for v in versions)),
             struct.pack(f"<{count}Q", *(v.sums[1] for v in versions)),
             bytes(v.flags for v in versions),
+            *(item.key for item in held),
         ]
     )
 
@@ -113,6 +125,8 @@ def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
     numbers, hours, rows = column(count, "H"), column(count, "I"), column(count, "I")
     sums = zip(column(count, "Q"), column(count, "Q"), strict=True)
     flags = column(count, "B")
+    stored = closure([entry.ref for entry in entries])[0]
+    keys = [at + _KEY_BYTES * k for k in accumulate(int(file == NO_FILE) for file in files)]
     held: list[Held | None] = [None] * n
 
     def build(k: int, depth: int = 0) -> Held:
@@ -121,13 +135,36 @@ def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
             if depth > 16:
                 raise IntegrityError("a chain of held versions turns on itself")
             bases = tuple(build(b, depth + 1) for b in (first[k], second[k]) if b != _NONE)
-            ready = held[k] = Held(files[k], offsets[k], lengths[k], plains[k], codecs[k], bases)
+            if files[k] == NO_FILE:
+                ready = held_in_repository(stored[offsets[k]], data[keys[k] - _KEY_BYTES : keys[k]], bases)
+            else:
+                ready = Held(files[k], offsets[k], lengths[k], plains[k], codecs[k], bases)
+            held[k] = ready
         return ready
 
     return [
         Version(entry.ref, None if k == _NONE else build(k), hour if entry.ref.bases else seen, r, s, f)
         for entry, k, hour, r, s, f in zip(entries, numbers, hours, rows, sums, flags, strict=True)
     ]
+
+
+class Recent:
+    """The blocks that were read last, as they were: what comes back whole and in order is written without looking into it."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, tuple[list[Version], bytes]] = {}
+
+    def keep(self, versions: list[Version], framed: bytes) -> None:
+        """Remember a block that was read."""
+        while len(self._blocks) >= _RECENT:
+            del self._blocks[next(iter(self._blocks))]
+        if versions:
+            self._blocks[id(versions[0])] = versions, framed
+
+    def find(self, versions: Sequence[Version]) -> bytes | None:
+        """The framed plaintext of a block of exactly these versions."""
+        found, framed = self._blocks.get(id(versions[0]), ((), None))
+        return framed if found == versions else None
 
 
 class ListWriter:
@@ -138,12 +175,14 @@ class ListWriter:
         number: the stream's place among the snapshot's streams.
         secret: the cache secret.
         label: what binds blocks to this source and list.
+        recent: what was read last of the lists before.
     """
 
-    def __init__(self, folder: Path, number: int, secret: bytes, label: bytes) -> None:
+    def __init__(self, folder: Path, number: int, secret: bytes, label: bytes, recent: Recent) -> None:
+        self._recent = recent
         self._secret, self._label = secret, label + struct.pack("<I", number)
         self._folder, self._number = folder, number
-        self._marks = bytearray()
+        self._marks, self._places = bytearray(), bytearray()
         self._open: list[Version] = []
         self._line: list[list[Version]] = []
         self._at = self._blocks = 0
@@ -186,14 +225,18 @@ class ListWriter:
 
     def _write(self, versions: Sequence[Version]) -> None:
         for item in closure([v.held for v in versions if v.held is not None])[0]:
-            self.live[item.file] = self.live.get(item.file, 0) + item.length + RECORD_OVERHEAD
-        plain = encode_block(versions)
-        framed = _LENGTH.pack(len(plain)) + compress(plain, 1)
+            if item.file != NO_FILE:
+                self.live[item.file] = self.live.get(item.file, 0) + item.length + RECORD_OVERHEAD
+        framed = self._recent.find(versions)
+        if framed is None:
+            plain = encode_block(versions)
+            framed = _LENGTH.pack(len(plain)) + compress(plain, 1)
         sealed = seal_part(self._secret, "versions", self._label + _LENGTH.pack(self._blocks), framed)
         self._append("list", _LENGTH.pack(len(sealed)) + sealed)
-        self._append("places", _PLACE.pack(self._at))
-        marks, self._marks = self._marks, bytearray()
-        self._append("anchors", marks)
+        self._places += _PLACE.pack(self._at)
+        if self._marks:
+            marks, self._marks = self._marks, bytearray()
+            self._append("anchors", marks)
         self._at += len(sealed) + _LENGTH.size
         self._blocks += 1
 
@@ -218,6 +261,7 @@ class ListWriter:
             self._line.append(self._open)
             self._open = []
         self.drain()
+        self._append("places", self._places)
 
 
 def _complete(ref: ChunkRef) -> bool:
@@ -235,11 +279,13 @@ class ListReader:
         kind: of the stream.
         chunks: how many it had.
         seen: the hour of that run.
+        recent: is told what was read.
     """
 
     def __init__(
-        self, folder: Path, number: int, secret: bytes, label: bytes, kind: Kind, chunks: int, seen: int
+        self, folder: Path, number: int, secret: bytes, label: bytes, kind: Kind, chunks: int, seen: int, recent: Recent
     ) -> None:
+        self._recent = recent
         self._folder, self._number = folder, number
         self._secret, self._label = secret, label + struct.pack("<I", number)
         self._kind, self._seen = kind, seen
@@ -274,7 +320,10 @@ class ListReader:
         sealed = os.pread(self._fd("list"), length, at + _LENGTH.size)
         framed = open_part(self._secret, "versions", self._label + _LENGTH.pack(n), sealed)
         (size,) = _LENGTH.unpack_from(framed)
-        return decode_block(decompress(framed[_LENGTH.size :], limit=MAX_BLOCK, exact=size), self._kind, self._seen)
+        plain = decompress(framed[_LENGTH.size :], limit=MAX_BLOCK, exact=size)
+        versions = decode_block(plain, self._kind, self._seen)
+        self._recent.keep(versions, framed)
+        return versions
 
     def version(self, n: int) -> Version | None:
         """The chunk at a place."""

@@ -449,8 +449,10 @@ class StreamWriter:
         elif isinstance(item, Sealed) and new:
             seen = item.seen
         if not isinstance(item, ChunkRef) and item.keep is not None and (new or isinstance(item, Known)):
-            held = cache.hold(item.keep)
-        if marks is None:
+            held = cache.hold(item.keep, ref)
+        if isinstance(item, Known) and item.version.same(held, marks):
+            cache.add(self._number, item.version, marks)
+        elif marks is None:
             cache.add(self._number, Version(ref, held, seen), None)
         else:
             cache.add(self._number, Version(ref, held, seen, marks.rows, marks.sums, marks.flags), marks)

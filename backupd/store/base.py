@@ -125,6 +125,15 @@ class ObjectStore(Protocol):
 
 
 @runtime_checkable
+class Wrapped(Protocol):
+    """A store that changes how another one is used, and not what is in it."""
+
+    @property
+    def inner(self) -> ObjectStore:
+        """The other one."""
+
+
+@runtime_checkable
 class LocalObjects(Protocol):
     """A store whose objects are plain files of this machine, so that pieces of one can be read without asking each time."""
 
@@ -134,3 +143,10 @@ class LocalObjects(Protocol):
         Raises:
             ObjectMissing, StoreRefused, StoreMissing.
         """
+
+
+def local_objects(store: ObjectStore) -> LocalObjects | None:
+    """The store, or the one that it wraps, if its objects are files of this machine."""
+    while isinstance(store, Wrapped):
+        store = store.inner
+    return store if isinstance(store, LocalObjects) else None

@@ -15,6 +15,11 @@ class DryRunStore:
         self._written: dict[str, ObjectInfo] = {}
 
     @property
+    def inner(self) -> ObjectStore:
+        """The store below."""
+        return self._inner
+
+    @property
     def url(self) -> str:
         """The inner store's."""
         return self._inner.url

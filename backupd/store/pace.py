@@ -83,6 +83,11 @@ class PacedStore:
         self._up, self._down = limits.paces()
 
     @property
+    def inner(self) -> ObjectStore:
+        """The store below."""
+        return self._inner
+
+    @property
     def url(self) -> str:
         """The inner store's."""
         return self._inner.url

@@ -457,10 +457,11 @@ def test_recognised_chunks_are_cut_as_the_cutter_cuts(tmp_path: Path, kind: str,
     }[kind]
     night = TableSource({"t": after}, parts=parts, buffer=70_000)
     done = take(kit, night)
-    chunks = [[ref.id for ref in stream] for stream in kit.refs(done.snapshot)]
+    streams = parts + 2  # behind them is the list of content nodes, in order of time
+    chunks = [[ref.id for ref in stream] for stream in kit.refs(done.snapshot)[:streams]]
     digest = open_content(*newest(kit))["tables"][0]["digest"]
     again = take(kit, night, version_cache=None)
-    assert [[ref.id for ref in stream] for stream in kit.refs(again.snapshot)] == chunks
+    assert [[ref.id for ref in stream] for stream in kit.refs(again.snapshot)[:streams]] == chunks
     assert open_content(*newest(kit))["tables"][0]["digest"] == digest
     assert kit.verify(Level.CONTENT).problems == []
 
@@ -620,7 +621,7 @@ def test_a_base_that_is_not_what_it_should_be_is_not_leaned_on(tmp_path: Path, m
     kit.backup(source)
     churn(source, 1)
     real = VersionCache.plain
-    monkeypatch.setattr(VersionCache, "plain", lambda self, held: (real(self, held) or b"")[:-1] + b"!")
+    monkeypatch.setattr(VersionCache, "plain", lambda self, held, kind: (real(self, held, kind) or b"")[:-1] + b"!")
     done = kit.backup(source)
     assert done.chunks["delta"] == 0
     assert kit.restore(done.snapshot).read_bytes() == source.read_bytes()

@@ -51,17 +51,17 @@ from pathlib import Path
 from backupd.crypto.chunks import Kind
 from backupd.repo.blobs import Held
 from backupd.repo.nodes import ChunkRef, PackPlace
-from backupd.repo.versions import Anchors, ListReader, ListWriter, Version
+from backupd.repo.versions import Anchors, ListReader, ListWriter, Recent, Version
 
 count = int(sys.argv[1])
 folder = Path(tempfile.mkdtemp(dir=sys.argv[2]))
 place = PackPlace(bytes(32))
-writer = ListWriter(folder, 0, bytes(32), b"label")
+writer = ListWriter(folder, 0, bytes(32), b"label", Recent())
 for n in range(count):
     ref = ChunkRef(n.to_bytes(32, "little"), place, n % 1_000_000, 30_000, 65_536, 1)
     writer.add(Version(ref, Held(1, n, 30_000, 65_536, 1), 0, 7, (n, n)), Anchors(n, n, 7, (n, n)))
 writer.finish()
-reader = ListReader(folder, 0, bytes(32), b"label", Kind.ROWS, count, 5)
+reader = ListReader(folder, 0, bytes(32), b"label", Kind.ROWS, count, 5, Recent())
 for n in range(0, count, 997):
     version = reader.version(n)
     assert version is not None and version.ref.id == n.to_bytes(32, "little") and version.sums == (n, n)
