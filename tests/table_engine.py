@@ -31,6 +31,10 @@ class TableSource:
     before_finish: Callable[[], None] = lambda: None
     engine: str = "postgresql"
     default_name: str = "made-up"
+    still: str | None = None
+
+    def standstill(self) -> str | None:
+        return self.still
 
     @contextmanager
     def view(self, *, check: bool = False) -> Iterator["TableView"]:

@@ -142,6 +142,12 @@ class Source(Protocol):
     def default_name(self) -> str:
         """The source's name if the user gave none."""
 
+    def standstill(self) -> str | None:
+        """What stays the same only while nothing is written to the source; None where nothing proves that.
+
+        Two equal answers, of two moments, mean that every view opened after the first and before the second has one content.
+        """
+
     def view(self, *, check: bool = False) -> AbstractContextManager[View]:
         """Open one consistent moment; with `check`, the engine's own check of it must pass.
 

@@ -29,6 +29,7 @@ from backupd.engines.base import StreamInfo, TableInfo
 from backupd.engines.sqlite_facts import read_facts, read_tables
 from backupd.engines.sqlite_open import first_fault, harden, require_regular, source_errors
 from backupd.engines.sqlite_pages import BUFFER, LOCK_BYTE, PageSink, sink_connection, watched_connection
+from backupd.engines.sqlite_standstill import standstill
 from backupd.errors import SourceIncomplete, Unreachable
 
 _WAL_MODE = 2
@@ -241,6 +242,10 @@ class SqliteSource:
     def default_name(self) -> str:
         """The file's name without its suffix."""
         return self._path.stem
+
+    def standstill(self) -> str | None:
+        """The file and its WAL as the file system tells of them; see `sqlite_standstill`."""
+        return standstill(self._path)
 
     @contextmanager
     def view(self, *, check: bool = False) -> Iterator[SqliteView]:

@@ -24,6 +24,7 @@ from backupd.crypto.keyfile import Key
 from backupd.engines.base import Source, TableInfo, View
 from backupd.errors import Failed, SourceMoved, TryAgain
 from backupd.jobs.capture import CapturedStream, capture
+from backupd.jobs.standing import Standing, standing, to_remember
 from backupd.repo.commit import check_head, commit
 from backupd.repo.content import check_content
 from backupd.repo.indexing import sync_index
@@ -43,6 +44,7 @@ ATTEMPTS = 3
 VERSION_CACHE = 20 * 1024**3
 CUTTER = "fixed-65536, rows-1"
 ROW_FORMAT = "text-1"
+MADE_BY = {"backupd": VERSION, "cutter": CUTTER, "rows": ROW_FORMAT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class BackupResult:
     warnings: tuple[str, ...]
     spilled: int = 0
     resumed: int = 0
+    unread: bool = False
 
 
 def index_path(folder: Places, key: Key) -> Path:
@@ -125,7 +128,7 @@ def backup(
     """
     for left in reversed(range(ATTEMPTS)):
         try:
-            return _attempt(source, repo, key, folder, clock, options, report)
+            return _Run(source, repo, key, folder, clock, options, report).go()
         except SourceMoved as error:
             if not left:
                 raise
@@ -133,65 +136,109 @@ def backup(
     raise AssertionError("not reached")
 
 
-def _attempt(
-    source: Source,
-    repo: Repository,
-    key: Key,
-    folder: Places,
-    clock: Callable[[], datetime],
-    options: BackupOptions,
-    report: Reporter,
-) -> BackupResult:
-    began = time.monotonic()
-    with ExitStack() as stack:
-        head = check_head(repo, key.header.writer, accept_rollback=options.accept_rollback)
-        if head and head.damaged:
-            report.warning(
-                f"the newest snapshot object, {head.damaged}, is damaged; `backupctl verify` tells what is left"
-            )
-        _warn_expired(repo, clock(), report)
-        _check_state(folder)
-        asked = clock()
-        view = stack.enter_context(source.view(check=options.check))
-        taken = asked if options.check else clock()
-        index = open_index(repo, key, folder, report)
-        stack.callback(index.close)
-        versions = _open_versions(repo, key, folder, taken, view, options, report)
-        if versions is not None:
-            stack.callback(versions.close)
-        session = WriteSession(repo, key, index, started=taken, level=options.level, versions=versions)
-        stack.callback(session.close)
-        resumed = _resume(session, key, folder, report)
-        workers = ThreadPoolExecutor(options.threads, thread_name_prefix="seal")
+@dataclass(slots=True)
+class _Run:
+    """One attempt at a snapshot."""
+
+    source: Source
+    repo: Repository
+    key: Key
+    folder: Places
+    clock: Callable[[], datetime]
+    options: BackupOptions
+    report: Reporter
+    began: float = field(default_factory=time.monotonic)
+    mark: str | None = None
+
+    def go(self) -> BackupResult:
+        """Everything, in order."""
+        repo, key, options, report = self.repo, self.key, self.options, self.report
+        with ExitStack() as stack:
+            head = check_head(repo, key.header.writer, accept_rollback=options.accept_rollback)
+            if head and head.damaged:
+                report.warning(
+                    f"the newest snapshot object, {head.damaged}, is damaged; `backupctl verify` tells what is left"
+                )
+            _warn_expired(repo, self.clock(), report)
+            _check_state(self.folder)
+            asked = self.clock()
+            index = open_index(repo, key, self.folder, report)
+            stack.callback(index.close)
+            versions = _open_versions(repo, key, self.folder, asked, options, report)
+            if versions is not None:
+                stack.callback(versions.close)
+                self.mark = None if options.check else self.source.standstill()
+            found = standing(self.mark, versions, index, MADE_BY, repo.trust.policy.base_max_age_days * 86400)
+            if found is not None and versions is not None:
+                return self._stand(found, stack, index, versions, asked)
+            view = stack.enter_context(self.source.view(check=options.check))
+            taken = asked if options.check else self.clock()
+            session = WriteSession(repo, key, index, started=taken, level=options.level, versions=versions)
+            stack.callback(session.close)
+            return self._read(view, session, stack, taken)
+
+    def _read(self, view: View, session: WriteSession, stack: ExitStack, taken: datetime) -> BackupResult:
+        """Read the source, store what is new of it, and publish."""
+        if session.versions is not None:
+            session.versions.expect(sum(stream.size_hint or 0 for stream in view.streams) or None)
+        resumed = _resume(session, self.key, self.folder, self.report)
+        workers = ThreadPoolExecutor(self.options.threads, thread_name_prefix="seal")
         stack.callback(workers.shutdown, wait=True, cancel_futures=True)
-        captured = capture(view, session, workers, folder=folder.cache, report=report)
+        captured = capture(view, session, workers, folder=self.folder.cache, report=self.report)
         view.finish()
         roots = session.finish_streams()
         session.write_segment()
-        _fence(repo, began, (clock() - taken).total_seconds())
+        structure, content = _describe(self.source, view, session, roots, captured.streams, stamp(taken), self.options)
+        result = self._publish(session, structure, content, taken)
+        if session.versions is not None:
+            said = to_remember(self.mark, structure, content, session.referenced, session.versions)
+            session.versions.publish(said)
+            _tell_trouble(session.versions, self.report)
+        warnings = (*view.warnings, *_empty(view))
+        return replace(result, warnings=warnings, spilled=captured.spilled, resumed=resumed)
+
+    def _stand(
+        self, found: Standing, stack: ExitStack, index: LocalIndex, versions: VersionCache, asked: datetime
+    ) -> BackupResult:
+        """Publish what the last run read, of a source to which nobody wrote since."""
+        options = self.options
+        session = WriteSession(self.repo, self.key, index, started=asked, level=options.level)
+        stack.callback(session.close)
+        session.referenced |= found.packs
+        session.counts.total = session.counts.reused = found.chunks
+        content = {**found.content, "note": options.note}
+        structure = _structure(session, found.roots, found.rows, stamp(asked), options)
+        structure = replace(structure, read_bytes=found.size)
+        result = self._publish(session, structure, content, asked)
+        versions.stay()
+        _tell_trouble(versions, self.report)
+        return replace(result, warnings=tuple(content["warnings"]), unread=True)
+
+    def _publish(
+        self, session: WriteSession, structure: Structure, content: dict[str, Any], taken: datetime
+    ) -> BackupResult:
+        """Make the snapshot visible, once everything that it needs was seen to be there."""
+        _fence(self.repo, self.began, (self.clock() - taken).total_seconds())
         session.check_packs()
-        _refuse_marked(session, repo, report)
-        structure, content = _describe(source, view, session, roots, captured.streams, stamp(taken), options)
+        _refuse_marked(session, self.repo, self.report)
         _check_own(content, structure)
+        rollback = self.options.accept_rollback
         done = commit(
-            session, structure, content, locks=folder.state, report=report, accept_rollback=options.accept_rollback
+            session, structure, content, locks=self.folder.state, report=self.report, accept_rollback=rollback
         )
         session.done = True
         session.check_packs()
-        _keep_versions(versions, report)
         counts = session.counts
         return BackupResult(
             done.id.hex(),
-            options.name,
+            self.options.name,
             done.seq,
             counts.read_bytes,
             counts.stored_bytes,
             counts.chunks(),
             structure.rows,
-            time.monotonic() - began,
-            (*view.warnings, *_empty(view)),
-            captured.spilled,
-            resumed,
+            time.monotonic() - self.began,
+            (),
         )
 
 
@@ -220,12 +267,9 @@ def _refuse_marked(session: WriteSession, repo: Repository, report: Reporter) ->
         )
 
 
-def _keep_versions(versions: VersionCache | None, report: Reporter) -> None:
-    """The snapshot is there: from now on its chunks are the versions before."""
-    if versions is not None:
-        versions.publish()
-        if versions.trouble:
-            report.warning(f"{versions.trouble}; the next run may store more than it needs to")
+def _tell_trouble(versions: VersionCache, report: Reporter) -> None:
+    if versions.trouble:
+        report.warning(f"{versions.trouble}; the next run may store more than it needs to")
 
 
 def versions_path(folder: Places, key: Key) -> Path:
@@ -238,7 +282,6 @@ def _open_versions(
     key: Key,
     folder: Places,
     taken: datetime,
-    view: View,
     options: BackupOptions,
     report: Reporter,
 ) -> VersionCache | None:
@@ -248,7 +291,6 @@ def _open_versions(
             forget_cache(versions_path(folder, key), key.secrets["cache"], options.name)
         return None
     files = local_objects(repo.store)
-    hints = [stream.size_hint or 0 for stream in view.streams]
     try:
         return VersionCache(
             versions_path(options.trial or folder, key),
@@ -257,7 +299,6 @@ def _open_versions(
             now=taken.timestamp(),
             max_age=repo.trust.policy.base_max_age_days * 86400,
             limit=options.version_cache,
-            expected=sum(hints) or None,
             trial=options.trial is not None,
             stored=StoredVersions(files, repo.id) if files else None,
         )
@@ -321,24 +362,8 @@ def _describe(
     options: BackupOptions,
 ) -> tuple[Structure, dict[str, Any]]:
     tables = [_table(table, captured) for table in view.tables]
-    counts = session.counts
-    structure = Structure(
-        seq=0,
-        previous=None,
-        trust=session.repo.trust.version,
-        source=options.name,
-        taken_at=taken_at,
-        stored_at=stamp(session.stored_at),
-        kind="snapshot",
-        streams=tuple(roots),
-        rows=None if any(c.info.name == NATIVE for c in captured) else sum(table["rows"] or 0 for table in tables),
-        read_bytes=counts.read_bytes,
-        stored_bytes=counts.stored_bytes,
-        chunks=counts.chunks(),
-        segments=tuple(session.segments),
-        tags=options.tags,
-        hold=options.hold,
-    )
+    rows = None if any(c.info.name == NATIVE for c in captured) else sum(table["rows"] or 0 for table in tables)
+    structure = _structure(session, roots, rows, taken_at, options)
     content: dict[str, Any] = {
         "engine": source.engine,
         "facts": dict(view.facts),
@@ -349,9 +374,32 @@ def _describe(
         "tables": tables,
         "warnings": list(view.warnings),
         "note": options.note,
-        "versions": {"backupd": VERSION, "cutter": CUTTER, "rows": ROW_FORMAT},
+        "versions": MADE_BY,
     }
     return structure, content
+
+
+def _structure(
+    session: WriteSession, roots: Sequence[StreamRoot], rows: int | None, taken_at: str, options: BackupOptions
+) -> Structure:
+    counts = session.counts
+    return Structure(
+        seq=0,
+        previous=None,
+        trust=session.repo.trust.version,
+        source=options.name,
+        taken_at=taken_at,
+        stored_at=stamp(session.stored_at),
+        kind="snapshot",
+        streams=tuple(roots),
+        rows=rows,
+        read_bytes=counts.read_bytes,
+        stored_bytes=counts.stored_bytes,
+        chunks=counts.chunks(),
+        segments=tuple(session.segments),
+        tags=options.tags,
+        hold=options.hold,
+    )
 
 
 _CONTENT_LIST = {"name": "", "kind": "content", "unit": 0, "rows": None, "content": None, "digest": None}

@@ -57,6 +57,7 @@ class _Known:
     share: float
     live: dict[int, int]
     born: dict[int, int]
+    document: dict[str, Any]
     streams: dict[tuple[str, Kind], list[_Stream]] = field(default_factory=dict)
 
 
@@ -70,7 +71,6 @@ class VersionCache:
         now: seconds since 1970.
         max_age: seconds after which nothing here may be used or kept.
         limit: bytes that the blobs may take.
-        expected: plain bytes that the source has, if that is known.
         trial: read what is there, and change and keep nothing.
         stored: reads versions in the repository, if its objects are files of this machine: then new ones are held there.
 
@@ -87,7 +87,6 @@ class VersionCache:
         now: float,
         max_age: int,
         limit: int,
-        expected: int | None,
         trial: bool = False,
         stored: StoredVersions | None = None,
     ) -> None:
@@ -107,7 +106,7 @@ class VersionCache:
         self._published = False
         self._now = now
         self._share = 1.0
-        self._room = 0
+        self._room = self._limit = self._there = 0
         self._sparse: set[int] = set()
         self._folder = base / self._label.hex()
         if trial:
@@ -123,7 +122,8 @@ class VersionCache:
             self._known = self._newest()
             self._blobs = BlobFiles(self._folder, secret)
             sizes = self._tidy()
-            self._share = self._share_of(limit, expected, sum(sizes.values()))
+            self._there = sum(sizes.values())
+            self._limit = self._room_of(limit)
             self._sparse = self._to_empty(sizes, max_age // HOUR)
             name = f"list-{random_bytes(8).hex()}"
             self._new_label = self._label + bytes.fromhex(name[5:])
@@ -150,7 +150,7 @@ class VersionCache:
         live = {int(n): int(size) for n, size in document["live"].items()}
         born = {int(n): int(hour) for n, hour in document["born"].items()}
         times = int(document["taken"]), float(document["at"])
-        known = _Known(path, label, *times, float(document["share"]), live, born)
+        known = _Known(path, label, *times, float(document["share"]), live, born, document)
         for number, (name, kind, chunks, size_class) in enumerate(document["streams"]):
             stream = _Stream(number, Kind(kind), int(chunks), int(size_class))
             known.streams.setdefault((str(name), stream.kind), []).append(stream)
@@ -175,19 +175,23 @@ class VersionCache:
             if live.get(n, 0) < size * _SPARSE or not oldest <= born.get(n, 0) <= self._hour
         }
 
-    def _share_of(self, limit: int, expected: int | None, there: int) -> float:
-        """The share of chunks, chosen by their marks, that fits under the limit and leaves half of the free disk alone.
-
-        What is written in this run is limited as well: a guess about the whole may be wrong.
-        """
+    def _room_of(self, limit: int) -> int:
+        """What the blobs may take: half of the free disk is left alone."""
         status = os.statvfs(self._folder)
-        room = min(limit, there + status.f_bavail * status.f_frsize // 2)
-        self._room = max(room - there, 0)
-        room = int(room * _FILLED)
-        whole = (expected or 0) * 0.6
+        return min(limit, self._there + status.f_bavail * status.f_frsize // 2)
+
+    def expect(self, size: int | None) -> None:
+        """How many plain bytes the source has, if that is known: before any of it is read.
+
+        The share of chunks, chosen by their marks, is held that fits under the limit. What is written in this run is limited
+        as well: a guess about the whole may be wrong.
+        """
+        self._room = max(self._limit - self._there, 0)
+        room = int(self._limit * _FILLED)
+        whole = (size or 0) * 0.6
         if self._known and self._known.share > 0:
             whole = max(whole, sum(self._known.live.values()) / self._known.share)
-        return 1.0 if whole <= room else room / whole
+        self._share = 1.0 if whole <= room else room / whole
 
     # ---- what the run before read
 
@@ -317,8 +321,32 @@ class VersionCache:
         self._off = True
         self.trouble = self.trouble or f"the version cache {self._folder} cannot be written: {error.strerror}"
 
-    def publish(self) -> None:
-        """After the snapshot was published: from now on these are the versions that deltas may lean on."""
+    @property
+    def remembered(self) -> object:
+        """What the run before left for this one with `publish`, if there is nothing here that must be made anew soon."""
+        return None if self._known is None or self._sparse else self._known.document.get("remember")
+
+    @property
+    def oldest(self) -> int | None:
+        """The hour in which the oldest full chunk that a delta of this run leans on was last seen; None without deltas."""
+        return min((w.oldest for _, _, w in self._lists if w.oldest is not None), default=None)
+
+    def stay(self) -> None:
+        """After a snapshot was published of a source that is as it was: what the run before read is of this hour too."""
+        if self._off or self._known is None:
+            return
+        try:
+            document = self._known.document | {"taken": self._hour, "at": self._now}
+            self._write_head(self._known.folder, self._known.label, document)
+        except OSError as error:
+            self._give_up(error)
+
+    def publish(self, remember: object = None) -> None:
+        """After the snapshot was published: from now on these are the versions that deltas may lean on.
+
+        Args:
+            remember: JSON for the next run.
+        """
         if self._off:
             return
         try:
@@ -328,7 +356,8 @@ class VersionCache:
                 for number, size in writer.live.items():
                     live[number] = live.get(number, 0) + size
             self._blobs.finish()
-            self._write_head(live)
+            assert self._new is not None
+            self._write_head(self._new, self._new_label, self._document(live, remember))
             self._published = True
             if self._known:
                 shutil.rmtree(self._known.folder, ignore_errors=True)
@@ -336,9 +365,9 @@ class VersionCache:
         except OSError as error:
             self._give_up(error)
 
-    def _write_head(self, live: dict[int, int]) -> None:
+    def _document(self, live: dict[int, int], remember: object) -> dict[str, Any]:
         before = self._known.born if self._known else {}
-        document = {
+        return {
             "taken": self._hour,
             "at": self._now,
             "born": {**{n: before.get(n, self._hour) for n in live}, **dict.fromkeys(self._blobs.fresh, self._hour)},
@@ -348,12 +377,17 @@ class VersionCache:
                 (name, int(kind), writer.chunks, size_class)
                 for (name, size_class, writer), kind in zip(self._lists, self._kinds, strict=True)
             ],
+            "remember": remember,
         }
-        sealed = seal_part(self._secret, "versions-head", self._new_label, json.dumps(document).encode())
-        assert self._new is not None
-        fd = os.open(self._new / "head", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def _write_head(self, folder: Path, label: bytes, document: dict[str, Any]) -> None:
+        sealed = seal_part(self._secret, "versions-head", label, json.dumps(document).encode())
+        draft = folder / "head.new"
+        draft.unlink(missing_ok=True)
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(sealed)
+        draft.rename(folder / "head")
 
     def close(self) -> None:
         """Let go of everything; what was not published is removed."""

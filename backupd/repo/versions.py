@@ -188,6 +188,7 @@ class ListWriter:
         self._at = self._blocks = 0
         self.chunks = 0
         self.live: dict[int, int] = {}
+        self.oldest: int | None = None
 
     @property
     def waiting(self) -> int:
@@ -202,6 +203,8 @@ class ListWriter:
         """
         self._open.append(version)
         self.chunks += 1
+        if version.ref.bases and (self.oldest is None or version.seen < self.oldest):
+            self.oldest = version.seen
         if anchors is not None:
             self._marks += _ANCHORS.pack(anchors.first, anchors.last)
         if len(self._open) == BLOCK:

@@ -49,6 +49,9 @@ class FileSource:
     engine = "postgresql"
     default_name = "files"
 
+    def standstill(self) -> None:
+        return None
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 

@@ -56,6 +56,10 @@ class MariaSource:
         """The database's name."""
         return self._place.database
 
+    def standstill(self) -> str | None:
+        """None: InnoDB's update times are kept in memory only, and the binary log lacks what was not logged."""
+        return None
+
     @contextmanager
     def view(self, *, check: bool = False) -> Iterator[MariaView]:
         """Open one moment; with `check`, the server's CHECK TABLE must find nothing.

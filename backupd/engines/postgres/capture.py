@@ -339,6 +339,10 @@ class PostgresSource:
         """The database's name."""
         return self._place.database or self._place.user
 
+    def standstill(self) -> str | None:
+        """None: statistics may be lost in a crash, and neither relfilenode nor LSN of a table says that no row changed."""
+        return None
+
     @contextmanager
     def view(self, *, check: bool = False) -> Iterator[PostgresView]:
         """Lock, take one snapshot, and check that nothing moved in between.

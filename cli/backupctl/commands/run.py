@@ -151,6 +151,7 @@ def _tell(result: "BackupResult", report: TerminalReporter, settings: Settings) 
             "warnings": [*result.warnings, *report.warnings, *(f"{p.object}: {p.detail}" for p in report.problems)],
             "dry_run": settings.dry_run,
             "resumed_packs": result.resumed,
+            "unread": result.unread,
         }
         output.document("run", values)
         return
@@ -163,6 +164,8 @@ def _tell(result: "BackupResult", report: TerminalReporter, settings: Settings) 
         f"{output.plural(chunks['total'], 'chunk')}: {chunks['full']:,} new, {chunks['delta']:,} as deltas, "
         f"{chunks['reused']:,} known"
     )
+    if result.unread:
+        output.say("nobody wrote to it since the last run: nothing was read, and the snapshot names what that run read")
     if result.resumed:
         output.say(f"{output.plural(result.resumed, 'pack')} of a run that was cut off did not have to be stored again")
     for warning in result.warnings:
