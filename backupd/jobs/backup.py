@@ -22,7 +22,7 @@ from backupd.crypto.chunks import Kind
 from backupd.crypto.envelope import structure_key_id
 from backupd.crypto.keyfile import Key
 from backupd.engines.base import Source, TableInfo, View
-from backupd.errors import Failed, SourceMoved, TryAgain
+from backupd.errors import Failed, SourceMoved
 from backupd.jobs.capture import CapturedStream, capture
 from backupd.jobs.standing import Standing, standing, to_remember
 from backupd.repo.commit import check_head, commit
@@ -220,7 +220,6 @@ class _Run:
         """Make the snapshot visible, once everything that it needs was seen to be there."""
         _fence(self.repo, self.began, (self.clock() - taken).total_seconds())
         session.check_packs()
-        _refuse_marked(session, self.repo, self.report)
         _check_own(content, structure)
         rollback = self.options.accept_rollback
         done = commit(
@@ -256,15 +255,6 @@ def _resume(session: WriteSession, key: Key, folder: Places, report: Reporter) -
 def journals_path(folder: Places, key: Key) -> Path:
     """Where the journals of a write key and its epoch are."""
     return folder.state / "journal" / f"{key.header.id.hex()}-{key.secrets.epoch}"
-
-
-def _refuse_marked(session: WriteSession, repo: Repository, report: Reporter) -> None:
-    if gone := session.referenced_names() & repo.marked_packs(report):
-        raise TryAgain(
-            f"{len(gone)} packs that this run leans on were marked for removal while it ran; nothing was published",
-            object_name=min(gone),
-            hint="run again: what is about to go is stored anew",
-        )
 
 
 def _tell_trouble(versions: VersionCache, report: Reporter) -> None:

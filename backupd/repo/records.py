@@ -155,17 +155,31 @@ def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Rec
     return Record(name, role, kind, document, signed.signer(), previous, sha256(data))
 
 
+def gc_name(generation: int, step: str) -> str:
+    """`gc/<generation>.mark`, `.intent` or `.sweep`."""
+    return f"gc/{generation:012d}.{step}"
+
+
 def encode_mark(
-    generation: int, packs: list[str], created: str, repository: bytes, signer: Signer
+    generation: int, packs: list[str], created: str, repository: bytes, signer: Signer, step: str = "mark"
 ) -> tuple[str, bytes]:
-    """A gc mark: these packs are about to go."""
-    name = f"gc/{generation:012d}.mark"
+    """An object of garbage collection.
+
+    Args:
+        generation: its number.
+        packs: of a mark those that are about to go, of an intent those that go now, of a sweep those that went.
+        created: when.
+        repository: the repository's id.
+        signer: prune or root.
+        step: mark, intent or sweep.
+    """
+    name = gc_name(generation, step)
     document = {"generation": generation, "created": created, "packs": packs}
     return name, sign_object(name, frame(GC, repository) + block(dump_json(document)), [signer])
 
 
 def decode_mark(data: bytes, name: str, trust: Trust) -> frozenset[str]:
-    """The names of the packs that a verified mark lists.
+    """The names of the packs that a verified mark, intent or sweep lists.
 
     Raises:
         IntegrityError: forged or damaged.

@@ -12,7 +12,7 @@ from backupd.crypto.envelope import Envelope
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Keyring, Right, missing_right
 from backupd.errors import IntegrityError, MissingObject, MissingRight, NoRepository
-from backupd.repo.format import frame_repository, kind_of, trust_name
+from backupd.repo.format import frame_repository, kind_of, snapshot_name, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.records import Record, decode_mark, decode_record
 from backupd.repo.snapshot import SnapshotObject, Structure, parse_snapshot
@@ -214,14 +214,18 @@ class Repository:
             return None
 
     def _check_chains(self, history: History, broken: set[tuple[str, int]]) -> None:
-        pruned = self._pruned()
+        pruned, before = self._prunes()
+        gone = {snapshot_name(*key) for key in pruned}  # one that was listed, and removed before it was read
+        history.problems = [p for p in history.problems if not (p.kind == "missing" and p.object in gone)]
         for writer in sorted({view.object.writer for view in history.views} | set(self.ledger.heads)):
+            for view in [v for v in history.views if pruned.get((v.object.writer, v.object.seq)) == v.object.id]:
+                history.views.remove(view)  # a prune that was cut off has signed for it, and the next one removes it
             chain = sorted((v for v in history.views if v.object.writer == writer), key=lambda v: v.object.seq)
             history.problems += list(_chain_problems(writer, chain, pruned, broken, self.ledger.heads.get(writer)))
             if chain:
                 history.heads[writer] = (chain[-1].object.seq, chain[-1].object.id)
             revoked = {e.id: e.last_good for e in self.trust.writers if e.writer == writer and e.last_good}
-            for view in _untrusted(chain, revoked):
+            for view in _untrusted(chain, revoked, before):
                 history.views.remove(view)
                 history.problems.append(
                     Problem(
@@ -229,12 +233,19 @@ class Repository:
                     )
                 )
 
-    def _pruned(self) -> dict[tuple[bytes, int], bytes]:
+    def pruned(self) -> dict[tuple[bytes, int], bytes]:
+        """Writer and number of every snapshot that a prune has signed for, to its hash."""
+        return self._prunes()[0]
+
+    def _prunes(self) -> tuple[dict[tuple[bytes, int], bytes], dict[bytes, bytes]]:
+        """The same, and of each such hash the one before it in its chain."""
         pruned: dict[tuple[bytes, int], bytes] = {}
+        before: dict[bytes, bytes] = {}
         for record in self.records(lambda _: None):
             if record.type == "prune":
                 pruned |= _pruned_snapshots(record)
-        return pruned
+                before |= _pruned_links(record)
+        return pruned, before
 
     def records(self, problem: Callable[[Problem], None]) -> Iterator[Record]:
         """All records that verify; the others are handed to `problem`."""
@@ -307,11 +318,16 @@ def _pruned_snapshots(record: Record) -> dict[tuple[bytes, int], bytes]:
     return {(bytes.fromhex(item["writer"]), int(item["seq"])): bytes.fromhex(item["hash"]) for item in items}
 
 
+def _pruned_links(record: Record) -> dict[bytes, bytes]:
+    items = [item for item in record.document["snapshots"] if item.get("previous")]
+    return {bytes.fromhex(item["hash"]): bytes.fromhex(item["previous"]) for item in items}
+
+
 def _well_formed(record: Record) -> bool:
     """Whether a record of a type that is acted on has the keys of its type: a signature does not vouch for that."""
     try:
         if record.type == "prune":
-            _pruned_snapshots(record)
+            _pruned_snapshots(record), _pruned_links(record)
         packs = record.document["packs"] if record.type in VERDICTS else []
         return isinstance(packs, list) and all(isinstance(pack, str) for pack in packs)
     except (KeyError, ValueError, TypeError):
@@ -365,12 +381,15 @@ def _chain_problems(
             yield Problem(view.object.name, "chain", "it does not follow the snapshot before it")
 
 
-def _untrusted(chain: list[SnapshotView], revoked: Mapping[bytes, tuple[int, bytes]]) -> list[SnapshotView]:
-    by_id = {view.object.id: view for view in chain}
+def _untrusted(
+    chain: list[SnapshotView], revoked: Mapping[bytes, tuple[int, bytes]], pruned: Mapping[bytes, bytes]
+) -> list[SnapshotView]:
+    """What a revoked key signed and its last good snapshot does not lead back to, over those that were pruned too."""
+    previous = {**pruned, **{view.object.id: view.structure.previous for view in chain}}
     good: set[bytes] = set()
     for last_good in revoked.values():
-        at = by_id.get(last_good[1])
-        while at is not None and at.object.id not in good:
-            good.add(at.object.id)
-            at = by_id.get(at.structure.previous or b"")
+        at: bytes | None = last_good[1]
+        while at in previous and at not in good:
+            good.add(at)
+            at = previous[at]
     return [v for v in chain if v.object.signed.signer() in revoked and v.object.id not in good]

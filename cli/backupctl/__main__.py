@@ -20,8 +20,11 @@ VERBS = {
     "demo": "demo",
     "doctor": "doctor",
     "export": "export",
+    "forget": "forget",
+    "hold": "hold",
     "init": "init",
     "keys": "keys",
+    "prune": "prune",
     "repo": "repo",
     "restore": "restore",
     "run": "run",
@@ -30,10 +33,9 @@ VERBS = {
     "verify": "verify",
 }
 PLANNED = {
-    **dict.fromkeys(("drill", "diff", "find", "recover", "query", "prune", "forget"), frozenset[str]()),
+    **dict.fromkeys(("drill", "diff", "find", "recover", "query"), frozenset[str]()),
     **dict.fromkeys(("status", "posture", "evidence"), frozenset[str]()),
     "brake": frozenset({"list", "release"}),
-    "hold": frozenset({"add", "release", "list"}),
     "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
     "policy": frozenset({"check", "next", "plan", "schema"}),

@@ -122,8 +122,7 @@ def cell(
             add(mine, "whole", before)
             column.night()
             add(mine, "unchanged", measure.stored(column.repository) - before)
-            if (pruned := column.prune()) is not None:
-                add(mine, "prune", pruned.wall)
+            add(mine, "prune", column.prune().wall)
         return {"engine": engine, "share": share, "how": how, "size": size, "nights": options.nights, "tools": values}
 
 

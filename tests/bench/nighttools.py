@@ -32,15 +32,19 @@ class Runner:
         assert isinstance(self.subject, SqliteFile)
         return self.tool.restore(self.subject.path)
 
-    def prune(self) -> Usage | None:
-        """Forget all but the last night, and give the space back; None if that is not built."""
+    def prune(self) -> Usage:
+        """Forget all but the last night, and give the space back."""
         tool = self.tool
         if isinstance(tool, Restic):
             return tool.run(tool.command, "forget", "--quiet", "--keep-last", "1", "--prune", "--group-by", "")
         if isinstance(tool, Borg):
             words = [tool.command, "prune", "--keep-last", "1"]
             return tool.run("bash", "-c", f"{shlex.join(words)} && {shlex.quote(tool.command)} compact")
-        return None
+        assert isinstance(tool, Backupctl)
+        words = [tool.command, "prune", "--keep-last", "1", "--json", "--key", tool.key("prune")]
+        # the second prune finds the wait over: in a folder, the time of the mark is that of its file
+        older = "touch -d '-26 hours' " + shlex.quote(str(tool.repository / "gc")) + "/*.mark"
+        return tool.run("bash", "-c", f"{shlex.join(words)} && {older} && {shlex.join(words)}")
 
     @property
     def repository(self) -> Path:

@@ -312,7 +312,7 @@ def test_errors_are_json_too(user: User) -> None:
 def test_verbs_not_built_say_so(user: User) -> None:
     """A verb that is not built is absent from --help and ends with 2, saying so."""
     text = user.run("--help").out
-    for name in ("drill", "diff", "find", "recover", "query", "prune", "status"):
+    for name in ("drill", "diff", "find", "recover", "query", "brake", "status"):
         done = user.run(name)
         assert done.code == 2
         assert "not built yet" in done.err
@@ -324,6 +324,7 @@ def test_every_verb_has_help_with_an_example(user: User) -> None:
     verbs = sorted(VERBS)
     assert all(f"\n  {verb} " in user.run("--help").out for verb in verbs)
     more = [["keys", "list"], ["keys", "test"], ["repo", "probe"], ["repo", "stats"], ["repo", "rebuild-index"]]
+    more += [["hold", "add"], ["hold", "release"], ["hold", "list"]]
     for words in [[v] for v in verbs] + more:
         done = user.run(*words, "--help")
         assert done.code == 0

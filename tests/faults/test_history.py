@@ -12,6 +12,7 @@ from backupd.crypto.keyfile import Key as KeyFile
 from backupd.crypto.keyfile import Pin, Role, Secrets, new_header
 from backupd.crypto.primitives import random_bytes
 from backupd.errors import Exit, Failed, IntegrityError, KeyProblem, SafetyRefused
+from backupd.jobs.prune import Prune
 from backupd.jobs.verify import Level
 from backupd.repo.format import FRAME_BYTES, snapshot_name, trust_name
 from backupd.repo.indexing import read_segment
@@ -557,6 +558,16 @@ def test_a_revoked_writers_later_snapshots_are_refused(tmp_path: Path) -> None:
         story.kit.restore(snapshots[2])
     with pytest.raises(KeyProblem, match="revoked"):
         story.kit.backup(story.source)
+
+
+def test_a_revoked_writers_good_snapshots_stay_good_when_one_between_is_pruned(tmp_path: Path) -> None:
+    """The way back from the last good snapshot leads over those that a prune has signed for (D35)."""
+    story = Story(tmp_path, runs=4)
+    middle = next(v for v in story.kit.history().views if v.object.seq == 2)
+    Prune(story.kit.repo(Role.PRUNE, host="pruner"), utc_now(), Tally()).by_name(middle, "by name")
+    _revoke(story, 3)
+    assert _problems(story.kit, host="fresh") == {story.name(4): "revoked"}
+    assert [v.object.seq for v in story.kit.history().views] == [1, 3]
 
 
 def test_other_bodies_signed_by_a_revoked_key_are_refused(tmp_path: Path) -> None:

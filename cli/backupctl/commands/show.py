@@ -20,6 +20,7 @@ def command(settings: Settings, snapshot: str) -> None:
     """
     from backupd.crypto.chunks import Kind
     from backupd.crypto.keyring import Right
+    from backupd.jobs.holds import holds_by_snapshot
     from backupd.jobs.restore import open_content
     from backupd.jobs.select import select_snapshot, source_names
     from backupd.wiring import read_keys
@@ -33,21 +34,16 @@ def command(settings: Settings, snapshot: str) -> None:
         for problem in history.problems:
             report.problem(problem)
         view = select_snapshot(history, snapshot)
+        held = holds_by_snapshot([view], repo.records(report.problem))
         content: dict[str, Any] = open_content(repo, view) if right is Right.READ else {}
     if right is not Right.READ and not settings.quiet:
         output.note("names of streams and tables need the read right (--key read.key)")
     structure = view.structure
     named = content.get("streams", [{}] * len(structure.streams))
+    shown = [(r, n) for r, n in zip(structure.streams, named, strict=True) if r.kind is not Kind.CONTENT]
     streams = [
-        {
-            "name": described.get("name"),
-            "kind": root.kind.name.lower(),
-            "rows": described.get("rows"),
-            "bytes": root.size,
-            "chunks": root.chunks,
-        }
-        for root, described in zip(structure.streams, named, strict=True)
-        if root.kind is not Kind.CONTENT
+        {"name": n.get("name"), "kind": r.kind.name.lower(), "rows": n.get("rows"), "bytes": r.size, "chunks": r.chunks}
+        for r, n in shown
     ]
     values: dict[str, Any] = {
         "id": view.id,
@@ -56,7 +52,7 @@ def command(settings: Settings, snapshot: str) -> None:
         "rows": structure.rows,
         "read_bytes": structure.read_bytes,
         "stored_bytes": structure.stored_bytes,
-        "holds": [structure.hold] if structure.hold else [],
+        "holds": held.get(view.id, []),
         "drilled_at": None,
         "tags": list(structure.tags),
         "note": content.get("note"),

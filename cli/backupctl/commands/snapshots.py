@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 def command(settings: Settings, source: str | None) -> None:
     """List the snapshots, oldest first."""
     from backupd.crypto.keyring import Right
+    from backupd.jobs.holds import holds_by_snapshot
     from backupd.jobs.select import source_names
 
     report = TerminalReporter(settings)
     with opened(settings, Right.LIST) as session:
         history = session.opened.repo.history()
+        holds = holds_by_snapshot(history.views, session.opened.repo.records(report.problem))
     for problem in history.problems:
         report.problem(problem)
     if history.hidden:
@@ -41,7 +43,7 @@ def command(settings: Settings, source: str | None) -> None:
                 "rows": v.structure.rows,
                 "read_bytes": v.structure.read_bytes,
                 "stored_bytes": v.structure.stored_bytes,
-                "holds": [v.structure.hold] if v.structure.hold else [],
+                "holds": holds.get(v.id, []),
                 "drilled_at": None,
                 "tags": list(v.structure.tags),
                 "kind": v.structure.kind,
@@ -64,7 +66,7 @@ def command(settings: Settings, source: str | None) -> None:
                 output.count(v.structure.rows),
                 output.size(v.structure.read_bytes),
                 output.size(v.structure.stored_bytes),
-                ",".join([*v.structure.tags, *(["held"] if v.structure.hold else [])]),
+                ",".join([*v.structure.tags, *(["held"] if v.id in holds else [])]),
             ]
             for v in views
         ],
