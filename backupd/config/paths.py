@@ -57,3 +57,9 @@ def _homeless() -> Path:
                 hint="set HOME, or XDG_STATE_HOME and XDG_CACHE_HOME",
             ) from None
     return folder
+
+
+def plain_environment() -> dict[str, str]:
+    """The environment without this program's own variables, for commands that are not its own."""
+    own = ("BACKUPCTL_", "CREDENTIALS_DIRECTORY")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)}

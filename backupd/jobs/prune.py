@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
 from backupd.config.clock import parse_stamp, stamp
 from backupd.crypto.chunks import Kind
@@ -134,12 +134,18 @@ class Prune:
         """All snapshots."""
         return self._history
 
-    def by_rule(self, rule: Rule, sources: Callable[[SnapshotView], bool]) -> PruneResult:
-        """Forget what a rule does not keep, of the sources it is for, and collect."""
+    def by_rule(self, rule: Rule, sources: Callable[[SnapshotView], bool], zone: tzinfo = UTC) -> PruneResult:
+        """Forget what a rule does not keep, of the sources it is for, and collect.
+
+        Args:
+            rule: what to keep.
+            sources: whether the rule is for the source of a snapshot.
+            zone: in which hours, days and years begin.
+        """
         views = [view for view in self._history.views if sources(view)]
         everything = candidates(self._history.views, self._holds(), drilled_snapshots(self._records))
         wanted = {view.id for view in views}
-        self.result.verdicts = plan([c for c in everything if c.id in wanted], rule, self._at)
+        self.result.verdicts = plan([c for c in everything if c.id in wanted], rule, self._at, zone)
         self._forget([v.snapshot.id for v in self.result.verdicts if not v.keep], str(rule))
         return self._collect()
 

@@ -3,6 +3,7 @@
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import click
 
@@ -33,6 +34,7 @@ def duration(_ctx: click.Context, _param: click.Parameter, value: str | timedelt
 @click.command(
     epilog="Example: backupctl prune --keep-daily 14 --keep-weekly 8 --dry-run --repository /backup/app --key keys/prune.key"
 )
+@click.argument("policy", required=False)
 @option("--keep-last", type=_COUNT, default=0, metavar="N", help="The newest N of each source.")
 @option(
     "--keep-hourly", type=_COUNT, default=0, metavar="N", help="The newest of each of the last N hours that have one."
@@ -53,7 +55,9 @@ def duration(_ctx: click.Context, _param: click.Parameter, value: str | timedelt
 @option("--gc-only", is_flag=True, help="Forget nothing; only collect what is needed no more.")
 @option("--accept-damage", is_flag=True, help="Go on although snapshots are damaged: what only they need is removed.")
 @verb
-def command(settings: Settings, source: tuple[str, ...], gc_only: bool, accept_damage: bool, **values: Any) -> None:
+def command(
+    settings: Settings, policy: str | None, source: tuple[str, ...], gc_only: bool, accept_damage: bool, **values: Any
+) -> None:
     """Forget what no rule keeps, and collect what nothing needs.
 
     Every snapshot is listed with the reason for which it stays. Hours and days are those of the storage's clock, so a host
@@ -64,7 +68,9 @@ def command(settings: Settings, source: tuple[str, ...], gc_only: bool, accept_d
     """
     from backupd.errors import UsageError
 
-    rule = _rule(values)
+    rule, zone = _rule(values), "UTC"
+    if policy:
+        settings, source, rule, zone = _of_policy(settings, policy, source, rule)
     if rule.empty and not gc_only:
         raise UsageError(
             "nothing was said of what to keep",
@@ -74,10 +80,30 @@ def command(settings: Settings, source: tuple[str, ...], gc_only: bool, accept_d
         raise UsageError("--gc-only forgets nothing, so it takes no --keep options")
     report = TerminalReporter(settings)
     with _prune(settings, report, accept_damage) as work:
-        chosen = _chosen(work.history, source)
-        result = work.by_rule(rule, lambda view: view.id in chosen)
+        chosen = _of_names(work.history, source) if policy else _chosen(work.history, source)
+        result = work.by_rule(rule, lambda view: view.id in chosen, ZoneInfo(zone))
     report.clear()
     _tell(settings, "prune", result, report)
+
+
+def _of_policy(
+    settings: Settings, text: str, source: tuple[str, ...], rule: "Rule"
+) -> "tuple[Settings, tuple[str, ...], Rule, str]":
+    """A policy's repository, prune key, sources, rule and time zone."""
+    from backupctl.policies import find_policy, settings_for, sources_of
+    from backupd.errors import UsageError
+    from backupd.policy.retention import Rule
+
+    policy = find_policy(settings, text).policy
+    if rule != Rule():
+        raise UsageError(f"policy {policy.policy} says what to keep: leave the --keep options out")
+    if policy.retention is None:
+        raise UsageError(f"policy {policy.policy} has no retention: everything is kept", object_name=policy.policy)
+    for name in source:
+        sources_of(policy, name)
+    names = source or tuple(s.name for s in policy.sources)
+    zone = policy.schedule.timezone if policy.schedule else "UTC"
+    return settings_for(settings, policy, "prune"), names, policy.retention.rule, zone
 
 
 def _rule(values: dict[str, Any]) -> "Rule":
@@ -101,6 +127,11 @@ def _chosen(history: "History", sources: tuple[str, ...]) -> set[str]:
             raise UsageError(f"there is no source {name!r} here", hint="`backupctl snapshots` lists them")
         chosen |= {view.id for view in found}
     return chosen
+
+
+def _of_names(history: "History", names: tuple[str, ...]) -> set[str]:
+    """Ids of the snapshots of a policy's sources, of whichever writer; some may have none yet."""
+    return {view.id for view in history.views if view.source in names}
 
 
 class _prune:  # noqa: N801  # a context manager, used as a function

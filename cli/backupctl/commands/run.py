@@ -1,5 +1,6 @@
 """`backupctl run`: take a snapshot now."""
 
+import contextlib
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,12 @@ from backupctl.options import FLAG_WORDS, Settings, option, printable, size_or_o
 from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened, repository_url
+from backupd.errors import BackupdError
 
 if TYPE_CHECKING:
-    from backupd.jobs.backup import BackupResult
+    from backupd.config.urls import DatabaseUrl
+    from backupd.jobs.backup import BackupOptions, BackupResult
+    from backupd.policy.model import Policy, Source
     from backupd.wiring import ServerOptions
 
 
@@ -74,31 +78,50 @@ def command(
     version_cache: int | None,
     server: dict[str, Any],
 ) -> None:
-    """Take a snapshot of a database now."""
-    from backupd.config.clock import now
+    """Take a snapshot of a database now: of the one that --source names, or of those of a policy."""
     from backupd.config.urls import parse_database
-    from backupd.crypto.keyring import Right
     from backupd.errors import UsageError
-    from backupd.jobs.backup import BackupOptions, backup
-    from backupd.store.dryrun import DryRunStore
-    from backupd.wiring import open_source, open_store
+    from backupd.jobs.backup import BackupOptions
 
-    if policy or name_in_policy:
-        raise UsageError(
-            "policies are not built yet in this version", hint="say backupctl run --source URL --repository URL"
-        )
+    base = BackupOptions("", tag, note, hold, check, compression, accept_rollback, version_cache)
+    if policy:
+        if source or name or exclude or with_globals or capture != "rows" or server["password_file"]:
+            raise UsageError("a policy says what is captured: leave --source and its options out")
+        _run_policy(settings, policy, name_in_policy, base, server)
+        return
     if not source:
         raise UsageError("no source was given", hint="name the database with --source, for example --source app.db")
     url = parse_database(source)
     served = build_options(server, native=capture == "native", exclude=table_names(exclude), globals=with_globals)
     _refuse_meaningless(url.engine, served)
-    database = open_source(url, timeout=server["lock_timeout"], options=served)
-    options = BackupOptions(
-        _checked(name or database.default_name), tag, note, hold, check, compression, accept_rollback, version_cache
-    )
+    report = TerminalReporter(settings)
+    result = _take(settings, url, served, server["lock_timeout"], replace(base, name=name or ""), report)
+    report.clear()
+    if settings.json:
+        output.document("run", _values(result, report, settings))
+    else:
+        _tell(result, settings)
+
+
+def _take(
+    settings: Settings,
+    url: "DatabaseUrl",
+    served: "ServerOptions",
+    timeout: float,
+    options: "BackupOptions",
+    report: TerminalReporter,
+) -> "BackupResult":
+    """Take one snapshot; without a name, under the one that the database has by default."""
+    from backupd.config.clock import now
+    from backupd.crypto.keyring import Right
+    from backupd.jobs.backup import backup
+    from backupd.store.dryrun import DryRunStore
+    from backupd.wiring import open_source, open_store
+
+    database = open_source(url, timeout=timeout, options=served)
+    options = replace(options, name=_checked(options.name or database.default_name))
     if url.engine == "sqlite":
         keep_memory()
-    report = TerminalReporter(settings)
     with ExitStack() as stack:
         store = open_store(repository_url(settings), **settings.limits)
         if settings.dry_run:
@@ -113,9 +136,84 @@ def command(
             places = replace(places, cache=scratch, state=scratch)
             repo.ledger = replace(repo.ledger, path=scratch / "heads.json")
         key = repo.keyring.need(Right.WRITE)
-        result = backup(database, repo, key, folder=places, clock=now, options=options, report=report)
-    report.clear()
-    _tell(result, report, settings)
+        return backup(database, repo, key, folder=places, clock=now, options=options, report=report)
+
+
+def _run_policy(settings: Settings, text: str, name: str | None, base: "BackupOptions", server: dict[str, Any]) -> None:
+    """Take a snapshot of each source of a policy; one that fails does not keep the others from being taken."""
+    from backupctl.policies import find_policy, settings_for, sources_of
+    from backupd.errors import BackupdError
+
+    policy = find_policy(settings, text).policy
+    sources = sources_of(policy, name)
+    settings = settings_for(settings, policy, "write")
+    done: list[dict[str, Any]] = []
+    failed: list[BackupdError] = []
+    for source in sources:
+        report = TerminalReporter(settings)
+        try:
+            result = _run_source(settings, policy, source, base, server, report)
+        except BackupdError as error:
+            report.clear()
+            failed.append(error)
+            if len(sources) == 1:
+                raise
+            done.append({"source": source.name, "error": output.error_values(error)})
+            output.note(f"{source.name}: {error.message}")
+            continue
+        report.clear()
+        done.append(_values(result, report, settings))
+        if not settings.json:
+            _tell(result, settings)
+    if failed:
+        raise _several(failed, done)
+    if settings.json:
+        output.document("run", done[0] if len(done) == 1 else {"policy": policy.policy, "runs": done})
+
+
+def _several(failed: "list[BackupdError]", done: list[dict[str, Any]]) -> "BackupdError":
+    """The failure of a policy some of whose sources failed: the first one's kind, with all runs in the document."""
+    first = failed[0]
+    error = type(first)(
+        f"{len(failed)} of {len(done)} sources failed, the first: {first.message}",
+        object_name=first.object_name,
+        hint=first.hint,
+    )
+    error.values = {"runs": done}  # type: ignore[attr-defined]  # the JSON document shows them beside the error
+    return error
+
+
+def _run_source(
+    settings: Settings,
+    policy: "Policy",
+    source: "Source",
+    base: "BackupOptions",
+    server: dict[str, Any],
+    report: TerminalReporter,
+) -> "BackupResult":
+    """One source of a policy, with the policy's hooks around it; those after it run in any case."""
+    from backupctl.policies import password_of
+    from backupd.config.policies import database_of
+    from backupd.jobs.hooks import run_hooks
+
+    served = build_options(server, native=source.capture == "native", exclude=source.exclude, globals=source.globals)
+    served = replace(served, password=password_of(source), jobs=source.jobs)
+    options = replace(base, name=source.name, tags=(*source.tags, *base.tags), check=base.check or source.check)
+    facts = {"policy": policy.policy, "source": source.name, "outcome": ""}
+    hooks = policy.hooks
+    if settings.dry_run:
+        return _take(settings, database_of(source), served, server["lock_timeout"], options, report)
+    run_hooks(hooks.before, "before", facts)
+    facts["outcome"] = "failure"
+    try:
+        result = _take(settings, database_of(source), served, server["lock_timeout"], options, report)
+        facts["outcome"] = "success"
+    finally:
+        if facts["outcome"] != "success":
+            with contextlib.suppress(BackupdError):  # the run's own error is the one to tell
+                run_hooks(hooks.after, "after", facts)
+    run_hooks(hooks.after, "after", facts)
+    return result
 
 
 def _refuse_meaningless(engine: str, served: "ServerOptions") -> None:
@@ -137,24 +235,25 @@ def _checked(name: str) -> str:
     return name
 
 
-def _tell(result: "BackupResult", report: TerminalReporter, settings: Settings) -> None:
+def _values(result: "BackupResult", report: TerminalReporter, settings: Settings) -> dict[str, Any]:
+    """As the contract's document of `run` has it."""
+    return {
+        "snapshot": result.snapshot,
+        "source": result.source,
+        "read_bytes": result.read_bytes,
+        "stored_bytes": result.stored_bytes,
+        "chunks": result.chunks,
+        "rows": result.rows,
+        "seconds": round(result.seconds, 3),
+        "warnings": [*result.warnings, *report.warnings, *(f"{p.object}: {p.detail}" for p in report.problems)],
+        "dry_run": settings.dry_run,
+        "resumed_packs": result.resumed,
+        "unread": result.unread,
+    }
+
+
+def _tell(result: "BackupResult", settings: Settings) -> None:
     chunks = result.chunks
-    if settings.json:
-        values = {
-            "snapshot": result.snapshot,
-            "source": result.source,
-            "read_bytes": result.read_bytes,
-            "stored_bytes": result.stored_bytes,
-            "chunks": chunks,
-            "rows": result.rows,
-            "seconds": round(result.seconds, 3),
-            "warnings": [*result.warnings, *report.warnings, *(f"{p.object}: {p.detail}" for p in report.problems)],
-            "dry_run": settings.dry_run,
-            "resumed_packs": result.resumed,
-            "unread": result.unread,
-        }
-        output.document("run", values)
-        return
     what = "would be snapshot" if settings.dry_run else "snapshot"
     output.say(f"{what} {result.snapshot[:12]} of {result.source}: {output.count(result.rows)} rows")
     if settings.quiet:

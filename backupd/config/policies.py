@@ -1,0 +1,221 @@
+"""Reads policy files: a set is taken whole or not at all, and what is wrong is told with its line and column."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from backupd.config.urls import DatabaseUrl, RepositoryUrl, parse_database, parse_repository
+from backupd.errors import UsageError
+from backupd.policy.document import Document, parse
+from backupd.policy.document import Path as Where
+from backupd.policy.faults import Fault, NotValid
+from backupd.policy.model import Policy, Source
+from backupd.policy.schedule import longest_gap
+from backupd.policy.words import written
+
+DEFAULT_FOLDER = Path("/etc/backupd/policies.d")
+_FROM = datetime(2026, 1, 1, tzinfo=UTC)
+_WORDS = {
+    "extra_forbidden": "there is no such key here",
+    "missing": "this key is missing",
+    "string_type": "write a text here (in quotes, if it looks like a number)",
+    "int_type": "write a whole number here",
+    "bool_type": "write true or false here",
+    "tuple_type": "write a list here",
+    "dict_type": "write keys and values here",
+    "model_type": "write keys and values here",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFile:
+    """A policy that is valid, and where it was read."""
+
+    policy: Policy
+    file: Path
+    warnings: tuple[Fault, ...] = ()
+
+
+@dataclass(slots=True)
+class PolicySet:
+    """What was read; to be used only if there are no faults."""
+
+    files: list[PolicyFile] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def policy_files(given: Iterable[str | Path]) -> list[Path]:
+    """The files that are meant: files as they are, of folders the *.yaml in them, in order of their names.
+
+    Raises:
+        UsageError: one is not there, or a folder has none.
+    """
+    found: list[Path] = []
+    for path in map(Path, given):
+        try:
+            some = sorted(p for p in path.iterdir() if p.suffix == ".yaml") if path.is_dir() else [path]
+        except OSError as error:
+            raise UsageError(f"{path} cannot be read: {error.strerror}", object_name=str(path)) from None
+        if not some:
+            raise UsageError(f"there is no policy in {path}", object_name=str(path), hint="policies end in .yaml")
+        found += some
+    return found
+
+
+def load(paths: Sequence[Path]) -> PolicySet:
+    """Read and check policy files, each by itself and all together."""
+    result = PolicySet()
+    names: dict[str, Path] = {}
+    for path in paths:
+        try:
+            loaded = _load_one(path)
+        except NotValid as error:
+            result.faults.append(Fault(str(path), error.line, error.column, error.message))
+            continue
+        except _Faults as found:
+            result.faults += found.faults
+            continue
+        name = loaded.policy.policy
+        if name in names:
+            result.faults.append(Fault(str(path), 1, 1, f"{names[name]} is called {name!r} too"))
+            continue
+        names[name] = path
+        result.files.append(loaded)
+    return result
+
+
+def load_valid(paths: Sequence[Path]) -> list[PolicyFile]:
+    """The same, for whoever needs them to be valid.
+
+    Raises:
+        UsageError: naming the first fault.
+    """
+    result = load(paths)
+    if result.faults:
+        first, more = result.faults[0], len(result.faults) - 1
+        raise UsageError(
+            f"{first}" + (f" (and {more} more)" if more else ""),
+            object_name=first.file,
+            hint="`backupctl policy check` lists everything that is wrong",
+        )
+    return result.files
+
+
+class _Faults(Exception):
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__()
+        self.faults = faults
+
+
+def _load_one(path: Path) -> PolicyFile:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NotValid(0, 0, f"the file cannot be read: {error.strerror}") from None
+    document = parse(data)
+    try:
+        policy = Policy.model_validate(document.value)
+    except ValidationError as error:
+        raise _Faults(sorted(_fault(path, document, e) for e in error.errors(include_url=False))) from None
+    check = _Check(path, document)
+    check.policy(policy)
+    if check.faults:
+        raise _Faults(sorted(check.faults))
+    return PolicyFile(policy, path, tuple(check.warnings))
+
+
+def _fault(path: Path, document: Document, error: Any) -> Fault:
+    where: Where = tuple(part for part in error["loc"] if part != "[key]")
+    kind = str(error["type"])
+    line, column = document.key_place(where) if kind == "extra_forbidden" else document.place(where)
+    name = ".".join(map(str, where)) or "the policy"
+    said = _WORDS.get(kind) or str(error["msg"]).removeprefix("Value error, ")
+    return Fault(str(path), line, column, f"{name}: {said}")
+
+
+class _Check:
+    """What one key alone does not show."""
+
+    def __init__(self, path: Path, document: Document) -> None:
+        self._path, self._document = path, document
+        self.faults: list[Fault] = []
+        self.warnings: list[Fault] = []
+
+    def _at(self, where: Where, message: str) -> Fault:
+        return Fault(str(self._path), *self._document.place(where), f"{'.'.join(map(str, where))}: {message}")
+
+    def policy(self, policy: Policy) -> None:
+        names: set[str] = set()
+        for n, source in enumerate(policy.sources):
+            if source.name in names:
+                self.faults.append(self._at(("sources", n, "name"), f"two sources are called {source.name!r}"))
+            names.add(source.name)
+            self._source(source, ("sources", n))
+        place = self._repository(policy)
+        for n, notify in enumerate(policy.notify):
+            if notify.to not in policy.notifiers:
+                self.faults.append(self._at(("notify", n, "to"), f"there is no notifier {notify.to!r}"))
+        schedule = policy.schedule
+        gap = longest_gap(schedule.cron, schedule.every, schedule.timezone, _FROM) if schedule else None
+        self._retention(policy, gap, place)
+        rpo = policy.objectives.rpo
+        if rpo and gap and rpo < gap:
+            said = f"runs are up to {written(gap)} apart: this cannot be kept"
+            self.warnings.append(self._at(("objectives", "rpo"), said))
+
+    def _source(self, source: Source, where: Where) -> None:
+        try:
+            url = parse_database(source.url)
+        except UsageError as error:
+            self.faults.append(self._at((*where, "url"), error.message))
+            return
+        if url.engine == "sqlite":
+            meaningless = [n for n in ("password", "exclude", "globals") if getattr(source, n)]
+            if source.capture == "native":
+                meaningless.append("capture")
+            self.faults += [self._at((*where, name), "this means nothing for an SQLite file") for name in meaningless]
+        elif source.capture == "native" and url.engine != "postgresql":
+            self.faults.append(self._at((*where, "capture"), "native is for PostgreSQL"))
+        elif url.database == "*":
+            self.faults.append(self._at((*where, "url"), "all databases of a server is not built yet: name each"))
+
+    def _repository(self, policy: Policy) -> RepositoryUrl | None:
+        try:
+            return repository_of(policy)
+        except UsageError as error:
+            self.faults.append(self._at(("repository", "url"), error.message))
+            return None
+
+    def _retention(self, policy: Policy, gap: timedelta | None, place: RepositoryUrl | None) -> None:
+        lock = policy.retention.lock if policy.retention else None
+        if policy.retention is None or lock is None:
+            return
+        if place is not None and place.path is not None:
+            self.faults.append(self._at(("retention", "lock"), "a folder cannot lock objects; a bucket may"))
+        longest = policy.retention.keep.longest(gap)
+        if longest is not None and timedelta(days=lock.days) > longest:
+            said = f"nothing is kept for longer than {written(longest)}, so a lock of {lock.days} days would outlast it"
+            self.faults.append(self._at(("retention", "lock", "days"), said))
+
+
+def repository_of(policy: Policy) -> RepositoryUrl:
+    """The policy's repository.
+
+    Raises:
+        UsageError: the URL cannot be understood.
+    """
+    given = policy.repository
+    url = given.url
+    more = [f"{name}={value}" for name, value in (("region", given.region), ("endpoint", given.endpoint)) if value]
+    if more:
+        url += ("&" if "?" in url else "?") + "&".join(more)
+    return parse_repository(url)
+
+
+def database_of(source: Source) -> DatabaseUrl:
+    """The source's database."""
+    return parse_database(source.url)

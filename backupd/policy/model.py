@@ -1,0 +1,290 @@
+"""A policy: what is protected, where to, when, for how long, how it is proven, and who hears of it.
+
+The models are strict: unknown keys, wrong types and contradictions are refused. The JSON Schema in `policies/schema/` is made of
+them. Secrets are named, never held.
+"""
+
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from backupd.policy.retention import Rule
+from backupd.policy.schedule import check_cron
+from backupd.policy.words import Duration, Positive, SecretRef, Share
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+Count = Annotated[int, Field(ge=0, le=100_000)]
+Event = Literal[
+    "success", "failure", "rpo_breach", "drill_failed", "brake", "verify_failed", "lock_short", "notify_failed"
+]
+MONTH, YEAR = timedelta(days=28), timedelta(days=365)
+
+
+class Model(BaseModel):
+    """The base of all parts."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class Subject(Model):
+    """Whose records the source holds: the table and column that a person is known by."""
+
+    table: Text
+    key: Text
+
+
+class Source(Model):
+    """A database."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[^/@\\\x00-\x1f\x7f]{1,128}$")]
+    url: Text
+    password: SecretRef | None = None
+    subject: Subject | None = None
+    exclude: tuple[Text, ...] = ()
+    capture: Literal["rows", "native"] = "rows"
+    globals: bool = False
+    check: bool = False
+    jobs: Annotated[int, Field(ge=1, le=64)] = 2
+    tags: tuple[Text, ...] = ()
+
+    @field_validator("exclude", "tags", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class RepositoryRef(Model):
+    """Where snapshots go."""
+
+    url: Text
+    region: Text | None = None
+    endpoint: Text | None = None
+
+
+KeyRef = Annotated[str, StringConstraints(pattern=r"^(file|credential):.+$")]
+
+
+class Keys(Model):
+    """Where the key files are; jobs whose key is not here are left to other hosts."""
+
+    write: KeyRef | None = None
+    check: KeyRef | None = None
+    prune: KeyRef | None = None
+    read: KeyRef | None = None
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"there is no time zone {name!r}") from None
+    return name
+
+
+def _cron(text: str) -> str:
+    check_cron(text)
+    return text
+
+
+class Schedule(Model):
+    """When."""
+
+    cron: Annotated[str, AfterValidator(_cron)] | None = None
+    every: Positive | None = None
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    jitter: Duration = timedelta(0)
+    catch_up: Literal["once", "never"] = "once"
+    max_duration: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.cron is None) == (self.every is None):
+            raise ValueError("give either cron or every")
+        if self.every and not timedelta(minutes=1) <= self.every <= timedelta(days=366):
+            raise ValueError("every must be between 1m and 366d")
+        return self
+
+
+class Objectives(Model):
+    """What is promised: at most so much is lost, and it is back within that time."""
+
+    rpo: Positive | None = None
+    rto: Positive | None = None
+
+
+class Keep(Model):
+    """How many of each."""
+
+    last: Count = 0
+    hourly: Count = 0
+    daily: Count = 0
+    weekly: Count = 0
+    monthly: Count = 0
+    yearly: Count = 0
+    within: Positive | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not self.within and not any((self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly)):
+            raise ValueError("this keeps nothing: say how many")
+        return self
+
+    def longest(self, gap: timedelta | None) -> timedelta | None:
+        """For how long at least some snapshot is kept; None if that cannot be told.
+
+        Args:
+            gap: the longest time between two runs.
+        """
+        units = {"hourly": timedelta(hours=1), "daily": timedelta(days=1), "weekly": timedelta(weeks=1)}
+        units |= {"monthly": MONTH, "yearly": YEAR}
+        found: list[timedelta] = [getattr(self, name) * unit for name, unit in units.items()]
+        if self.last and gap is None and not any(found) and not self.within:
+            return None
+        return max([*found, self.within or timedelta(0), self.last * (gap or timedelta(0))])
+
+
+class Lock(Model):
+    """Object lock of the bucket."""
+
+    mode: Literal["compliance", "governance"]
+    days: Annotated[int, Field(ge=1, le=36_500)]
+
+
+class Retention(Model):
+    """What stays."""
+
+    keep: Keep
+    min_keep: Annotated[int, Field(ge=1, le=100_000)] = 1
+    min_age: Duration = timedelta(0)
+    lock: Lock | None = None
+
+    @property
+    def rule(self) -> Rule:
+        """As `retention.plan` takes it."""
+        return Rule(**self.keep.model_dump(), min_keep=self.min_keep, min_age=self.min_age)
+
+
+class Verify(Model):
+    """How stored data is checked."""
+
+    level: Literal["structure", "bytes", "content"]
+    every: Positive
+    sample: Share = 100.0
+
+
+class Assertion(Model):
+    """What a restored database must answer."""
+
+    sql: Text
+    min: int | float | None = None
+    max: int | float | None = None
+    equals: int | float | str | None = None
+    max_drop: Share | None = None
+    within: Positive | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if all(getattr(self, name) is None for name in ("min", "max", "equals", "max_drop", "within")):
+            raise ValueError("this asserts nothing: give min, max, equals, max_drop or within")
+        return self
+
+
+class Drill(Model):
+    """How restores are proven."""
+
+    every: Positive
+    assertions: tuple[Assertion, ...] = Field(default=(), alias="assert")
+
+    @field_validator("assertions", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Notifier(Model):
+    """One way to tell somebody."""
+
+    webhook: SecretRef | None = None
+    secret: SecretRef | None = None
+    slack: SecretRef | None = None
+    pagerduty: SecretRef | None = None
+    ping: SecretRef | None = None
+    apprise: SecretRef | None = None
+    email: Text | None = None
+    smtp: SecretRef | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        ways = [n for n in ("webhook", "slack", "pagerduty", "ping", "apprise", "email") if getattr(self, n)]
+        if len(ways) != 1:
+            raise ValueError("give one of webhook, slack, pagerduty, ping, apprise and email")
+        if self.secret and not self.webhook:
+            raise ValueError("secret signs a webhook; there is none")
+        return self
+
+
+class Notify(Model):
+    """Who hears of what."""
+
+    on: tuple[Event, ...]
+    to: Name
+
+    @field_validator("on", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Hooks(Model):
+    """Commands around each run; one that fails before it fails the run."""
+
+    before: tuple[Text, ...] = ()
+    after: tuple[Text, ...] = ()
+
+    @field_validator("before", "after", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Policy(Model):
+    """A policy file."""
+
+    policy: Name
+    sources: tuple[Source, ...]
+    repository: RepositoryRef
+    keys: Keys = Keys()
+    schedule: Schedule | None = None
+    objectives: Objectives = Objectives()
+    retention: Retention | None = None
+    verify: tuple[Verify, ...] = ()
+    drill: Drill | None = None
+    notify: tuple[Notify, ...] = ()
+    notifiers: dict[Name, Notifier] = Field(default_factory=dict)
+    hooks: Hooks = Hooks()
+
+    @field_validator("sources", "verify", "notify", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("sources", mode="after")
+    @classmethod
+    def _some(cls, value: tuple[Source, ...]) -> tuple[Source, ...]:
+        if not value:
+            raise ValueError("name at least one")
+        return value
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a policy file."""
+    found = Policy.model_json_schema(by_alias=True)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A policy of backupd",
+        "description": "What is protected, where to, when, for how long, how it is proven, and who hears of it.",
+        **{key: value for key, value in found.items() if key not in {"title", "description"}},
+    }
