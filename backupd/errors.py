@@ -118,6 +118,13 @@ class Unreachable(BackupdError):
     code = "unreachable"
 
 
+class ObjectiveMissed(BackupdError):
+    """What was promised is not kept: a source's newest snapshot is too old, or a proof is overdue."""
+
+    exit = Exit.OBJECTIVE_MISSED
+    code = "objective_missed"
+
+
 class SafetyRefused(BackupdError):
     """A safety rule refuses: an existing file, a rollback of history, leftovers beside a target."""
 

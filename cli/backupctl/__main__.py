@@ -31,11 +31,12 @@ VERBS = {
     "run": "run",
     "show": "show",
     "snapshots": "snapshots",
+    "status": "status",
     "verify": "verify",
 }
 PLANNED = {
     **dict.fromkeys(("drill", "diff", "find", "recover", "query"), frozenset[str]()),
-    **dict.fromkeys(("status", "posture", "evidence"), frozenset[str]()),
+    **dict.fromkeys(("posture", "evidence"), frozenset[str]()),
     "brake": frozenset({"list", "release"}),
     "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),

@@ -1,0 +1,221 @@
+"""Where things stand: of each source how old its newest good snapshot is, beside what was promised. Reads, and changes nothing.
+
+What cannot be seen is never called well.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from itertools import takewhile
+from typing import Any
+
+from backupd.config.clock import parse_stamp, stamp
+from backupd.policy.model import Policy
+from backupd.policy.schedule import fire_times
+from backupd.policy.words import written
+from backupd.repo.records import Record
+from backupd.repo.repository import SnapshotView
+
+DAYS = 30
+_LATE = timedelta(hours=1)
+"""After a run was due, and its jitter, so long is waited for it where the policy does not say how long a run may take."""
+
+
+class Level(IntEnum):
+    """How bad it is."""
+
+    OK = 0
+    WARN = 1
+    BREACH = 2
+
+    @property
+    def word(self) -> str:
+        """As the contract writes it."""
+        return self.name.lower()
+
+
+@dataclass(slots=True)
+class SourceStatus:
+    """One source.
+
+    Attributes:
+        policy: its policy's name, or None if none speaks of it.
+        rpo: what was promised.
+        last_good: when its newest snapshot was taken.
+        due: when the newest run that should be done by now was due.
+        next_run: when the next one is.
+        drilled_at: when a drill proved a restore.
+        strip: of the last days, oldest first, how many snapshots each has.
+        why: what is wrong, the worst first.
+    """
+
+    name: str
+    policy: str | None = None
+    rpo: timedelta | None = None
+    last_good: datetime | None = None
+    due: datetime | None = None
+    next_run: datetime | None = None
+    drilled_at: datetime | None = None
+    strip: list[int] = field(default_factory=lambda: [0] * DAYS)
+    level: Level = Level.OK
+    why: list[str] = field(default_factory=list)
+
+    def used(self, now: datetime) -> float | None:
+        """The share of the promised time that has passed; more than 1 is a breach."""
+        if self.rpo is None or self.last_good is None:
+            return None
+        return max(0.0, (now - self.last_good) / self.rpo)
+
+    def worse(self, level: Level, why: str) -> None:
+        """Something is wrong."""
+        self.level = max(self.level, level)
+        self.why.append(why)
+
+    def as_json(self, now: datetime) -> dict[str, Any]:
+        """As the contract's document of `status` has it, and more."""
+        used = self.used(now)
+        return {
+            "name": self.name,
+            "policy": self.policy,
+            "verdict": self.level.word,
+            "rpo_seconds": int(self.rpo.total_seconds()) if self.rpo else None,
+            "rpo_used": round(used, 4) if used is not None else None,
+            "last_good": stamp(self.last_good) if self.last_good else None,
+            "next_run": stamp(self.next_run) if self.next_run else None,
+            "drilled_at": stamp(self.drilled_at) if self.drilled_at else None,
+            "locked_until": None,
+            "days": self.strip,
+            "why": self.why,
+        }
+
+
+def unseen(policy: Policy, why: str) -> list[SourceStatus]:
+    """The sources of a policy whose repository cannot be looked at: nothing is known to be well."""
+    found = [SourceStatus(source.name, policy.policy, policy.objectives.rpo) for source in policy.sources]
+    for status in found:
+        status.worse(Level.BREACH, f"cannot be seen: {why}")
+    return found
+
+
+def of_policy(
+    policy: Policy, views: Sequence[SnapshotView], records: Iterable[Record], now: datetime
+) -> list[SourceStatus]:
+    """The sources of a policy, by what its repository holds."""
+    drills = _drills(records)
+    found = []
+    for source in policy.sources:
+        mine = [view for view in views if view.source == source.name and view.structure.kind == "snapshot"]
+        status = SourceStatus(source.name, policy.policy, policy.objectives.rpo)
+        _fill(status, mine, drills, now)
+        _schedule(status, policy, now)
+        _judge(status, policy, now)
+        found.append(status)
+    return found
+
+
+def of_repository(views: Sequence[SnapshotView], records: Iterable[Record], now: datetime) -> list[SourceStatus]:
+    """Every source that a repository holds, without a policy: nothing was promised."""
+    drills = _drills(records)
+    found = []
+    for name in sorted({view.source for view in views}):
+        status = SourceStatus(name)
+        mine = [view for view in views if view.source == name and view.structure.kind == "snapshot"]
+        _fill(status, mine, drills, now)
+        found.append(status)
+    return found
+
+
+def _drills(records: Iterable[Record]) -> dict[str, datetime]:
+    """Of each snapshot that a drill proved, when."""
+    found: dict[str, datetime] = {}
+    for record in records:
+        if record.type == "evidence" and record.document.get("passed") is True:
+            try:
+                found[str(record.document["snapshot"])] = parse_stamp(str(record.document["created"]))
+            except (KeyError, ValueError):
+                continue
+    return found
+
+
+def _fill(status: SourceStatus, views: Sequence[SnapshotView], drills: dict[str, datetime], now: datetime) -> None:
+    today = now.astimezone(UTC).date()
+    for view in views:
+        taken = parse_stamp(view.structure.taken_at)
+        if status.last_good is None or taken > status.last_good:
+            status.last_good = taken
+        age = (today - taken.date()).days
+        if 0 <= age < DAYS:
+            status.strip[DAYS - 1 - age] += 1
+        if (drilled := drills.get(view.id)) and (status.drilled_at is None or drilled > status.drilled_at):
+            status.drilled_at = drilled
+
+
+def _schedule(status: SourceStatus, policy: Policy, now: datetime) -> None:
+    """When a run is due next, and when the last one was that should be done."""
+    schedule = policy.schedule
+    if schedule is None:
+        return
+    status.next_run = next(fire_times(schedule.cron, schedule.every, schedule.timezone, now), None)
+    done_by = now - schedule.jitter - (schedule.max_duration or _LATE)
+    for back in (timedelta(days=1), timedelta(days=8), timedelta(days=32), timedelta(days=367)):
+        times = fire_times(schedule.cron, schedule.every, schedule.timezone, done_by - back)
+        past = list(takewhile(lambda moment: moment <= done_by, times))
+        if past:
+            status.due = past[-1]
+            return
+
+
+def _judge(status: SourceStatus, policy: Policy, now: datetime) -> None:
+    if status.last_good is None:
+        status.worse(Level.BREACH, "there is no snapshot of it")
+    elif (used := status.used(now)) is not None and used > 1:
+        assert status.rpo is not None
+        status.worse(
+            Level.BREACH,
+            f"its newest snapshot is {age(now - status.last_good)} old, promised are {written(status.rpo)}",
+        )
+    elif status.last_good > now + _LATE:
+        status.worse(Level.WARN, "its newest snapshot is from the future: a clock is wrong")
+    if status.last_good and status.due and status.last_good < status.due:
+        status.worse(Level.WARN, f"the run of {stamp(status.due)} has left no snapshot")
+    drill = policy.drill
+    if drill and status.drilled_at is None:
+        status.worse(Level.WARN, "no drill has proven a restore yet")
+    elif drill and status.drilled_at and now - status.drilled_at > drill.every * 1.5:
+        status.worse(
+            Level.WARN, f"the last drill was {age(now - status.drilled_at)} ago, promised every {written(drill.every)}"
+        )
+
+
+def age(length: timedelta) -> str:
+    """A length of time for people."""
+    minutes = int(length.total_seconds()) // 60
+    if minutes < 0:
+        return "less than nothing"
+    if minutes < 120:
+        return f"{minutes} minutes" if minutes != 1 else "a minute"
+    hours = minutes // 60
+    return f"{hours} hours" if hours < 72 else f"{hours // 24} days"
+
+
+def sentence(sources: Sequence[SourceStatus], now: datetime) -> str:
+    """Everything in one sentence."""
+    if not sources:
+        return "Nothing is protected: no policy names a source, and there is no snapshot."
+    bad = [s for s in sources if s.level is Level.BREACH]
+    so_so = [s for s in sources if s.level is Level.WARN]
+    many = f"{len(sources)} source" + ("s" if len(sources) > 1 else "")
+    if bad:
+        verb = "is" if len(bad) == 1 else "are"
+        return f"{len(bad)} of {many} {verb} not protected as promised: {bad[0].name}: {bad[0].why[0]}."
+    if so_so:
+        verb = "needs" if len(so_so) == 1 else "need"
+        return f"{len(so_so)} of {many} {verb} a look: {so_so[0].name}: {so_so[0].why[0]}."
+    oldest = max((now - s.last_good for s in sources if s.last_good), default=timedelta(0))
+    return f"All is well: {many}, and no newest snapshot is older than {age(oldest)}."
+
+
+def worst_first(sources: Iterable[SourceStatus], now: datetime) -> list[SourceStatus]:
+    """In the order in which they are to be looked at."""
+    return sorted(sources, key=lambda s: (-s.level, -(s.used(now) or 0), s.name))

@@ -1,0 +1,174 @@
+"""`backupctl status`: is everything protected as promised? In one sentence, then source by source, the worst first."""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backupctl import output
+from backupctl.options import Settings, option, verb
+from backupctl.policies import folder_of
+from backupctl.progress import TerminalReporter
+from backupctl.session import opened
+
+if TYPE_CHECKING:
+    from backupd.jobs.status import SourceStatus
+    from backupd.policy.model import Policy
+
+_ORDER = ("check", "prune", "write", "read")
+_UNKNOWN = 3
+
+
+@click.command(epilog="Example: backupctl status --config /etc/backupd/policies.d")
+@option(
+    "--output",
+    "how",
+    type=click.Choice(["table", "nagios"]),
+    default="table",
+    show_default=True,
+    help="nagios: one line with numbers, and the exit codes of a check: 0, 1, 2, 3.",
+)
+@verb
+def command(settings: Settings, how: str) -> int | None:
+    """Tell whether everything is protected as promised.
+
+    The sources are those of the policies in --config; with --repository and without policies, those that are in it. The
+    repositories are asked themselves, with the keys that the policies name. Exit code 5 means that an objective is missed.
+    """
+    from backupd.config.clock import now
+    from backupd.errors import BackupdError, ObjectiveMissed
+    from backupd.jobs.status import Level, sentence, worst_first
+
+    moment = now()
+    try:
+        sources, cache = _look(settings, moment)
+    except BackupdError as failed:
+        if how == "nagios":
+            output.say(f"BACKUPD UNKNOWN - {failed.message}")
+            return _UNKNOWN
+        raise
+    sources = worst_first(sources, moment)
+    worst = max((source.level for source in sources), default=Level.WARN)
+    said = sentence(sources, moment)
+    if how == "nagios":
+        _nagios(worst, said, sources, moment)
+        return int(worst)
+    values: dict[str, Any] = {
+        "verdict": worst.word,
+        "sentence": said,
+        "sources": [source.as_json(moment) for source in sources],
+        "version_cache_bytes": cache,
+    }
+    if settings.json and worst is Level.BREACH:
+        error = ObjectiveMissed(said)
+        error.values = values  # type: ignore[attr-defined]  # the JSON document shows them beside the error
+        raise error
+    if settings.json:
+        output.document("status", values)
+        return None
+    output.say(said)
+    if sources and not settings.quiet:
+        output.say("")
+        _table(sources, moment)
+        output.say(f"\nversion cache on this machine: {output.size(cache)}".strip("\n"))
+    return int(ObjectiveMissed.exit) if worst is Level.BREACH else None
+
+
+def _look(settings: Settings, moment: datetime) -> "tuple[list[SourceStatus], int]":
+    """All sources, and the bytes of the version caches of their repositories on this machine."""
+    from backupd.config.policies import load_valid, policy_files
+    from backupd.errors import UsageError
+    from backupd.jobs.status import of_repository
+
+    folder = folder_of(settings)
+    if settings.config or (not settings.repository and folder.exists()):
+        caches: dict[str, int] = {}
+        found: list[SourceStatus] = []
+        for loaded in load_valid(policy_files([folder])):
+            found += _of_policy(settings, loaded.policy, moment, caches)
+        return found, sum(caches.values())
+    if not settings.repository:
+        raise UsageError(
+            f"there are no policies in {folder}", hint="name a folder with --config, or a repository with --repository"
+        )
+    views, records, problems, cache = _read(settings)
+    return _with_problems(of_repository(views, records, moment), problems), cache
+
+
+def _of_policy(settings: Settings, policy: "Policy", moment: datetime, caches: dict[str, int]) -> "list[SourceStatus]":
+    from backupctl.policies import settings_for
+    from backupd.errors import BackupdError
+    from backupd.jobs.status import of_policy, unseen
+
+    role = next((role for role in _ORDER if getattr(policy.keys, role)), "check")
+    try:
+        there = settings_for(replace(settings, repository=None), policy, role)
+        views, records, problems, cache = _read(there)
+    except BackupdError as error:
+        return unseen(policy, error.message)
+    caches[str(there.repository)] = cache
+    return _with_problems(of_policy(policy, views, records, moment), problems)
+
+
+def _with_problems(sources: "list[SourceStatus]", problems: list[str]) -> "list[SourceStatus]":
+    """What is wrong with a repository is a matter of all sources in it."""
+    from backupd.jobs.status import Level
+
+    for source in sources if problems else []:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        source.worse(Level.WARN, f"its repository is not whole: {problems[0]}{more}")
+    return sources
+
+
+def _read(settings: Settings) -> "tuple[list[Any], list[Any], list[str], int]":
+    """Snapshots and records of a repository, what is wrong with it, and the bytes of its version caches here."""
+    from backupd.crypto.keyring import Right
+    from backupd.repo.versioncache import cache_bytes
+
+    report = TerminalReporter(replace(settings, quiet=True))
+    with opened(settings, Right.LIST) as session:
+        repo = session.opened.repo
+        history = repo.history()
+        problems = [f"{p.object}: {p.detail}" for p in history.problems if p.kind != "unknown"]
+        records = list(repo.records(report.problem))
+        return history.views, records, problems, cache_bytes(session.opened.places.state / "versions")
+
+
+def _table(sources: "list[SourceStatus]", moment: datetime) -> None:
+    from backupd.jobs.status import age
+
+    rows = []
+    for source in sources:
+        used = source.used(moment)
+        rows.append(
+            [
+                source.name,
+                {"ok": "ok", "warn": "LOOK", "breach": "BREACH"}[source.level.word],
+                f"{age(moment - source.last_good)} ago" if source.last_good else "never",
+                f"{used * 100:.0f} %" if used is not None else "-",
+                f"{source.next_run:%Y-%m-%d %H:%M}" if source.next_run else "-",
+                f"{source.drilled_at:%Y-%m-%d}" if source.drilled_at else "never",
+                "".join("." if not n else "#" if n < 10 else "+" for n in source.strip),
+            ]
+        )
+    output.table(
+        ["source", "state", "newest", "of RPO", "next run (UTC)", "drilled", "the last 30 days"], rows, right=[3]
+    )
+    for source in sources:
+        for why in source.why:
+            output.say(f"{source.name}: {why}")
+
+
+def _nagios(worst: int, said: str, sources: "list[SourceStatus]", moment: datetime) -> None:
+    """One line: the word, the sentence, and of each source the age with its bound."""
+    word = ("OK", "WARNING", "CRITICAL")[worst]
+    numbers = []
+    for source in sources:
+        if source.last_good is None:
+            continue
+        seconds = max(0, int((moment - source.last_good).total_seconds()))
+        bound = int(source.rpo.total_seconds()) if source.rpo else ""
+        name = source.name.replace("'", "").replace("=", "_")
+        numbers.append(f"'{name}'={seconds}s;;{bound};0")
+    output.say(f"BACKUPD {word} - {said.replace('|', '/')}" + (f" | {' '.join(numbers)}" if numbers else ""))
