@@ -21,7 +21,8 @@ class Right(Enum):
     LIST = (Role.CHECK, Role.PRUNE, Role.WRITE, Role.READ, Role.RECOVERY, Role.ROOT)
     WRITE = (Role.WRITE,)
     CHECK = (Role.CHECK, Role.PRUNE, Role.READ, Role.RECOVERY)
-    PRUNE = (Role.PRUNE,)
+    PRUNE = (Role.PRUNE, Role.ROOT)
+    HOLD = (Role.PRUNE, Role.WRITE, Role.READ, Role.RECOVERY, Role.ROOT)
     READ = (Role.READ, Role.RECOVERY)
     ROOT = (Role.ROOT,)
 

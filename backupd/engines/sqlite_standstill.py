@@ -3,7 +3,8 @@
 SQLite writes with write(2) to the file or to its WAL, and each write sets the times of what it writes; the change time can
 be set back by no program. So two equal looks at both, the first of them later than the newest change by more than a
 clock's tick, mean that nothing was written in between. Of the WAL the change time says nothing: SQLite, run by root, gives
-it to its owner whenever it opens it. That holds where the kernel keeps the times itself: on file systems of this machine.
+it to its owner whenever it opens it. After a power cut data may be newer than the times that are stored beside it, so a
+proof holds for one boot of the machine; and only where the kernel keeps the times itself: on file systems of this machine.
 Must never open the files (closing one would drop SQLite's locks in this process).
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 _SETTLED_NS = 2_000_000_000
 """A change younger than this may share its time with one that follows: some file systems count seconds."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 _LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "zfs"})
 
 
@@ -28,13 +30,14 @@ def standstill(path: Path) -> str | None:
         real = path.resolve(strict=True)
         parts = [_look(real, now, changed=True), _look(real.with_name(real.name + "-wal"), now, changed=False)]
         journal = os.path.lexists(real.with_name(real.name + "-journal"))
-        if journal or _file_system(real.stat().st_dev) not in _LOCAL:
+        boot = _BOOT.read_text().strip()
+        if not boot or journal or _file_system(real.stat().st_dev) not in _LOCAL:
             return None
     except (OSError, RuntimeError, ValueError):
         return None
     if parts[0] == "absent" or None in parts:
         return None
-    return f"stat-1 {parts[0]} {parts[1]}"
+    return f"stat-2 {boot} {parts[0]} {parts[1]}"
 
 
 def _look(path: Path, now: int, *, changed: bool) -> str | None:

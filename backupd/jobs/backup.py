@@ -136,6 +136,11 @@ def backup(
     raise AssertionError("not reached")
 
 
+def _since_boot() -> float:
+    """Seconds of a clock that goes on while the machine sleeps, where the system has one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 @dataclass(slots=True)
 class _Run:
     """One attempt at a snapshot."""
@@ -148,6 +153,7 @@ class _Run:
     options: BackupOptions
     report: Reporter
     began: float = field(default_factory=time.monotonic)
+    awake: float = field(default_factory=_since_boot)
     mark: str | None = None
 
     def go(self) -> BackupResult:
@@ -218,12 +224,22 @@ class _Run:
         self, session: WriteSession, structure: Structure, content: dict[str, Any], taken: datetime
     ) -> BackupResult:
         """Make the snapshot visible, once everything that it needs was seen to be there."""
-        _fence(self.repo, self.began, (self.clock() - taken).total_seconds())
+
+        def fence() -> None:
+            _fence(self.repo, _since_boot() - self.awake, (self.clock() - taken).total_seconds())
+
+        fence()
         session.check_packs()
         _check_own(content, structure)
         rollback = self.options.accept_rollback
         done = commit(
-            session, structure, content, locks=self.folder.state, report=self.report, accept_rollback=rollback
+            session,
+            structure,
+            content,
+            locks=self.folder.state,
+            report=self.report,
+            fence=fence,
+            accept_rollback=rollback,
         )
         session.done = True
         session.check_packs()
@@ -318,10 +334,10 @@ def _check_state(folder: Places) -> None:
         ) from None
 
 
-def _fence(repo: Repository, began: float, on_the_wall: float) -> None:
+def _fence(repo: Repository, seconds: float, on_the_wall: float) -> None:
     """A session must not outlive what garbage collection waits for; a suspended machine's monotonic clock stands still."""
     hours = repo.trust.policy.max_session_hours
-    if max(time.monotonic() - began, on_the_wall) > hours * 3600:
+    if max(seconds, on_the_wall) > hours * 3600:
         raise Failed(
             f"the run took longer than the {hours} hours that a session may last; nothing was published",
             hint="run again: what is stored already is reused",

@@ -1,39 +1,41 @@
-"""Holds: what people keep whatever retention says, and the brake, which pauses it. Both are signed records."""
+"""Holds: what people keep whatever retention says. A hold is a signed record, and so is the release that ends it by name."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 
-from backupd.config.clock import parse_stamp
 from backupd.repo.records import Record
 from backupd.repo.repository import SnapshotView
+
+RUN = "run"
+"""Stands in a release for the hold that a run gave its own snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One reason to keep a snapshot, and since when."""
+    """One reason to keep a snapshot: since when, and the record that says so (or RUN)."""
 
     snapshot: str
     reason: str
     created: str
+    name: str
 
 
 def holds_of(views: Iterable[SnapshotView], records: Iterable[Record]) -> list[Hold]:
     """The holds in force, oldest first: those that a run gave its own snapshot, and those of records.
 
-    A release ends every hold of its snapshot with its reason that is not newer; one without a reason ends all of them.
+    A release ends the holds that it names, and no other: clocks have no say in what is held.
     """
-    found = [Hold(v.id, v.structure.hold, v.structure.taken_at) for v in views if v.structure.hold]
-    ended: dict[tuple[str, str | None], datetime] = {}
+    found = [Hold(v.id, v.structure.hold, v.structure.taken_at, RUN) for v in views if v.structure.hold]
+    ended: set[tuple[str, str]] = set()
     for record in records:
-        snapshot, created = str(record.document.get("snapshot")), str(record.document.get("created"))
-        reason = record.document.get("reason")
+        snapshot = str(record.document.get("snapshot"))
         if record.type == "hold":
-            found.append(Hold(snapshot, str(reason), created))
-        elif record.type == "release" and (time := _time(created)) is not None:
-            key = (snapshot, None if reason is None else str(reason))
-            ended[key] = max(time, ended.get(key, time))
-    return sorted((hold for hold in found if not _is_ended(hold, ended)), key=lambda hold: hold.created)
+            created, reason = str(record.document.get("created")), str(record.document.get("reason"))
+            found.append(Hold(snapshot, reason, created, record.name))
+        elif record.type == "release":
+            names = record.document.get("ends")
+            ended |= {(snapshot, str(name)) for name in (names if isinstance(names, list) else [])}
+    return sorted((hold for hold in found if (hold.snapshot, hold.name) not in ended), key=lambda hold: hold.created)
 
 
 def holds_by_snapshot(views: Iterable[SnapshotView], records: Iterable[Record]) -> dict[str, list[str]]:
@@ -42,17 +44,3 @@ def holds_by_snapshot(views: Iterable[SnapshotView], records: Iterable[Record]) 
     for hold in holds_of(views, records):
         found.setdefault(hold.snapshot, []).append(hold.reason)
     return found
-
-
-def _is_ended(hold: Hold, ended: dict[tuple[str, str | None], datetime]) -> bool:
-    since = _time(hold.created)
-    times = [ended.get((hold.snapshot, reason)) for reason in (hold.reason, None)]
-    return since is not None and any(time is not None and time >= since for time in times)
-
-
-def _time(text: str) -> datetime | None:
-    """A time, or None: a hold without one never ends by a release, a release without one ends nothing."""
-    try:
-        return parse_stamp(text)
-    except ValueError:
-        return None

@@ -1,7 +1,8 @@
 """Forgets snapshots by rule or by name, and collects what nothing needs any more.
 
-The order is the promise: a signed record first, then the snapshot objects, then marks; and nothing is deleted but what a
-mark has named for longer than any session may last. Whatever is cut off is taken up by the next prune.
+The order is the promise: first everything that may be said against it, then a signed record, then the snapshot objects, then
+marks; and nothing is deleted but what a mark has named for longer than any session may last. Whatever is cut off is taken up
+by the next prune. While anything of the history, the records or what is kept cannot be believed, nothing goes.
 """
 
 import contextlib
@@ -11,29 +12,27 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from backupd.config.clock import parse_stamp, stamp
-from backupd.crypto.chunks import Kind
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Right, Signer
-from backupd.errors import IntegrityError, MissingRight, SafetyRefused, StorageRefused
+from backupd.crypto.primitives import sha256
+from backupd.errors import IntegrityError, KeyProblem, MissingRight, SafetyRefused, StorageRefused
 from backupd.jobs.holds import holds_by_snapshot
+from backupd.jobs.needed import packs_needed
 from backupd.jobs.verify import append_record
 from backupd.policy.retention import Candidate, Rule, Verdict, plan
 from backupd.repo.format import kind_of, pack_name, snapshot_name
-from backupd.repo.garbage import Generation, mark, open_generations, over, server_now, sweep
+from backupd.repo.garbage import Collector, Generation, over, server_now
 from backupd.repo.indexing import read_segment
-from backupd.repo.needs import Needs
-from backupd.repo.nodes import ChunkRef
-from backupd.repo.reading import ChunkReader, PackCache
 from backupd.repo.records import Record
-from backupd.repo.repository import History, Repository, SnapshotView
-from backupd.repo.trees import walk
+from backupd.repo.repository import History, Repository, SnapshotView, gaps, read_object
 from backupd.report import Problem, Reporter
 from backupd.store.base import ObjectInfo
 
 _NEWEST = "the newest of its writer, whose numbers go on from it"
+_MOVED = "when it was stored is not when it says: a copy, or a forgery"
+_SLACK = timedelta(hours=2)
 _A_RECORD = 1000
 _READERS = 8
-_STRUCTURE = Kind.STRUCTURE
 
 
 @dataclass(slots=True)
@@ -56,25 +55,56 @@ class PruneResult:
 
 
 def candidates(
-    views: Sequence[SnapshotView], held: Mapping[str, Sequence[str]], drilled: frozenset[str] = frozenset()
+    views: Sequence[SnapshotView],
+    held: Mapping[str, Sequence[str]],
+    drilled: frozenset[str],
+    stored: Mapping[str, datetime],
+    longest: timedelta,
 ) -> list[Candidate]:
-    """The snapshots as a retention rule sees them; `held` are the reasons for which some are."""
+    """The snapshots as a retention rule sees them.
+
+    When a snapshot was stored the storage says, and its writer: if the two are further apart than a session may last, it is kept
+    and takes no other's place.
+
+    Args:
+        views: all snapshots.
+        held: the reasons for which some are.
+        drilled: ids of those that a drill proved.
+        stored: of each object's name, when the storage says that it was written; empty to believe the writers.
+        longest: how long a session may last.
+    """
     newest: dict[bytes, int] = {}
     for view in views:
         newest[view.object.writer] = max(view.object.seq, newest.get(view.object.writer, 0))
-    return [
-        Candidate(
-            view.id,
-            (view.writer_label, view.object.writer.hex(), view.source),
-            parse_stamp(view.structure.stored_at),
-            view.object.seq,
-            tuple(held.get(view.id, ())),
-            view.id in drilled,
-            view.structure.kind == "checkpoint",
-            _NEWEST if view.object.seq == newest[view.object.writer] else None,
+    found = []
+    for view in views:
+        said = _said(view)
+        at = stored.get(view.object.name, said)
+        honest = said is not None and at is not None and -_SLACK <= at - said <= longest + _SLACK
+        pinned = _NEWEST if view.object.seq == newest[view.object.writer] else None if honest else _MOVED
+        found.append(
+            Candidate(
+                view.id,
+                (view.writer_label, view.object.writer.hex(), view.source),
+                (at if honest else said) or at or datetime.min.replace(tzinfo=UTC),
+                view.object.seq,
+                tuple(held.get(view.id, ())),
+                view.id in drilled,
+                view.structure.kind == "checkpoint",
+                pinned,
+                honest,
+            )
         )
-        for view in views
-    ]
+    return found
+
+
+def _said(view: SnapshotView) -> datetime | None:
+    """When the storage made it, as its writer signed; None if that is no time of this world."""
+    try:
+        said = parse_stamp(view.structure.stored_at)
+    except (ValueError, OverflowError):
+        return None
+    return said if 1970 < said.year < 9000 else None
 
 
 def drilled_snapshots(records: Iterable[Record]) -> frozenset[str]:
@@ -92,41 +122,61 @@ class Prune:
         now: this machine's time, for records.
         report: progress, problems.
         dry_run: change nothing.
-        accept_damage: go on although snapshots are damaged or missing: what only they need is removed.
+        accept_damage: go on although snapshots or records are damaged or missing: what only they need is removed, what only
+            they hold goes.
+        copied: believe the writers' times: in a copy of a repository the storage's own are those of the copying.
+
+    Raises:
+        MissingRight, KeyProblem: no key that may, or one that was revoked.
+        SafetyRefused: trust has expired, or its policy lets sessions last longer than garbage waits.
+        IntegrityError: something is damaged or missing.
     """
 
     def __init__(
-        self, repo: Repository, now: datetime, report: Reporter, *, dry_run: bool = False, accept_damage: bool = False
+        self,
+        repo: Repository,
+        now: datetime,
+        report: Reporter,
+        *,
+        dry_run: bool = False,
+        accept_damage: bool = False,
+        copied: bool = False,
     ) -> None:
         self._repo, self._now, self._report, self._dry = repo, now, report, dry_run
-        signer = repo.keyring.signer([Role.PRUNE, Role.ROOT])
-        if signer is None:
-            raise MissingRight("this needs the prune right", hint=f"name {Right.PRUNE.value[0]}.key with --key")
-        self._signer: Signer = signer
+        self._accept, self._copied = accept_damage, copied
+        self._signer = _signer(repo)
         # the wait after a mark is measured by the storage's clock, and the listings come after this reading of it
         self._at = now if dry_run else server_now(repo.store)
+        _check_policy(repo, self._at)
+        self._problems: list[Problem] = []
         self._history = repo.history()
-        self._records = list(repo.records(report.problem))
-        self._check(accept_damage)
+        self._records = list(repo.records(self._problems.append))
+        self._check()
+        self._stored = {info.name: info.modified for info in repo.store.list("snapshots/")}
+        self._collector = Collector(repo, stamp(now), self._signer, report)
         self.result = PruneResult([])
         self._gone: list[SnapshotView] = []
 
-    def _check(self, accept_damage: bool) -> None:
-        """What is needed must be known before anything may go."""
+    def _check(self) -> None:
+        """What is needed and what is held must be known before anything may go."""
         history = self._history
         if history.hidden:
             raise MissingRight(
                 f"{history.hidden} snapshots cannot be opened with the keys at hand: what they need is not known"
             )
-        bad = [problem for problem in history.problems if problem.kind != "unknown"]
-        for problem in bad:
+        self._problems += [problem for problem in history.problems if problem.kind != "unknown"]
+        self._problems += _record_problems(self._repo, self._records)
+        self._stop(self._problems)
+
+    def _stop(self, problems: Sequence[Problem]) -> None:
+        for problem in problems:
             self._report.problem(problem)
-        if bad and not accept_damage:
-            first = bad[0]
+        if problems and not self._accept:
+            first = problems[0]
             raise IntegrityError(
                 f"{first.object}: {first.detail}; nothing is removed while it is not known what is needed",
                 object_name=first.object,
-                hint="find out why (`backupctl verify`); --accept-damage removes what only such snapshots need",
+                hint="find out why (`backupctl verify`); --accept-damage goes on without what cannot be read",
             )
 
     @property
@@ -142,47 +192,66 @@ class Prune:
             sources: whether the rule is for the source of a snapshot.
             zone: in which hours, days and years begin.
         """
-        views = [view for view in self._history.views if sources(view)]
-        everything = candidates(self._history.views, self._holds(), drilled_snapshots(self._records))
-        wanted = {view.id for view in views}
-        self.result.verdicts = plan([c for c in everything if c.id in wanted], rule, self._at, zone)
-        self._forget([v.snapshot.id for v in self.result.verdicts if not v.keep], str(rule))
-        return self._collect()
+        wanted = {view.id for view in self._history.views if sources(view)}
+        self.result.verdicts = plan([c for c in self._candidates() if c.id in wanted], rule, self._at, zone)
+        return self._forget([v.snapshot.id for v in self.result.verdicts if not v.keep], str(rule))
 
     def by_name(self, view: SnapshotView, reason: str) -> PruneResult:
         """Forget one snapshot.
 
         Raises:
-            SafetyRefused: it is held, or the newest of its writer.
+            SafetyRefused: it is held, the newest of its writer, or the newest of its source that a drill proved.
         """
-        (chosen,) = [c for c in candidates(self._history.views, self._holds()) if c.id == view.id]
+        everything = self._candidates()
+        (chosen,) = [c for c in everything if c.id == view.id]
         if chosen.holds:
             raise SafetyRefused(
                 f"snapshot {view.id[:12]} is held: {chosen.holds[0]}",
                 object_name=view.id,
                 hint="`backupctl hold release` first, if whoever holds it agrees",
             )
-        if chosen.pinned:
+        proven = [c for c in everything if c.source == chosen.source and c.drilled]
+        last = chosen.drilled and chosen == max(proven, key=lambda c: (c.stored_at, c.order))
+        if last or chosen.pinned == _NEWEST:
+            what = "the newest that a drill proved" if last else _NEWEST
             raise SafetyRefused(
-                f"snapshot {view.id[:12]} is {chosen.pinned}", object_name=view.id, hint="take another one first"
+                f"snapshot {view.id[:12]} is {what}", object_name=view.id, hint="take, or drill, another one first"
             )
         self.result.verdicts = [Verdict(chosen)]
-        self._forget([view.id], reason)
-        return self._collect()
+        return self._forget([view.id], reason)
 
-    def _holds(self) -> dict[str, list[str]]:
-        return holds_by_snapshot(self._history.views, self._records)
+    def _candidates(self) -> list[Candidate]:
+        return candidates(
+            self._history.views,
+            holds_by_snapshot(self._history.views, self._records),
+            drilled_snapshots(self._records),
+            {} if self._copied else self._stored,
+            timedelta(hours=self._repo.trust.policy.max_session_hours),
+        )
 
     # ---- snapshots
 
-    def _forget(self, ids: Sequence[str], rule: str) -> None:
-        """Sign for the snapshots that go, then remove their objects, and those that an earlier prune has signed for."""
+    def _forget(self, ids: Sequence[str], rule: str) -> PruneResult:
+        """See that what stays is whole; sign for what goes, remove it, and collect."""
         going = {view.id: view for view in self._history.views if view.id in set(ids)}
-        self._gone = chosen = [going[i] for i in ids]
+        self._gone = [going[i] for i in ids]
         self._history.views = [view for view in self._history.views if view.id not in going]
-        if self._dry:
-            return
-        for at in range(0, len(chosen), _A_RECORD):
+        packs = {info.name: info for info in self._repo.store.list("packs/") if kind_of(info.name)}
+        self._report.phase("reading lists", None)
+        live, forgotten = packs_needed(self._repo, self._history.views, self._gone)
+        broken = [Problem(name, "missing", "a snapshot that stays needs it") for name in sorted(live - packs.keys())]
+        bad = self._repo.bad_packs(self._report) & live & packs.keys()
+        broken += [
+            Problem(name, "damaged", "it was found bad, and a snapshot that stays needs it") for name in sorted(bad)
+        ]
+        self._stop(broken)
+        if not self._dry:
+            self._sign(rule)
+            self._remove_signed()
+        return self._collect(packs, live, forgotten)
+
+    def _sign(self, rule: str) -> None:
+        for at in range(0, len(self._gone), _A_RECORD):
             listed = [
                 {
                     "writer": view.object.writer.hex(),
@@ -190,13 +259,22 @@ class Prune:
                     "hash": view.id,
                     "previous": view.structure.previous.hex() if view.structure.previous else None,
                 }
-                for view in chosen[at : at + _A_RECORD]
+                for view in self._gone[at : at + _A_RECORD]
             ]
             document = {"type": "prune", "created": stamp(self._now), "snapshots": listed, "rule": rule}
             append_record(self._repo, self._signer, document)
+
+    def _remove_signed(self) -> None:
+        """Remove the objects of this prune's snapshots, and of those that an earlier one has signed for."""
         there = {info.name: info.size for info in self._repo.store.list("snapshots/")}
-        signed = {snapshot_name(*key) for key in self._repo.pruned()}
-        for name in sorted(signed & there.keys()):
+        mine = {view.object.name for view in self._gone}
+        for key, digest in sorted(self._repo.pruned().items()):
+            name = snapshot_name(*key)
+            if name not in there:
+                continue
+            if name not in mine and sha256(read_object(self._repo.store, name)) != digest:
+                self._report.problem(Problem(name, "forked", "another snapshot of this number was pruned; it stays"))
+                continue
             self._delete(name, there[name])
 
     def _delete(self, name: str, size: int) -> None:
@@ -208,13 +286,11 @@ class Prune:
 
     # ---- what they needed
 
-    def _collect(self) -> PruneResult:
+    def _collect(self, packs: dict[str, ObjectInfo], live: set[str], forgotten: set[str]) -> PruneResult:
         """Sweep what has waited long enough, mark what nothing needs, and drop sessions of which nothing is left."""
-        packs = {info.name: info for info in self._repo.store.list("packs/") if kind_of(info.name)}
-        live, forgotten = self._needed()
         grace = timedelta(hours=self._repo.trust.policy.grace_hours)
         waiting: list[Generation] = []
-        for generation in open_generations(self._repo):
+        for generation in self._collector.open():
             if self._dry or not over(generation, self._at, grace):
                 waiting.append(generation)
                 continue
@@ -224,56 +300,36 @@ class Prune:
         # a pack that is young may belong to a run that is under way
         idle = {n for n in unneeded - marked if n in forgotten or self._at - packs[n].modified >= grace}
         if idle and not self._dry:
-            waiting += mark(self._repo, idle, stamp(self._now), self._signer)
+            waiting += self._collector.mark(idle)
         pending = unneeded & (marked | idle)
         self.result.pending = sum(packs[name].size for name in pending)
         self.result.pending_packs = len(pending)
         self.result.until = min((generation.marked_at + grace for generation in waiting), default=None)
         if not self._dry:
             self._drop_sessions(packs)
+            self._collector.tidy(self._at - 2 * grace)
+            self._remember()
         return self.result
 
     def _sweep(self, generation: Generation, live: set[str], packs: dict[str, ObjectInfo]) -> None:
         sizes = {name: info.size for name, info in packs.items()}
         self._report.phase("removing packs", sum(sizes.get(name, 0) for name in generation.packs - live))
-        done = sweep(
-            self._repo, generation, live.__contains__, sizes, stamp(self._now), self._signer, self._report.advance
-        )
+        done = self._collector.sweep(generation, live.__contains__, sizes, self._report.advance)
         self.result.freed += done.freed
         self.result.refused += done.refused
         for name in done.deleted:
             del packs[name]
 
-    def _needed(self) -> tuple[set[str], set[str]]:
-        """Names of all packs that the snapshots need, and of those that only snapshots needed that go now.
-
-        Raises:
-            IntegrityError: a list cannot be read: what it names must not be taken for garbage.
-        """
-        needs, cache = Needs(), PackCache(self._repo)
-        reader = ChunkReader(self._repo, cache)
-        self._report.phase("reading lists", None)
-        try:
-
-            def load(ref: ChunkRef) -> bytes:
-                needs.add(ref, _STRUCTURE, "")
-                return reader.read(ref, _STRUCTURE)
-
-            def visit(view: SnapshotView) -> None:
-                for root in view.structure.streams:
-                    for ref in walk(root.top, root.kind, load, needs.seen_node, totals=root.totals):
-                        needs.add(ref, root.kind, view.id)
-
-            for view in self._history.views:
-                visit(view)
-            live = {pack_name(pack) for pack, _ in needs.packs()}
-            for view in self._gone:
-                with contextlib.suppress(IntegrityError):  # then its packs go when they are old enough
-                    visit(view)
-            return live, {pack_name(pack) for pack, _ in needs.packs()} - live
-        finally:
-            cache.close()
-            needs.close()
+    def _remember(self) -> None:
+        """Keep what was seen, if nothing was wrong with it: so that the next prune here notices what was taken away."""
+        if self._problems:
+            return
+        numbers: dict[str, int] = {}
+        for info in self._repo.store.list("records/"):
+            if kind_of(info.name):
+                numbers[info.name.split("/")[1]] = int(info.name.split("/")[2])
+        with contextlib.suppress(OSError):
+            self._repo.ledger.remember(self._repo.trust.version, self._history.heads, records=numbers)
 
     # ---- sessions and their segments
 
@@ -311,3 +367,62 @@ class Prune:
         except IntegrityError as error:
             self._report.problem(Problem(name, "damaged", error.message))
             return False
+
+
+def _signer(repo: Repository) -> Signer:
+    """A key that may sign deletions, and is trusted.
+
+    Raises:
+        MissingRight, KeyProblem.
+    """
+    signer = repo.keyring.signer([Role.PRUNE, Role.ROOT])
+    if signer is None:
+        raise MissingRight("this needs the prune right", hint=f"name {Right.PRUNE.value[0]}.key with --key")
+    known = repo.trust.signer_public(signer.id)
+    if known is None or known[0] is not signer.role or repo.trust.last_record(signer.id):
+        raise KeyProblem(
+            f"this {signer.role} key is not trusted any more: the trust document does not name it, or revokes it",
+            hint="use the key that stands in its place",
+        )
+    return signer
+
+
+def _check_policy(repo: Repository, now: datetime) -> None:
+    """Trust that is in force, and a wait that is longer than any session.
+
+    Raises:
+        SafetyRefused.
+    """
+    if repo.trust.expires and repo.trust.expires < stamp(now):
+        raise SafetyRefused(
+            f"the trust document expired on {repo.trust.expires}: nothing is removed on its word",
+            hint="have it signed again with the root key",
+        )
+    policy = repo.trust.policy
+    if policy.grace_hours < policy.max_session_hours + 1:
+        raise SafetyRefused(
+            f"garbage waits {policy.grace_hours} hours, and a session may last {policy.max_session_hours}: a run could lose"
+            " what it leans on",
+            hint="have the trust document's policy changed: grace_hours must be at least an hour more",
+        )
+
+
+def _record_problems(repo: Repository, records: Iterable[Record]) -> list[Problem]:
+    """Records that are missing or do not follow each other: one of them may be a hold."""
+    numbers: dict[str, set[int]] = {role: set() for role in repo.ledger.records}
+    for info in repo.store.list("records/"):
+        if kind_of(info.name):
+            numbers.setdefault(info.name.split("/")[1], set()).add(int(info.name.split("/")[2]))
+    found = []
+    for role, there in numbers.items():
+        last = max(repo.ledger.records.get(role, 0), max(there, default=0))
+        found += [
+            Problem(f"records/{role}/{first:012d}", "missing", "records are never removed, and this one may be a hold")
+            for first, _ in gaps(there, last)
+        ]
+    by_place = {(record.role, record.n): record for record in records}
+    for (role, n), record in by_place.items():
+        before = by_place.get((role, n - 1))
+        if before is not None and record.previous != before.digest:
+            found.append(Problem(record.name, "chain", "it does not follow the record before it"))
+    return found

@@ -141,7 +141,10 @@ def _drills(records: Iterable[Record]) -> dict[str, datetime]:
 def _fill(status: SourceStatus, views: Sequence[SnapshotView], drills: dict[str, datetime], now: datetime) -> None:
     today = now.astimezone(UTC).date()
     for view in views:
-        taken = parse_stamp(view.structure.taken_at)
+        try:
+            taken = parse_stamp(view.structure.taken_at)
+        except (ValueError, OverflowError):
+            continue  # a writer that lies about the time has protected nothing
         if status.last_good is None or taken > status.last_good:
             status.last_good = taken
         age = (today - taken.date()).days

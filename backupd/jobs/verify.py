@@ -145,7 +145,7 @@ class _Verify:
         elif name.startswith("sessions/"):
             check_session(self.repo, name)
         elif name.startswith("gc/"):
-            decode_mark(read_object(self.repo.store, name), name, self.repo.trust)
+            decode_mark(read_object(self.repo.store, name), name, self.repo.trust, revoked=True)
 
     def _try(self, name: str, work: Callable[[], object]) -> None:
         try:

@@ -63,6 +63,7 @@ class Candidate:
         drilled: whether a restore of it was proven to work.
         checkpoint: of a first run that is not finished.
         pinned: another reason to keep it, or None.
+        counts: whether its time can be believed; if not, it fills no bucket and takes nobody's place.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Candidate:
     drilled: bool = False
     checkpoint: bool = False
     pinned: str | None = None
+    counts: bool = True
 
 
 @dataclass(slots=True)
@@ -142,7 +144,8 @@ def plan(snapshots: Iterable[Candidate], rule: Rule, now: datetime, zone: tzinfo
 
 
 def _of_source(verdicts: list[Verdict], rule: Rule, now: datetime, zone: tzinfo) -> list[Verdict]:
-    whole = [v for v in verdicts if not v.snapshot.checkpoint and v.snapshot.stored_at <= now + FUTURE]
+    timely = [v for v in verdicts if v.snapshot.counts and v.snapshot.stored_at <= now + FUTURE]
+    whole = [v for v in timely if not v.snapshot.checkpoint]
     if rule.empty:
         _give(verdicts, "the rule is empty")
     for name, label in BUCKETS.items():
@@ -158,7 +161,7 @@ def _of_source(verdicts: list[Verdict], rule: Rule, now: datetime, zone: tzinfo)
         verdict.reasons += [f"held: {reason}" for reason in verdict.snapshot.holds]
         if verdict.snapshot.pinned:
             verdict.reasons.append(verdict.snapshot.pinned)
-    _keep_checkpoints(verdicts)
+    _keep_checkpoints(timely)
     missing = rule.min_keep - sum(v.keep for v in whole)
     _give([v for v in whole if not v.keep][: max(0, missing)], f"one of the {rule.min_keep} that always stay")
     return verdicts

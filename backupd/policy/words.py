@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, WithJsonSchema
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+MOST_SECONDS = 100 * 365 * 86400
 _DURATION = r"^[0-9]{1,9}\s*[smhdw]$"
 _SHARE = r"^[0-9]{1,3}(\.[0-9]{1,3})?\s*%$"
 _REFERENCE = r"^(file|env|credential|exec|aws-sm):.+$"
@@ -21,7 +22,10 @@ def parse_duration(text: str) -> timedelta:
     match = re.fullmatch(r"([0-9]{1,9})\s*([smhdw])", text.strip())
     if match is None:
         raise ValueError("write a number and s, m, h, d or w, such as 15m, 36h or 14d")
-    return timedelta(seconds=int(match[1]) * UNITS[match[2]])
+    seconds = int(match[1]) * UNITS[match[2]]
+    if seconds > MOST_SECONDS:
+        raise ValueError("a hundred years are enough")
+    return timedelta(seconds=seconds)
 
 
 def _duration(value: Any) -> timedelta:

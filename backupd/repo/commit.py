@@ -4,7 +4,7 @@ Two runs of one writer may end together: the loser of the create-only write read
 number. On a store without create-only writes a lock of this machine stands in, and the object is read back.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,6 +110,7 @@ def commit(
     *,
     locks: Path,
     report: Reporter,
+    fence: Callable[[], None],
     accept_rollback: bool = False,
 ) -> Committed:
     """Make the snapshot visible.
@@ -120,6 +121,7 @@ def commit(
         content: the content part.
         locks: the state folder of this repository.
         report: warnings.
+        fence: raises if the session has lasted too long; asked right before the snapshot is written.
         accept_rollback: go on although the storage shows less than this machine remembers.
 
     Raises:
@@ -131,7 +133,9 @@ def commit(
         for _ in range(TRIES):
             head = check_head(repo, session.writer, accept_rollback=accept_rollback)
             remembered = repo.ledger.heads.get(session.writer, (0, b""))[0]
-            seq = max(head.seq if head else 0, remembered) + 1
+            pruned = {n: digest for (writer, n), digest in repo.pruned().items() if writer == session.writer}
+            newest, before = max([(0, b""), *pruned.items()])
+            seq = max(head.seq if head else 0, remembered, newest) + 1
             if seq > MAX_SEQ:
                 raise SafetyRefused(
                     f"snapshot {MAX_SEQ} of this writer exists: its numbers are used up, which no honest run does",
@@ -140,7 +144,10 @@ def commit(
                 )
             whole = head.whole if head else 0
             skipped = ((whole + 1, seq - 1),) if accept_rollback and seq > whole + 1 else ()
-            linked = replace(structure, seq=seq, previous=head.id if head else None, skipped=skipped)
+            previous = head.id if head else None
+            if newest > (head.seq if head else 0):
+                previous = before
+            linked = replace(structure, seq=seq, previous=previous, skipped=skipped)
             name, data = encode_snapshot(
                 linked,
                 content,
@@ -149,6 +156,7 @@ def commit(
                 session_key=session.secrets.session_key,
                 signer=session.signer,
             )
+            fence()
             try:
                 repo.store.put(name, data)
             except ObjectExists:

@@ -9,10 +9,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fcntl import LOCK_EX, LOCK_UN, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from pathlib import Path
 
-from backupd.errors import Failed
+from backupd.errors import Busy, Failed
 
 
 @dataclass(slots=True)
@@ -85,12 +85,23 @@ class Ledger:
 
 
 @contextmanager
-def state_lock(folder: Path, name: str) -> Iterator[None]:
-    """Hold a lock of this machine, by a file in the state folder."""
+def state_lock(folder: Path, name: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock of this machine, by a file in the state folder.
+
+    Raises:
+        Busy: somebody else holds it, and is not waited for.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        flock(fd, LOCK_EX)
+        try:
+            flock(fd, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise Busy(
+                f"another {name} of this repository is at work on this machine",
+                object_name=str(folder / f"{name}.lock"),
+                hint="wait for it to end, and run again",
+            ) from None
         yield
     finally:
         flock(fd, LOCK_UN)

@@ -178,8 +178,8 @@ def encode_mark(
     return name, sign_object(name, frame(GC, repository) + block(dump_json(document)), [signer])
 
 
-def decode_mark(data: bytes, name: str, trust: Trust) -> frozenset[str]:
-    """The names of the packs that a verified mark, intent or sweep lists.
+def decode_mark(data: bytes, name: str, trust: Trust, *, revoked: bool = False) -> frozenset[str]:
+    """The names of the packs that a verified mark, intent or sweep lists; with `revoked`, also of a key that was revoked since.
 
     Raises:
         IntegrityError: forged or damaged.
@@ -187,7 +187,7 @@ def decode_mark(data: bytes, name: str, trust: Trust) -> frozenset[str]:
     check_frame(data, name, trust.repository)
     signed = split_signed(name, data)
     known = trust.signer_public(signed.signer())
-    if known is None or known[0] not in {Role.PRUNE, Role.ROOT} or trust.last_record(signed.signer()):
+    if known is None or known[0] not in {Role.PRUNE, Role.ROOT} or (trust.last_record(signed.signer()) and not revoked):
         raise IntegrityError(f"{name} is signed by a key that may not", object_name=name)
     signed.verify(signed.signer(), known[1])
     cursor = Cursor(signed.body, name)

@@ -299,14 +299,26 @@ class Repository:
         """Names of packs that garbage collection is about to remove. A mark that cannot be believed marks nothing."""
         marked: set[str] = set()
         names = [info.name for info in self.store.list("gc/") if kind_of(info.name)]
-        swept = {name.partition(".")[0] for name in names if name.endswith(".sweep")}
         for name in names:
-            if name.endswith(".mark") and name.partition(".")[0] not in swept:
+            sweep = f"{name.partition('.')[0]}.sweep"
+            if name.endswith(".mark") and not (sweep in names and self._is_signed(sweep, report)):
                 try:
                     marked |= decode_mark(read_object(self.store, name), name, self.trust)
+                except MissingObject:
+                    continue  # of a generation that was done and tidied away meanwhile
                 except IntegrityError as error:
                     report.problem(Problem(name, "damaged", error.message))
         return marked
+
+    def _is_signed(self, name: str, report: Reporter) -> bool:
+        try:
+            decode_mark(read_object(self.store, name), name, self.trust)
+        except MissingObject:
+            return True
+        except IntegrityError as error:
+            report.problem(Problem(name, "damaged", error.message))
+            return False
+        return True
 
     def avoided_packs(self, report: Reporter) -> set[str]:
         """Names of packs that count as absent for new snapshots: reported bad, or marked by garbage collection."""

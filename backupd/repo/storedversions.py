@@ -46,7 +46,8 @@ class StoredVersions:
             tuple([base.id for base in ref.bases]),
         )
         try:
-            blob = os.pread(self._files.get(ref.pack).fd, ref.payload_length + BLOB_OVERHEAD, ref.offset)
+            file = self._files.get(ref.pack)  # held here: another thread may need its place among the open ones
+            blob = os.pread(file.fd, ref.payload_length + BLOB_OVERHEAD, ref.offset)
         except BackupdError as error:
             raise IntegrityError(error.message) from None
         return open_kept(held.key, head, blob)

@@ -6,6 +6,7 @@ are sealed under the write key's cache secret and bound to their place; one that
 
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -149,21 +150,27 @@ def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
 
 
 class Recent:
-    """The blocks that were read last, as they were: what comes back whole and in order is written without looking into it."""
+    """The blocks that were read last, as they were: what comes back whole and in order is written without looking into it.
+
+    For several threads.
+    """
 
     def __init__(self) -> None:
         self._blocks: dict[int, tuple[list[Version], bytes]] = {}
+        self._lock = threading.Lock()
 
     def keep(self, versions: list[Version], framed: bytes) -> None:
         """Remember a block that was read."""
-        while len(self._blocks) >= _RECENT:
-            del self._blocks[next(iter(self._blocks))]
-        if versions:
-            self._blocks[id(versions[0])] = versions, framed
+        with self._lock:
+            while len(self._blocks) >= _RECENT:
+                del self._blocks[next(iter(self._blocks))]
+            if versions:
+                self._blocks[id(versions[0])] = versions, framed
 
     def find(self, versions: Sequence[Version]) -> bytes | None:
         """The framed plaintext of a block of exactly these versions."""
-        found, framed = self._blocks.get(id(versions[0]), ((), None))
+        with self._lock:
+            found, framed = self._blocks.get(id(versions[0]), ((), None))
         return framed if found == versions else None
 
 

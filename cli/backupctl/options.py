@@ -95,6 +95,14 @@ def printable(_ctx: click.Context, _param: click.Parameter, value: Any) -> Any:
     return value
 
 
+def said(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A callback: `printable`, and not empty."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("must not be empty")
+    printable(ctx, param, value)
+    return value
+
+
 def size_or_off(_ctx: click.Context, _param: click.Parameter, value: str | int | None) -> int | None:
     """A callback: bytes, or with K, M, G or T behind them so many times 1024; None for `off`."""
     if not isinstance(value, str):

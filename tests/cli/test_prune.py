@@ -1,5 +1,6 @@
 """prune, forget and hold as a user meets them."""
 
+import fcntl
 import os
 import sqlite3
 from pathlib import Path
@@ -21,11 +22,10 @@ def user(tmp_path: Path) -> User:
 
 
 def age(user: User, hours: int = 26) -> None:
-    """Make every object of the repository so many hours older."""
-    for path in Path(user.repository).rglob("*"):
-        if path.is_file():
-            then = path.stat().st_mtime - hours * 3600
-            os.utime(path, (then, then))
+    """Make the marks of the repository so many hours older."""
+    for path in Path(user.repository).glob("gc/*.mark"):
+        then = path.stat().st_mtime - hours * 3600
+        os.utime(path, (then, then))
 
 
 def listed(user: User) -> list[str]:
@@ -84,6 +84,14 @@ def test_refusals(user: User) -> None:
     assert user.run("prune", "--keep-last", "1", "--source", "nobody", key="prune").code == 2
     assert user.run("prune", "--keep-within", "soon", key="prune").code == 2
     assert user.run("prune", "--keep-last", "-1", key="prune").code == 2
+    for words in (
+        ["--keep-within", "9999999d"],
+        ["--min-age", "999999999w", "--keep-last", "1"],
+        ["--keep-within", "0x"],
+    ):
+        assert user.run("prune", *words, key="prune").code == 2
+    assert user.run("hold", "add", "latest", "--reason", " ", key="read").code == 2
+    assert user.run("prune", "--keep-last", "9", "--dry-run", key="root").code == 0
     refused = user.run("forget", "latest", "--json", key="prune")
     assert refused.code == 20
     assert "newest" in refused.document["error"]["message"]
@@ -115,6 +123,8 @@ def test_holds(user: User) -> None:
     """A hold keeps a snapshot, shows where snapshots are shown, and ends by a release; with whose key is checked."""
     first = listed(user)[0]
     assert user.run("hold", "add", first[:8], "--reason", "case 4711", key="check").code == 12
+    both = ["--key", "keys/check.key", "--key", "keys/read.key", "--dry-run"]
+    assert user.run("hold", "add", first[:8], "--reason", "x", *both).code == 0
     assert user.run("hold", "add", first[:8], key="read").code == 2
     done = user.run("hold", "add", first[:8], "--reason", "case 4711", "--json", key="read")
     assert done.document["snapshot"] == first
@@ -148,3 +158,14 @@ def test_a_hold_of_a_run(user: User) -> None:
     newest = listed(user)[-1]
     assert user.run("hold", "release", newest[:8], key="prune").code == 0
     assert user.run("hold", "list", "--json", key="check").document["holds"] == []
+
+
+def test_two_prunes_on_one_machine(user: User) -> None:
+    """The second one is told that the first is at work: exit code 11."""
+    assert user.run("prune", "--gc-only", key="prune").code == 0
+    (state,) = (user.folder / "state/backupd").iterdir()
+    with (state / "prune.lock").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        busy = user.run("prune", "--gc-only", "--json", key="prune")
+    assert busy.code == 11
+    assert busy.document["error"]["code"] == "busy"

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backupctl import output
-from backupctl.options import Settings, global_options, option, printable, settings_of, verb
+from backupctl.options import Settings, global_options, option, said, settings_of, verb
 from backupctl.session import opened
 from backupctl.verbs import VerbGroup
 
 if TYPE_CHECKING:
-    from backupd.crypto.keyfile import Role
     from backupd.crypto.keyring import Right
     from backupd.jobs.holds import Hold
     from backupd.repo.repository import Repository
@@ -26,35 +25,31 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
 @command.command("add", epilog="Example: backupctl hold add latest:crm --reason 'case 4711' --key keys/read.key")
 @click.argument("snapshot")
-@option("--reason", required=True, callback=printable, help="Why; recorded and signed.")
+@option("--reason", required=True, callback=said, help="Why; recorded and signed.")
 @verb
 def add(settings: Settings, snapshot: str, reason: str) -> None:
     """Hold a snapshot; a read, prune, root or write key may."""
-    from backupd.crypto.keyfile import Role
-    from backupd.errors import MissingRight
+    from backupd.crypto.keyring import Right
     from backupd.jobs.select import select_snapshot
 
-    with opened(settings, _any()) as session:
+    with opened(settings, Right.HOLD) as session:
         repo = session.opened.repo
         view = select_snapshot(repo.history(), snapshot)
-        signer = repo.keyring.signer([Role.READ, Role.PRUNE, Role.RECOVERY, Role.ROOT, Role.WRITE])
-        if signer is None:
-            raise MissingRight("a check key may not hold snapshots", hint="name the read, prune or write key")
-        _write(settings, repo, view.id, reason, "hold", signer.role)
+        _write(settings, repo, Right.HOLD, {"type": "hold", "snapshot": view.id, "reason": reason})
     _tell(settings, "hold-add", view.id, reason, "held")
 
 
 @command.command("release", epilog="Example: backupctl hold release 3f2a91 --key keys/prune.key")
 @click.argument("snapshot")
-@option("--reason", callback=printable, help="Only the hold of this reason; all of them otherwise.")
+@option("--reason", callback=said, help="Only the hold of this reason; all of them otherwise.")
 @verb
 def release(settings: Settings, snapshot: str, reason: str | None) -> None:
     """End the holds of a snapshot; a prune or root key may."""
-    from backupd.crypto.keyfile import Role
+    from backupd.crypto.keyring import Right
     from backupd.errors import Failed
     from backupd.jobs.select import select_snapshot
 
-    with opened(settings, _prune_right()) as session:
+    with opened(settings, Right.PRUNE) as session:
         repo = session.opened.repo
         history = repo.history()
         view = select_snapshot(history, snapshot)
@@ -63,7 +58,8 @@ def release(settings: Settings, snapshot: str, reason: str | None) -> None:
             raise Failed(
                 f"snapshot {view.id[:12]} is not held" + (f" for {reason!r}" if reason else ""), object_name=view.id
             )
-        _write(settings, repo, view.id, reason, "release", Role.PRUNE, after=max(hold.created for hold in held))
+        ends = [hold.name for hold in held]
+        _write(settings, repo, Right.PRUNE, {"type": "release", "snapshot": view.id, "reason": reason, "ends": ends})
     _tell(settings, "hold-release", view.id, reason, "released")
 
 
@@ -71,9 +67,10 @@ def release(settings: Settings, snapshot: str, reason: str | None) -> None:
 @verb
 def show(settings: Settings) -> None:
     """List the holds in force."""
+    from backupd.crypto.keyring import Right
     from backupd.jobs.select import source_names
 
-    with opened(settings, _any()) as session:
+    with opened(settings, Right.LIST) as session:
         repo = session.opened.repo
         views = repo.history().views
         holds = _holds(repo)
@@ -96,36 +93,21 @@ def show(settings: Settings) -> None:
     )
 
 
-def _any() -> "Right":
-    from backupd.crypto.keyring import Right
-
-    return Right.LIST
-
-
-def _prune_right() -> "Right":
-    from backupd.crypto.keyring import Right
-
-    return Right.PRUNE
-
-
 def _holds(repo: "Repository") -> "list[Hold]":
     from backupd.jobs.holds import holds_of
 
     return holds_of(repo.history().views, repo.records(lambda _: None))
 
 
-def _write(
-    settings: Settings, repo: "Repository", snapshot: str, reason: str | None, kind: str, role: "Role", after: str = ""
-) -> None:
-    """Store the signed record; a release is not older than any hold that it ends, whatever its clock said."""
+def _write(settings: Settings, repo: "Repository", right: "Right", document: dict[str, Any]) -> None:
+    """Store the signed record."""
     from backupd.config.clock import fine_stamp, now
     from backupd.jobs.verify import append_record
 
-    signer = repo.keyring.signer([role])
+    signer = repo.keyring.signer(right.value)
     assert signer is not None
-    document = {"type": kind, "created": max(fine_stamp(now()), after), "snapshot": snapshot, "reason": reason}
     if not settings.dry_run:
-        append_record(repo, signer, document)
+        append_record(repo, signer, {**document, "created": fine_stamp(now())})
 
 
 def _tell(settings: Settings, name: str, snapshot: str, reason: str | None, word: str) -> None:

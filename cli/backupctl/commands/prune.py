@@ -1,6 +1,5 @@
 """`backupctl prune`, `forget`: what goes, and why the rest stays."""
 
-import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -17,18 +16,19 @@ if TYPE_CHECKING:
     from backupd.policy.retention import Rule, Verdict
     from backupd.repo.repository import History
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _COUNT = click.IntRange(0, 1_000_000)
 
 
 def duration(_ctx: click.Context, _param: click.Parameter, value: str | timedelta | None) -> timedelta | None:
     """A callback: a number with s, m, h, d or w behind it."""
+    from backupd.policy.words import parse_duration
+
     if value is None or isinstance(value, timedelta):
         return value
-    match = re.fullmatch(r"([0-9]{1,9})\s*([smhdw])", value.strip())
-    if match is None:
-        raise click.BadParameter("write a number and s, m, h, d or w, such as 36h or 14d")
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2]])
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command(
@@ -54,14 +54,26 @@ def duration(_ctx: click.Context, _param: click.Parameter, value: str | timedelt
 @option("--source", multiple=True, metavar="NAME", help="Only this source; may be given several times.")
 @option("--gc-only", is_flag=True, help="Forget nothing; only collect what is needed no more.")
 @option("--accept-damage", is_flag=True, help="Go on although snapshots are damaged: what only they need is removed.")
+@option(
+    "--copied",
+    is_flag=True,
+    help="Of a copy of a repository: believe the writers' times, not those of the copied objects.",
+)
 @verb
 def command(
-    settings: Settings, policy: str | None, source: tuple[str, ...], gc_only: bool, accept_damage: bool, **values: Any
+    settings: Settings,
+    policy: str | None,
+    source: tuple[str, ...],
+    gc_only: bool,
+    accept_damage: bool,
+    copied: bool,
+    **values: Any,
 ) -> None:
     """Forget what no rule keeps, and collect what nothing needs.
 
-    Every snapshot is listed with the reason for which it stays. Hours and days are those of the storage's clock, so a host
-    whose clock is wrong cannot push good snapshots out. Held snapshots and the newest of each writer always stay.
+    Every snapshot is listed with the reason for which it stays. One whose time is not the one at which the storage got it is
+    kept, and takes no other's place, so that a host whose clock is wrong cannot push good ones out. Held snapshots and the
+    newest of each writer always stay.
 
     Space is given back in two steps: packs that nothing needs are marked, and removed by the next prune once the
     repository's grace period (25 hours) is over, so that no run under way loses anything.
@@ -79,7 +91,7 @@ def command(
     if gc_only and not rule.empty:
         raise UsageError("--gc-only forgets nothing, so it takes no --keep options")
     report = TerminalReporter(settings)
-    with _prune(settings, report, accept_damage) as work:
+    with _prune(settings, report, accept_damage, copied) as work:
         chosen = _of_names(work.history, source) if policy else _chosen(work.history, source)
         result = work.by_rule(rule, lambda view: view.id in chosen, ZoneInfo(zone))
     report.clear()
@@ -137,8 +149,8 @@ def _of_names(history: "History", names: tuple[str, ...]) -> set[str]:
 class _prune:  # noqa: N801  # a context manager, used as a function
     """Open the repository with the prune right, under this machine's lock."""
 
-    def __init__(self, settings: Settings, report: TerminalReporter, accept_damage: bool) -> None:
-        self._settings, self._report, self._accept = settings, report, accept_damage
+    def __init__(self, settings: Settings, report: TerminalReporter, accept_damage: bool, copied: bool = False) -> None:
+        self._settings, self._report, self._accept, self._copied = settings, report, accept_damage, copied
 
     def __enter__(self) -> "Prune":
         from contextlib import ExitStack
@@ -157,9 +169,10 @@ class _prune:  # noqa: N801  # a context manager, used as a function
         session = self._stack.enter_context(opened(settings, Right.PRUNE, store=store))
         try:
             if not settings.dry_run:
-                self._stack.enter_context(state_lock(session.opened.repo.ledger.path.parent, "prune"))
+                self._stack.enter_context(state_lock(session.opened.repo.ledger.path.parent, "prune", wait=False))
             repo = session.opened.repo
-            return Prune(repo, now(), self._report, dry_run=settings.dry_run, accept_damage=self._accept)
+            options = {"dry_run": settings.dry_run, "accept_damage": self._accept, "copied": self._copied}
+            return Prune(repo, now(), self._report, **options)
         except BaseException:
             self._stack.close()
             raise

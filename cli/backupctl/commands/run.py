@@ -10,7 +10,7 @@ import click
 
 from backupctl import output
 from backupctl.memory import keep_memory
-from backupctl.options import FLAG_WORDS, Settings, option, printable, size_or_off, verb
+from backupctl.options import FLAG_WORDS, Settings, option, printable, said, size_or_off, verb
 from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened, repository_url
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @option("--name", metavar="NAME", help="The source's name (default: the database's name or the file's stem).")
 @option("--tag", metavar="TAG", multiple=True, callback=printable, help="A tag for the snapshot; may be repeated.")
 @option("--note", metavar="TEXT", default="", callback=printable, help="A note, readable with the read right only.")
-@option("--hold", metavar="REASON", callback=printable, help="Keep this snapshot whatever retention says, and why.")
+@option("--hold", metavar="REASON", callback=said, help="Keep this snapshot whatever retention says, and why.")
 @option(
     "--check",
     is_flag=True,

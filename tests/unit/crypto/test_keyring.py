@@ -26,12 +26,12 @@ SECRETS_OF = {
     Role.RECOVERY: {"sign", "structure_root", "unseal"},
 }
 RIGHTS_OF = {
-    Role.WRITE: {Right.LIST, Right.WRITE},
+    Role.WRITE: {Right.LIST, Right.WRITE, Right.HOLD},
     Role.CHECK: {Right.LIST, Right.CHECK},
-    Role.PRUNE: {Right.LIST, Right.CHECK, Right.PRUNE},
-    Role.READ: {Right.LIST, Right.CHECK, Right.READ},
-    Role.ROOT: {Right.LIST, Right.ROOT},
-    Role.RECOVERY: {Right.LIST, Right.CHECK, Right.READ},
+    Role.PRUNE: {Right.LIST, Right.CHECK, Right.PRUNE, Right.HOLD},
+    Role.READ: {Right.LIST, Right.CHECK, Right.READ, Right.HOLD},
+    Role.ROOT: {Right.LIST, Right.ROOT, Right.PRUNE, Right.HOLD},
+    Role.RECOVERY: {Right.LIST, Right.CHECK, Right.READ, Right.HOLD},
 }
 
 

@@ -106,7 +106,12 @@ class ChainWriter:
             )
             self.last = now
             return commit(
-                session, replace(structure, kind=kind), content, locks=kit.places("writer").state, report=Tally()
+                session,
+                replace(structure, kind=kind),
+                content,
+                locks=kit.places("writer").state,
+                report=Tally(),
+                fence=lambda: None,
             )
         finally:
             session.close()

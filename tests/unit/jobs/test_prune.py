@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from backupd.crypto.keyfile import Role
-from backupd.errors import IntegrityError, MissingRight, SafetyRefused
+from backupd.crypto.primitives import sha256
+from backupd.errors import Failed, IntegrityError, KeyProblem, MissingRight, SafetyRefused
 from backupd.jobs.prune import Prune, PruneResult
 from backupd.jobs.verify import Level, append_record
 from backupd.policy.retention import Rule
+from backupd.repo.garbage import Collector
 from backupd.repo.records import encode_mark
 from backupd.report import Tally
 from backupd.store.base import ObjectStore, StoreRefused
@@ -161,21 +163,21 @@ def test_what_is_held_stays(world: World) -> None:
     held = world.night()
     world.night()
     world.night()
-    append_hold(world, held, "case 4711")
+    name = append_hold(world, held, "case 4711")
     assert {v.snapshot.id for v in world.prune().verdicts if v.keep} >= {held}
     with pytest.raises(SafetyRefused, match="case 4711"):
         world.forget(held)
     world.later(hours=1)
-    append_hold(world, held, None, kind="release")
+    append_hold(world, held, None, ends=[name])
     assert not next(v for v in world.prune().verdicts if v.snapshot.id == held).keep
     world.assert_whole()
 
 
-def append_hold(world: World, snapshot: str, reason: str | None, kind: str = "hold") -> None:
+def append_hold(world: World, snapshot: str, reason: str | None, *, ends: list[str] | None = None) -> str:
     repo = world.kit.repo(Role.PRUNE, host="pruner")
-    signer = world.kit.signer(Role.PRUNE)
-    document = {"type": kind, "created": world.now.isoformat(), "snapshot": snapshot, "reason": reason}
-    append_record(repo, signer, document)
+    kind = {"type": "hold"} if ends is None else {"type": "release", "ends": ends}
+    document = {**kind, "created": world.now.isoformat(), "snapshot": snapshot, "reason": reason}
+    return append_record(repo, world.kit.signer(Role.PRUNE), document)
 
 
 def test_one_by_name(world: World) -> None:
@@ -191,7 +193,17 @@ def test_one_by_name(world: World) -> None:
     world.assert_whole()
 
 
-def test_the_newest_of_a_writer_stays_though_its_source_is_forgotten(world: World) -> None:
+def test_the_newest_of_a_writer_stays_whatever_the_rule(world: World) -> None:
+    """Its number is what the next one follows: kept with that reason, even where a rule would not keep it."""
+    world.night()
+    newest = world.night()
+    later = Rule(within=timedelta(seconds=1))
+    verdicts = world.prune(later).verdicts
+    assert verdicts[0].snapshot.id == newest
+    assert "the newest of its writer" in verdicts[0].reasons[-1]
+
+
+def test_a_rule_for_one_source_leaves_the_others_alone(world: World) -> None:
     """With two sources, a rule for one of them leaves the other alone."""
     world.night(name="crm")
     world.night(name="shop")
@@ -397,19 +409,37 @@ def test_two_prunes_at_once(world: World) -> None:
     world.assert_whole()
 
 
-def test_a_forged_mark_stops_it(world: World) -> None:
-    """A mark that a writer signed is no mark: nothing is swept on its word."""
+@pytest.mark.parametrize("what", ["a writer's mark", "nonsense", "a far sweep"])
+def test_what_cannot_be_believed_in_gc_stands_for_nothing(world: World, what: str) -> None:
+    """A mark that a writer signed, junk, or a sweep of a far generation: nothing goes on its word, and collecting goes on."""
     for _ in range(2):
-        world.night()
-    name, data = encode_mark(
-        1, sorted(world.packs()), "2026-03-01T00:00:00Z", world.kit.trust.repository, world.kit.signer(Role.WRITE)
-    )
-    world.kit.store.put(name, data)
+        world.night(leaning=False)
+    packs = sorted(world.packs())
+    name, data = encode_mark(7, packs, "2026-03-01T00:00:00Z", world.kit.trust.repository, world.kit.signer(Role.WRITE))
+    junk = {
+        "a writer's mark": (name, data),
+        "nonsense": (name, b"x"),
+        "a far sweep": ("gc/999999999999.sweep", b"x"),
+    }[what]
+    world.kit.store.put(*junk)
     world.later(hours=60)
-    before = world.packs()
-    with pytest.raises(IntegrityError):
-        world.prune(Rule(last=9))
-    assert world.packs() == before
+    first = world.prune()
+    assert first.pending > 0
+    world.later(hours=26)
+    assert world.prune().freed >= first.pending
+    world.kit.store.delete(junk[0])
+    world.assert_whole()
+
+
+def test_an_unsigned_sweep_unmarks_nothing(world: World) -> None:
+    """Who can write to the storage cannot make writers lean on what is about to go."""
+    for _ in range(2):
+        world.night(leaning=False)
+    world.prune()
+    (mark,) = [name for name in names(world.kit.store, "gc/") if name.endswith(".mark")]
+    before = world.kit.repo(Role.CHECK).marked_packs(Tally())
+    world.kit.store.put(mark.replace(".mark", ".sweep"), b"x")
+    assert world.kit.repo(Role.CHECK).marked_packs(Tally()) == before != set()
 
 
 def test_a_mark_over_everything_takes_nothing_that_lives(world: World) -> None:
@@ -483,4 +513,320 @@ def test_bases_of_what_stays_stay(world: World) -> None:
         world.prune()
         world.later(hours=30)
     world.assert_whole()
-    assert replace(LAST, last=2) != LAST
+
+
+# ---- what a reviewer broke
+
+
+def test_a_thief_of_a_write_key_cannot_push_good_snapshots_out(world: World) -> None:
+    """Snapshots that claim to be of earlier days are kept, and fill nobody's bucket."""
+    good = [world.night() for _ in range(7)]
+    today = world.now
+    for day in range(7):
+        claimed = today.replace(hour=23, minute=59, second=59) - timedelta(days=day)
+        lying = MemoryStoreAt(world.kit.store, claimed)
+        churn(world.source, 50 + day, 0.1)
+        world.kit.backup(world.source, store=lying, clock=lambda: today, accept_rollback=True)
+    verdicts = world.prune(Rule(daily=7, min_keep=3), dry_run=True).verdicts
+    kept = {v.snapshot.id for v in verdicts if v.keep}
+    assert set(good[:-1]) <= kept  # the last one's day is the day on which the thief came
+
+
+class MemoryStoreAt(Wrapper):
+    """Claims another time for what it stored."""
+
+    def __init__(self, inner: ObjectStore, claimed: datetime) -> None:
+        super().__init__(inner)
+        self.claimed = claimed
+
+    def put(self, name: str, data: bytes | bytearray | memoryview, *, create_only: bool = True) -> datetime:
+        self.inner.put(name, data, create_only=create_only)
+        return self.claimed
+
+
+def test_times_that_are_none(world: World) -> None:
+    """A writer that signs a time of another world stops nobody's prune."""
+    world.night()
+    strange = MemoryStoreAt(world.kit.store, datetime(9999, 12, 31, 23, 59, tzinfo=UTC))
+    world.later(days=1)
+    churn(world.source, 9, 0.1)
+    odd = world.kit.backup(world.source, store=strange, clock=lambda: world.now)
+    world.kept[odd.snapshot] = world.source.read_bytes()
+    world.night()
+    kept = {v.snapshot.id: v.reasons for v in world.prune().verdicts if v.keep}
+    assert "a forgery" in kept[odd.snapshot][0]
+    world.assert_whole()
+
+
+def test_a_copy_of_a_repository(world: World) -> None:
+    """In a copy all objects are as old as the copy: nothing goes, unless somebody says that it is one."""
+    for _ in range(3):
+        world.night()
+    world.later(days=30)
+    copy = MemoryStore(lambda: world.now)
+    for info in world.kit.store.list():
+        copy.put(info.name, world.kit.store.get(info.name))
+    repo = world.kit.repo(Role.PRUNE, host="other", store=copy)
+    assert all(v.keep for v in Prune(repo, world.now, Tally(), dry_run=True).by_rule(LAST, lambda _: True).verdicts)
+    work = Prune(repo, world.now, Tally(), dry_run=True, copied=True)
+    assert [v.keep for v in work.by_rule(LAST, lambda _: True).verdicts] == [True, False, False]
+
+
+def test_numbers_of_pruned_snapshots_are_not_used_again(world: World) -> None:
+    """The newest object is lost, and a host that remembers nothing publishes: above every number that was signed away."""
+    for _ in range(4):
+        world.night()
+    world.prune()
+    newest = names(world.kit.store, "snapshots/")[-1]
+    world.kit.store.delete(newest)
+    world.kept.clear()
+    done = world.kit.backup(world.source, host="fresh", clock=lambda: world.now)
+    assert done.seq == 4
+    again = world.kit.backup(world.source, host="fresh", clock=lambda: world.now)
+    world.later(hours=30)
+    world.prune(Rule(last=9), accept_damage=True)
+    assert {v.id for v in world.kit.history(host="third").views} == {done.snapshot, again.snapshot}
+
+
+def test_another_snapshot_of_a_pruned_number_is_not_deleted(world: World) -> None:
+    """Deletion is by hash: what was signed for, and nothing else of that name."""
+    for _ in range(3):
+        world.night()
+    name = names(world.kit.store, "snapshots/")[0]
+    world.prune()
+    other = world.kit.store.get(names(world.kit.store, "snapshots/")[0])
+    world.kit.store.put(name, other)
+    world.prune(Rule(last=9), accept_damage=True)
+    assert name in names(world.kit.store)
+
+
+@pytest.mark.parametrize("how", ["missing", "bad"])
+def test_nothing_goes_while_what_stays_is_broken(world: World, how: str) -> None:
+    """The newest lacks a pack, or a verification has found it bad: the older ones are what can be restored, and stay."""
+    for _ in range(3):
+        world.night(leaning=False)
+    newest = list(world.kept)[-1]
+    old = {ref.pack for s in list(world.kept)[:-1] for stream in world.kit.refs(s) for ref in stream}
+    own = next(r.pack for stream in world.kit.refs(newest) for r in stream if r.pack not in old)
+    victim = f"packs/{own.hex()[:2]}/{own.hex()}"
+    if how == "missing":
+        world.kit.store.delete(victim)
+    else:
+        repo = world.kit.repo(Role.CHECK)
+        document = {"type": "bad-packs", "created": "2026-03-02T00:00:00Z", "packs": [victim]}
+        append_record(repo, world.kit.signer(Role.CHECK), document)
+    with pytest.raises(IntegrityError) as failed:
+        world.prune()
+    assert failed.value.object_name == victim
+    assert len(world.kit.history().views) == 3
+    world.prune(accept_damage=True)
+    assert len(world.kit.history().views) == 1
+
+
+@pytest.mark.parametrize("harm", ["flip", "delete"])
+def test_a_hold_that_cannot_be_read_may_be_one(world: World, harm: str) -> None:
+    """A damaged or missing record stops forgetting: it may be somebody's hold."""
+    held = world.night()
+    world.night()
+    first = append_hold(world, held, "case 4711")
+    append_hold(world, held, "audit")
+    if harm == "flip":
+        data = bytearray(world.kit.store.get(first))
+        data[-1] ^= 1
+        world.kit.store.put(first, data, create_only=False)
+    else:
+        world.kit.store.delete(first)
+    with pytest.raises(IntegrityError) as failed:
+        world.prune()
+    assert failed.value.object_name == first
+    assert len(world.kit.history().views) == 2
+
+
+def test_the_last_record_is_remembered(world: World) -> None:
+    """Whoever pruned here once notices that the newest record was taken away."""
+    held = world.night()
+    world.night()
+    hold = append_hold(world, held, "case 4711")
+    world.prune()
+    world.kit.store.delete(hold)
+    with pytest.raises(IntegrityError):
+        world.prune()
+
+
+def test_a_listing_that_was_rolled_back(world: World) -> None:
+    """Whoever pruned here once notices that the newest snapshots are not listed any more, and deletes nothing."""
+    for _ in range(4):
+        world.night()
+    world.prune(Rule(last=9))
+    hidden = names(world.kit.store, "snapshots/")[2:]
+
+    class Hiding(Wrapper):
+        def list(self, prefix: str = "") -> object:  # type: ignore[override]
+            return iter([i for i in self.inner.list(prefix) if i.name not in hidden])
+
+    world.later(hours=60)
+    before = names(world.kit.store, "packs/")
+    with pytest.raises(IntegrityError):
+        world.prune(store=Hiding(world.kit.store))
+    assert names(world.kit.store, "packs/") == before
+
+
+def test_a_hold_after_a_release_counts_whatever_the_clocks_say(world: World) -> None:
+    """A release ends the holds that it names; a later one is a hold, even if an earlier one came from a clock that was ahead."""
+    held = world.night()
+    world.night()
+    now = world.now
+    world.now = now + timedelta(days=365)
+    first = append_hold(world, held, "ahead")
+    world.now = now
+    append_hold(world, held, None, ends=[first])
+    append_hold(world, held, "case 4711")
+    assert next(v for v in world.prune().verdicts if v.snapshot.id == held).reasons == ["held: case 4711"]
+
+
+def test_the_first_intent_decides(world: World) -> None:
+    """A prune whose generation another one has ended deletes nothing of it: writers lean on what was spared since."""
+    for _ in range(3):
+        world.night(leaning=False)
+    world.prune()
+    world.later(hours=26)
+    slow = world.kit.repo(Role.PRUNE, host="slow")
+    collector = Collector(slow, "2026-03-09T00:00:00Z", world.kit.signer(Role.PRUNE), Tally())
+    (generation,) = collector.open()
+    sizes = {info.name: info.size for info in world.kit.store.list("packs/")}
+    victim = sorted(generation.packs)[0]
+    other = Collector(slow, "2026-03-09T00:00:00Z", world.kit.signer(Role.PRUNE), Tally())
+    done = other.sweep(generation, lambda name: name == victim, sizes, lambda _: None)
+    assert set(done.deleted) == generation.packs - {victim}
+    late = collector.sweep(generation, lambda _: False, sizes, lambda _: None)
+    assert late.deleted == []
+    assert victim in names(world.kit.store)
+
+
+def test_a_generation_ends_only_when_all_of_its_intent_is_gone(world: World) -> None:
+    """While another prune still deletes what its intent names, nobody unmarks it."""
+    for _ in range(3):
+        world.night(leaning=False)
+    world.prune()
+    world.later(hours=26)
+    repo = world.kit.repo(Role.PRUNE, host="slow")
+    signer = world.kit.signer(Role.PRUNE)
+    (generation,) = Collector(repo, "x", signer, Tally()).open()
+    name, data = encode_mark(generation.number, sorted(generation.packs), "x", repo.id, signer, "intent")
+    world.kit.store.put(name, data)
+    sizes = {info.name: info.size for info in world.kit.store.list("packs/")}
+    spared = sorted(generation.packs)[0]
+    Collector(repo, "x", signer, Tally()).sweep(generation, lambda n: n == spared, sizes, lambda _: None)
+    assert [n for n in names(world.kit.store, "gc/") if n.endswith(".sweep")] == []
+    assert spared in world.kit.repo(Role.CHECK).marked_packs(Tally())
+
+
+def test_what_is_done_is_tidied_away(world: World) -> None:
+    """Objects of generations that ended long ago go; the newest stays, since numbers go on from it."""
+    for _ in range(3):
+        for _ in range(2):
+            world.night(leaning=False)
+        world.prune()
+        world.later(hours=80)
+    world.prune()
+    world.later(hours=80)
+    world.prune()
+    assert len({name[3:15] for name in names(world.kit.store, "gc/")}) <= 2
+    world.assert_whole()
+
+
+def test_a_revoked_prune_key_prunes_nothing(world: World) -> None:
+    """Neither does its mark hold up whoever comes after it."""
+    for _ in range(3):
+        world.night(leaning=False)
+    world.prune()
+    trust = world.kit.trust
+    mine = world.kit.keys[Role.PRUNE].header.id
+    last = names(world.kit.store, "records/prune/")[-1]
+    good = (int(last.rsplit("/", 1)[1]), sha256(world.kit.store.get(last)))
+    identities = tuple(replace(i, last_good=good) if i.id == mine else i for i in trust.identities)
+    world.kit.put_trust(replace(trust, version=trust.version + 1, identities=identities))
+    with pytest.raises(KeyProblem, match="not trusted"):
+        world.prune()
+    world.later(hours=60)
+    world.prune(role=Role.ROOT)
+    world.later(hours=26)
+    assert world.prune(role=Role.ROOT).freed > 0
+    world.assert_whole()
+
+
+def test_trust_that_has_expired_and_a_wait_that_is_too_short(world: World) -> None:
+    world.night()
+    trust = world.kit.trust
+    world.kit.put_trust(replace(trust, version=2, expires="2026-03-01T00:00:00Z"))
+    with pytest.raises(SafetyRefused, match="expired"):
+        world.prune()
+    world.kit.put_trust(replace(trust, version=3, policy=replace(trust.policy, grace_hours=24)))
+    with pytest.raises(SafetyRefused, match="garbage waits 24"):
+        world.prune()
+
+
+def test_a_storage_that_lets_nothing_go(world: World) -> None:
+    """Not even the object that asks for the time: the prune signs, marks, and names what is locked."""
+    for _ in range(2):
+        world.night()
+    locked = LockedStore(world.kit.store, lambda _: True)
+    result = world.prune(store=locked)
+    assert len(result.refused) == 1
+    world.assert_whole()
+
+
+def test_a_host_that_sleeps_before_it_publishes(world: World) -> None:
+    """The session has lasted too long when the snapshot is about to be written: it is not."""
+    world.night()
+    slept = threading.Event()
+
+    class Sleepy(Wrapper):
+        def list(self, prefix: str = "") -> object:  # type: ignore[override]
+            if prefix.startswith("snapshots/") and started.is_set() and not slept.is_set():
+                slept.set()
+                world.later(hours=26)
+            return self.inner.list(prefix)
+
+        def put(self, name: str, data: bytes | bytearray | memoryview, *, create_only: bool = True) -> datetime:
+            if name.startswith("index/"):
+                started.set()
+            return self.inner.put(name, data, create_only=create_only)
+
+    started = threading.Event()
+    churn(world.source, 5, 0.3)
+    with pytest.raises(Failed, match="24 hours"):
+        world.kit.backup(world.source, store=Sleepy(world.kit.store), clock=lambda: world.now)
+    assert slept.is_set()
+    world.assert_whole()
+
+
+def test_young_packs_are_not_marked(world: World) -> None:
+    """Packs of a run that is under way belong to no snapshot yet: too young to be garbage."""
+    for _ in range(2):
+        world.night()
+    crashed = CrashingStore(world.kit.store, before_write=4)
+    churn(world.source, 70, 1.0)
+    shutil.rmtree(world.kit.versions())
+    before = world.packs()
+    with pytest.raises(Crash):
+        world.kit.backup(world.source, store=crashed, clock=lambda: world.now)
+    fresh = world.packs() - before
+    assert fresh
+    world.prune(Rule(last=9))
+    assert world.kit.repo(Role.CHECK).marked_packs(Tally()) & fresh == set()
+    world.later(hours=26)
+    world.prune(Rule(last=9))
+    assert world.kit.repo(Role.CHECK).marked_packs(Tally()) >= fresh
+
+
+def test_segments_that_cannot_be_read_stay(world: World) -> None:
+    """A damaged index segment of a forgotten session is no reason to remove it, nor the session."""
+    for _ in range(3):
+        world.night(leaning=False)
+    victim = names(world.kit.store, "index/")[0]
+    world.kit.store.put(victim, world.kit.store.get(victim)[:-3], create_only=False)
+    for _ in range(3):
+        world.prune()
+        world.later(hours=30)
+    assert victim in names(world.kit.store)

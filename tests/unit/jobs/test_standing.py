@@ -161,6 +161,20 @@ def test_where_nothing_is_proven(kit: Kit, source: Path, monkeypatch: pytest.Mon
     assert standstill(source.parent) is None
 
 
+def test_after_a_reboot_it_is_read(kit: Kit, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut may leave data that is newer than the times beside it: a proof holds for one boot."""
+    settle()
+    kit.backup(source)
+    assert kit.backup(source).unread
+    boot = tmp_path / "boot_id"
+    boot.write_text("another\n")
+    monkeypatch.setattr(sqlite_standstill, "_BOOT", boot)
+    assert not kit.backup(source).unread
+    assert kit.backup(source).unread
+    monkeypatch.setattr(sqlite_standstill, "_BOOT", tmp_path / "missing")
+    assert standstill(source) is None
+
+
 def test_a_clock_that_is_behind(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file from the future proves nothing."""
     settle()
