@@ -830,3 +830,35 @@ def test_segments_that_cannot_be_read_stay(world: World) -> None:
         world.prune()
         world.later(hours=30)
     assert victim in names(world.kit.store)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_the_wait_is_what_protects_a_session(world: World, monkeypatch: pytest.MonkeyPatch, waits: bool) -> None:
+    """A session leans on a pack that is marked and swept while it runs; with the wait it is spared, without it is lost."""
+    first = world.night(leaning=False)
+    world.night(leaning=False)
+    content = world.kept[first]
+    if not waits:
+        monkeypatch.setattr("backupd.jobs.prune.over", lambda generation, now, grace: True)
+    pruned = threading.Event()
+
+    class Hook(Wrapper):
+        def put(self, name: str, data: bytes | bytearray | memoryview, *, create_only: bool = True) -> datetime:
+            if name.startswith("snapshots/") and not pruned.is_set():
+                pruned.set()
+                for _ in range(2):
+                    world.prune()
+                    world.later(hours=11)
+            return self.inner.put(name, data, create_only=create_only)
+
+    world.source.write_bytes(content)
+    world.later(hours=1)
+    if not waits:
+        with pytest.raises(IntegrityError, match="vanished"):
+            world.kit.backup(world.source, store=Hook(world.kit.store), clock=lambda: world.now)
+        return
+    done = world.kit.backup(world.source, store=Hook(world.kit.store), clock=lambda: world.now)
+    world.kept[done.snapshot] = content
+    world.later(hours=30)
+    world.prune(Rule(last=9))
+    world.assert_whole()
