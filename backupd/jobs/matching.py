@@ -112,7 +112,7 @@ class PlaceMatcher:
         n = self._at
         self._at += 1
         version = self._lists.version(n)
-        mark = self._cache.mark(b"place" + n.to_bytes(8, "little"))
+        mark = self._cache.mark(b"place" + n.to_bytes(8, "little")) if self._cache.partial else 0
         return Candidates((version,) if version else (), whole=True, near=self._lists.near(n), mark=mark)
 
 

@@ -98,6 +98,15 @@ def candidates(
     return found
 
 
+def all_candidates(
+    repo: Repository, views: Sequence[SnapshotView], records: Sequence[Record], *, copied: bool = False
+) -> list[Candidate]:
+    """Every snapshot of a repository as a retention rule sees it; in a copy, by the writers' times."""
+    stored = {} if copied else {info.name: info.modified for info in repo.store.list("snapshots/")}
+    longest = timedelta(hours=repo.trust.policy.max_session_hours)
+    return candidates(views, holds_by_snapshot(views, records), drilled_snapshots(records), stored, longest)
+
+
 def _said(view: SnapshotView) -> datetime | None:
     """When the storage made it, as its writer signed; None if that is no time of this world."""
     try:
@@ -143,7 +152,7 @@ class Prune:
         copied: bool = False,
     ) -> None:
         self._repo, self._now, self._report, self._dry = repo, now, report, dry_run
-        self._accept, self._copied = accept_damage, copied
+        self._accept = accept_damage
         self._signer = _signer(repo)
         # the wait after a mark is measured by the storage's clock, and the listings come after this reading of it
         self._at = now if dry_run else server_now(repo.store)
@@ -152,7 +161,7 @@ class Prune:
         self._history = repo.history()
         self._records = list(repo.records(self._problems.append))
         self._check()
-        self._stored = {info.name: info.modified for info in repo.store.list("snapshots/")}
+        self._all = all_candidates(repo, self._history.views, self._records, copied=copied)
         self._collector = Collector(repo, stamp(now), self._signer, report)
         self.result = PruneResult([])
         self._gone: list[SnapshotView] = []
@@ -193,7 +202,7 @@ class Prune:
             zone: in which hours, days and years begin.
         """
         wanted = {view.id for view in self._history.views if sources(view)}
-        self.result.verdicts = plan([c for c in self._candidates() if c.id in wanted], rule, self._at, zone)
+        self.result.verdicts = plan([c for c in self._all if c.id in wanted], rule, self._at, zone)
         return self._forget([v.snapshot.id for v in self.result.verdicts if not v.keep], str(rule))
 
     def by_name(self, view: SnapshotView, reason: str) -> PruneResult:
@@ -202,15 +211,14 @@ class Prune:
         Raises:
             SafetyRefused: it is held, the newest of its writer, or the newest of its source that a drill proved.
         """
-        everything = self._candidates()
-        (chosen,) = [c for c in everything if c.id == view.id]
+        (chosen,) = [c for c in self._all if c.id == view.id]
         if chosen.holds:
             raise SafetyRefused(
                 f"snapshot {view.id[:12]} is held: {chosen.holds[0]}",
                 object_name=view.id,
                 hint="`backupctl hold release` first, if whoever holds it agrees",
             )
-        proven = [c for c in everything if c.source == chosen.source and c.drilled]
+        proven = [c for c in self._all if c.source == chosen.source and c.drilled]
         last = chosen.drilled and chosen == max(proven, key=lambda c: (c.stored_at, c.order))
         if last or chosen.pinned == _NEWEST:
             what = "the newest that a drill proved" if last else _NEWEST
@@ -219,15 +227,6 @@ class Prune:
             )
         self.result.verdicts = [Verdict(chosen)]
         return self._forget([view.id], reason)
-
-    def _candidates(self) -> list[Candidate]:
-        return candidates(
-            self._history.views,
-            holds_by_snapshot(self._history.views, self._records),
-            drilled_snapshots(self._records),
-            {} if self._copied else self._stored,
-            timedelta(hours=self._repo.trust.policy.max_session_hours),
-        )
 
     # ---- snapshots
 

@@ -23,9 +23,9 @@ SMALL_LINK = {Kind.ROWS: 0.05, Kind.PAGES: 0.06, Kind.SCHEMA: 0.06}
 MOST_OF_FULL = 0.3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Candidates:
-    """What may be the version before of a chunk.
+    """What may be the version before of a chunk; never changed, and not frozen because so many are made.
 
     Attributes:
         versions: one, or two neighbours where a cut moved; none if nothing is known.

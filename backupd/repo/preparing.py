@@ -34,9 +34,9 @@ class Sealed:
     seen: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Known:
-    """A chunk that the run before read; `keep` if its version must be held anew."""
+    """A chunk that the run before read; `keep` if its version must be held anew. Not frozen because so many are made."""
 
     version: Version
     keep: Record | None = field(default=None, repr=False)

@@ -251,6 +251,11 @@ class VersionCache:
         """A keyed mark, 64 bits."""
         return int.from_bytes(b3_keyed(self._mark_key, what)[:8], "little")
 
+    @property
+    def partial(self) -> bool:
+        """Whether only chunks of some marks are held."""
+        return self._share < 1
+
     def wants(self, mark: int) -> bool:
         """Whether chunks of that mark are held: always the same ones, if not all fit."""
         return not self._off and (self._share >= 1 or mark < self._share * 2.0**64)

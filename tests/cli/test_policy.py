@@ -59,7 +59,6 @@ def test_check(user: User) -> None:
     assert f"{bad}:2:32: " in user.run("policy", "check", str(bad)).err
     assert user.run("policy", "check", "missing.yaml").code == 2
     assert user.run("policy", "check", env=user.env(BACKUPCTL_CONFIG=str(user.folder / "keys"))).code == 2
-    assert user.run("policy", "plan", "a", "b").code == 2
 
 
 def test_next(user: User) -> None:
@@ -171,3 +170,28 @@ def test_a_password_by_reference(user: User) -> None:
     assert refused.code == 14
     assert "hunter2" not in refused.out + refused.err
     assert sqlite3.connect(user.folder / "music.db").execute("select 1").fetchone() == (1,)
+
+
+def test_plan(user: User) -> None:
+    """What a change means: the keys that differ, and the snapshots that the next prune would forget because of it."""
+    for _ in range(3):
+        assert user.run("run", "nightly", "music").code == 0
+    old = user.folder / "policies/nightly.yaml"
+    generous, strict = user.folder / "generous.yaml", user.folder / "strict.yaml"
+    generous.write_text(old.read_text().replace("{last: 1}", "{last: 9, daily: 7}"))
+    strict.write_text(old.read_text().replace("30 2 * * *", "30 3 * * *"))
+    done = user.run("policy", "plan", str(generous), str(strict), "--json", key="check")
+    assert done.code == 0
+    assert {(c["path"], c["old"], c["new"]) for c in done.document["changes"]} == {
+        ("schedule.cron", "30 2 * * *", "30 3 * * *"),
+        ("retention.keep.last", 9, 1),
+        ("retention.keep.daily", 7, 0),
+    }
+    assert [f["source"] for f in done.document["forget"]] == ["music", "music"]
+    assert done.document["keep"] == []
+    back = user.run("policy", "plan", str(strict), str(generous), "--json", key="check").document
+    assert (len(back["forget"]), len(back["keep"])) == (0, 2)
+    assert "would forget 2 snapshots" in user.run("policy", "plan", str(generous), str(strict), key="check").out
+    assert user.run("policy", "plan", "nightly", "nightly", key="check").out == "nothing changes\n"
+    assert user.run("policy", "plan", "nightly", "nobody", key="check").code == 2
+    assert user.run("policy", "plan", "nightly", str(strict), key="write").code == 12

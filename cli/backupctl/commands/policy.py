@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backupctl import output
+from backupctl.commands.policy_plan import command as plan
 from backupctl.options import Settings, global_options, option, settings_of, verb
 from backupctl.policies import folder_of
 from backupctl.verbs import VerbGroup
@@ -16,11 +17,7 @@ if TYPE_CHECKING:
     from backupd.policy.model import Policy
 
 
-class _PolicyVerbs(VerbGroup):
-    planned = {"plan": frozenset[str]()}  # noqa: RUF012  # declared ClassVar in the base
-
-
-@click.group(cls=_PolicyVerbs, epilog="Example: backupctl policy check policies/nightly-postgresql-s3.yaml")
+@click.group(cls=VerbGroup, epilog="Example: backupctl policy check policies/nightly-postgresql-s3.yaml")
 @global_options
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
@@ -145,3 +142,6 @@ def show_schema(settings: Settings) -> None:
         output.document("policy-schema", {"policy": schema()})
         return
     click.echo(json.dumps(schema(), indent=2))
+
+
+command.add_command(plan)
