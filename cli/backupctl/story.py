@@ -250,3 +250,6 @@ def _farewell(story: Story) -> None:
     output.say("  backupctl restore latest again.db --check full")
     output.say("  backupctl keys test --key keys/recovery.key")
     output.say("  backupctl repo stats")
+    output.say("  backupctl hold add latest --reason 'a look around'")
+    output.say("  backupctl prune --keep-last 1 --dry-run --key keys/prune.key")
+    output.say("  backupctl status")
