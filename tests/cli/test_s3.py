@@ -54,6 +54,23 @@ def test_several_packs_through_s3(user: User) -> None:
     assert user.run("verify", "--level", "content", key="read").code == 0
 
 
+def test_retention_on_s3(user: User) -> None:
+    """hold, prune, forget and status with a bucket: by its own times; nothing that asked for them stays in it."""
+    user.init()
+    first, second, third, _ = (user.back_up()["snapshot"] for _ in range(4))
+    assert user.run("hold", "add", first, "--reason", "case 4711", key="read").code == 0
+    pruned = user.run("prune", "--keep-last", "2", "--json", key="prune")
+    assert pruned.code == 0, pruned.out
+    assert [f["snapshot"] for f in pruned.document["forget"]] == [second]
+    assert user.run("forget", third, key="prune").code == 0
+    listed = user.run("snapshots", "--json", key="check").document["snapshots"]
+    assert [s["holds"] for s in listed] == [["case 4711"], []]
+    assert user.run("verify", "--level", "content", key="read").code == 0
+    assert user.run("repo", "stats", "--json", key="check").document["objects"].keys() >= {"records", "snapshots"}
+    assert "probe" not in user.run("repo", "stats", "--json", key="check").document["objects"]
+    assert user.run("status", "--json", key="check").document["verdict"] == "ok"
+
+
 def test_probe_of_s3(user: User) -> None:
     """repo probe finds level A, and nothing of it stays in the bucket."""
     done = user.run("repo", "probe", "--json")
