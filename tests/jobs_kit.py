@@ -361,7 +361,7 @@ def write_by_hand(kit: Kit, forge: Callable[[WriteSession, Sealed], Sealed], pie
             "note": "",
             "versions": {},
         }
-        return commit(session, structure, content, locks=kit.places("liar").state, report=Tally())
+        return commit(session, structure, content, locks=kit.places("liar").state, report=Tally(), fence=lambda: None)
     finally:
         session.close()
         index.close()
