@@ -5,10 +5,19 @@ them. Secrets are named, never held.
 """
 
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from backupd.policy.retention import Rule
 from backupd.policy.schedule import check_cron
@@ -17,6 +26,9 @@ from backupd.policy.words import Duration, Positive, SecretRef, Share
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Count = Annotated[int, Field(ge=0, le=100_000)]
+_Item = TypeVar("_Item")
+Many = Annotated[tuple[_Item, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+"""A list, which stays as it was read."""
 Event = Literal[
     "success", "failure", "rpo_breach", "drill_failed", "brake", "verify_failed", "lock_short", "notify_failed"
 ]
@@ -43,17 +55,12 @@ class Source(Model):
     url: Text
     password: SecretRef | None = None
     subject: Subject | None = None
-    exclude: tuple[Text, ...] = ()
+    exclude: Many[Text] = ()
     capture: Literal["rows", "native"] = "rows"
     globals: bool = False
     check: bool = False
     jobs: Annotated[int, Field(ge=1, le=64)] = 2
-    tags: tuple[Text, ...] = ()
-
-    @field_validator("exclude", "tags", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+    tags: Many[Text] = ()
 
 
 class RepositoryRef(Model):
@@ -196,12 +203,7 @@ class Drill(Model):
     """How restores are proven."""
 
     every: Positive
-    assertions: tuple[Assertion, ...] = Field(default=(), alias="assert")
-
-    @field_validator("assertions", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+    assertions: Many[Assertion] = Field(default=(), alias="assert")
 
 
 class Notifier(Model):
@@ -229,47 +231,32 @@ class Notifier(Model):
 class Notify(Model):
     """Who hears of what."""
 
-    on: tuple[Event, ...]
+    on: Many[Event]
     to: Name
-
-    @field_validator("on", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class Hooks(Model):
     """Commands around each run; one that fails before it fails the run."""
 
-    before: tuple[Text, ...] = ()
-    after: tuple[Text, ...] = ()
-
-    @field_validator("before", "after", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+    before: Many[Text] = ()
+    after: Many[Text] = ()
 
 
 class Policy(Model):
     """A policy file."""
 
     policy: Name
-    sources: tuple[Source, ...]
+    sources: Many[Source]
     repository: RepositoryRef
     keys: Keys = Keys()
     schedule: Schedule | None = None
     objectives: Objectives = Objectives()
     retention: Retention | None = None
-    verify: tuple[Verify, ...] = ()
+    verify: Many[Verify] = ()
     drill: Drill | None = None
-    notify: tuple[Notify, ...] = ()
+    notify: Many[Notify] = ()
     notifiers: dict[Name, Notifier] = Field(default_factory=dict)
     hooks: Hooks = Hooks()
-
-    @field_validator("sources", "verify", "notify", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("sources", mode="after")
     @classmethod
