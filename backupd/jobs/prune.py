@@ -24,7 +24,7 @@ from backupd.repo.format import kind_of, pack_name, snapshot_name
 from backupd.repo.garbage import Collector, Generation, over, server_now
 from backupd.repo.indexing import read_segment
 from backupd.repo.records import Record
-from backupd.repo.repository import History, Repository, SnapshotView, gaps, read_object
+from backupd.repo.repository import History, Repository, SnapshotView, gaps, packs_found_bad, read_object
 from backupd.report import Problem, Reporter
 from backupd.store.base import ObjectInfo
 
@@ -239,7 +239,7 @@ class Prune:
         self._report.phase("reading lists", None)
         live, forgotten = packs_needed(self._repo, self._history.views, self._gone)
         broken = [Problem(name, "missing", "a snapshot that stays needs it") for name in sorted(live - packs.keys())]
-        bad = self._repo.bad_packs(self._report) & live & packs.keys()
+        bad = packs_found_bad(self._records) & live & packs.keys()
         broken += [
             Problem(name, "damaged", "it was found bad, and a snapshot that stays needs it") for name in sorted(bad)
         ]

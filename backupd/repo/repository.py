@@ -4,7 +4,7 @@ Everything read here is verified before it is believed: trust against the pin, s
 against itself and against what this machine remembers. Nothing here writes; see `writing`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -285,15 +285,7 @@ class Repository:
 
     def bad_packs(self, report: Reporter) -> set[str]:
         """Names of packs whose newest verdict is that they are bad."""
-        verdicts: list[tuple[str, bool, list[str]]] = [
-            (str(r.document.get("created")), r.type == "bad-packs", r.document["packs"])
-            for r in self.records(report.problem)
-            if r.type in VERDICTS
-        ]
-        bad: set[str] = set()
-        for _, is_bad, packs in sorted(verdicts, key=lambda verdict: verdict[0]):
-            bad = bad | set(packs) if is_bad else bad - set(packs)
-        return bad
+        return packs_found_bad(self.records(report.problem))
 
     def marked_packs(self, report: Reporter) -> set[str]:
         """Names of packs that garbage collection is about to remove. A mark that cannot be believed marks nothing."""
@@ -323,6 +315,19 @@ class Repository:
     def avoided_packs(self, report: Reporter) -> set[str]:
         """Names of packs that count as absent for new snapshots: reported bad, or marked by garbage collection."""
         return self.bad_packs(report) | self.marked_packs(report)
+
+
+def packs_found_bad(records: Iterable[Record]) -> set[str]:
+    """Names of packs whose newest verdict among some records is that they are bad."""
+    verdicts: list[tuple[str, bool, list[str]]] = [
+        (str(r.document.get("created")), r.type == "bad-packs", r.document["packs"])
+        for r in records
+        if r.type in VERDICTS
+    ]
+    bad: set[str] = set()
+    for _, is_bad, packs in sorted(verdicts, key=lambda verdict: verdict[0]):
+        bad = bad | set(packs) if is_bad else bad - set(packs)
+    return bad
 
 
 def _pruned_snapshots(record: Record) -> dict[tuple[bytes, int], bytes]:

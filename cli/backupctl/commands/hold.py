@@ -12,7 +12,7 @@ from backupctl.verbs import VerbGroup
 if TYPE_CHECKING:
     from backupd.crypto.keyring import Right
     from backupd.jobs.holds import Hold
-    from backupd.repo.repository import Repository
+    from backupd.repo.repository import Repository, SnapshotView
 
 
 @click.group(cls=VerbGroup, epilog="Example: backupctl hold add latest:crm --reason 'case 4711' --key keys/read.key")
@@ -53,7 +53,9 @@ def release(settings: Settings, snapshot: str, reason: str | None) -> None:
         repo = session.opened.repo
         history = repo.history()
         view = select_snapshot(history, snapshot)
-        held = [hold for hold in _holds(repo) if hold.snapshot == view.id and reason in {None, hold.reason}]
+        held = [
+            hold for hold in _holds(repo, history.views) if hold.snapshot == view.id and reason in {None, hold.reason}
+        ]
         if not held:
             raise Failed(
                 f"snapshot {view.id[:12]} is not held" + (f" for {reason!r}" if reason else ""), object_name=view.id
@@ -73,7 +75,7 @@ def show(settings: Settings) -> None:
     with opened(settings, Right.LIST) as session:
         repo = session.opened.repo
         views = repo.history().views
-        holds = _holds(repo)
+        holds = _holds(repo, views)
     names = source_names(views)
     listed = [
         {"snapshot": h.snapshot, "source": names.get(h.snapshot), "reason": h.reason, "since": h.created} for h in holds
@@ -93,10 +95,10 @@ def show(settings: Settings) -> None:
     )
 
 
-def _holds(repo: "Repository") -> "list[Hold]":
+def _holds(repo: "Repository", views: "list[SnapshotView]") -> "list[Hold]":
     from backupd.jobs.holds import holds_of
 
-    return holds_of(repo.history().views, repo.records(lambda _: None))
+    return holds_of(views, repo.records(lambda _: None))
 
 
 def _write(settings: Settings, repo: "Repository", right: "Right", document: dict[str, Any]) -> None:
