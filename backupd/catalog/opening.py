@@ -1,0 +1,78 @@
+"""Opening a catalog: the one door. A file (SQLite, for one host), or a PostgreSQL server (for several).
+
+What opens is of this program's version and whole: an older catalog is brought up to date in one transaction, a newer, damaged or
+half-migrated one is refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backupd.catalog.alerts import Alerts
+from backupd.catalog.audit import Audit
+from backupd.catalog.checks import Drills, Verifications
+from backupd.catalog.database import Database
+from backupd.catalog.heartbeats import Heartbeats
+from backupd.catalog.outbox import Outbox
+from backupd.catalog.queue import Queue
+from backupd.catalog.runs import Runs
+from backupd.catalog.snapshots import Snapshots
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A PostgreSQL database; its password comes from the file that PGPASSFILE names, or ~/.pgpass."""
+
+    host: str
+    port: int
+    user: str
+    database: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class Catalog:
+    """An opened catalog. Its parts may be used from any number of threads, and the database by any number of processes.
+
+    Not across a fork: a child opens its own.
+    """
+
+    def __init__(self, database: Database, queue: Queue, id: str) -> None:  # noqa: A002
+        self._database = database
+        self.id = id
+        """Random, since the catalog was made: another id means that history was lost."""
+        self.queue: Queue = queue
+        self.runs = Runs(database)
+        self.snapshots = Snapshots(database)
+        self.verifications = Verifications(database)
+        self.drills = Drills(database)
+        self.alerts = Alerts(database)
+        self.outbox = Outbox(database)
+        self.audit = Audit(database)
+        self.heartbeats = Heartbeats(database)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._database.close()
+
+    def __enter__(self) -> "Catalog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_catalog(place: Path | Server, *, timeout: float = 30.0) -> Catalog:
+    """Open a catalog; one that is not there is made, with its folder.
+
+    Args:
+        place: a file or a server's database.
+        timeout: seconds to wait for another writer, or for a connection.
+
+    Raises:
+        IntegrityError: it is damaged or half-migrated.
+        SafetyRefused: it is newer than this program.
+        Unreachable: the server cannot be reached, or refuses.
+        StorageRefused: the file cannot be opened or written.
+        TryAgain: another process kept it locked for too long.
+    """
+    raise NotImplementedError
