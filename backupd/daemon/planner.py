@@ -1,0 +1,115 @@
+"""Puts what is due into the queue, and remembers it in the catalog, so that a restart neither repeats nor forgets."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from backupd.catalog.queue import JobSpec, Queue
+from backupd.daemon.timetable import Task
+from backupd.policy.schedule import Planned
+
+LOOK = timedelta(seconds=30)
+"""So often everything is looked at, whatever the timer says: clocks are put forward and back, and machines sleep."""
+
+
+class Memory(Protocol):
+    """Where it is remembered for when each task was planned last."""
+
+    def planned(self) -> dict[str, datetime]:
+        """Of each task's name the time."""
+
+    def remember(self, name: str, at: datetime) -> None:
+        """That a task was planned for then."""
+
+
+class Planner:
+    """Plans the tasks of the policies in force. For one thread.
+
+    Args:
+        queue: where jobs go.
+        memory: what was planned before.
+    """
+
+    def __init__(self, queue: Queue, memory: Memory) -> None:
+        self._queue, self._memory = queue, memory
+        self._tasks: list[Task] = []
+        self._planned: dict[str, datetime] = {}
+
+    def take(self, tasks: Iterable[Task], now: datetime) -> None:
+        """New policies are in force. A task that was never planned begins now: nothing of its past was missed."""
+        self._tasks = list(tasks)
+        known = self._memory.planned()
+        self._planned = {}
+        for task in self._tasks:
+            if task.name in known:
+                self._planned[task.name] = known[task.name]
+            else:
+                self._set(task, now)
+
+    def plan(self, now: datetime) -> list[JobSpec]:
+        """Submit what is due; returns the jobs that are new."""
+        found = []
+        for task in self._tasks:
+            for planned in task.timing.due(self._planned[task.name], now):
+                job = self._submit(task, planned, now)
+                if job is not None:
+                    found.append(job)
+        return found
+
+    def _submit(self, task: Task, planned: Planned, now: datetime) -> JobSpec | None:
+        """Remembered only once it is in the queue: a crash in between finds the job's key there already."""
+        job = task.job(planned)
+        new = self._queue.submit(job, now)
+        self._set(task, planned.at)
+        return job if new else None
+
+    def _set(self, task: Task, at: datetime) -> None:
+        self._planned[task.name] = at
+        self._memory.remember(task.name, at)
+
+    def upcoming(self, now: datetime) -> Iterator[tuple[Task, datetime]]:
+        """When each task starts next."""
+        for task in self._tasks:
+            start = task.next_start(now)
+            if start is not None:
+                yield task, start
+
+
+class _Trigger(BaseTrigger):  # type: ignore[misc]  # the library has no types
+    """A task's own times, in place of the library's cron, which takes 0 for Monday and fires twice when clocks go back."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """When the task starts after the last time, or after now."""
+        return self._task.next_start(max(now, previous_fire_time) if previous_fire_time else now)
+
+
+class Timer:
+    """Wakes the daemon when a task's time comes (APScheduler, in memory: what is planned is not kept here)."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._lock = threading.Lock()
+        options: dict[str, Any] = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        self._scheduler = BackgroundScheduler(job_defaults=options, timezone="UTC")
+
+    def start(self) -> None:
+        """Begin."""
+        self._scheduler.start()
+
+    def take(self, tasks: Iterable[Task]) -> None:
+        """Wake for these tasks, and for no others."""
+        with self._lock:
+            self._scheduler.remove_all_jobs()
+            for task in tasks:
+                self._scheduler.add_job(self._wake, _Trigger(task), id=task.name)
+
+    def stop(self) -> None:
+        """End; what is under way is nothing but a wake-up."""
+        self._scheduler.shutdown(wait=False)

@@ -1,0 +1,95 @@
+"""What is due when: the policies in force as tasks, each with its times. Pure.
+
+The key of a job is its task and the time for which it was planned, so that two schedulers, or one that was restarted, cannot have
+one thing done twice. Work for which this host has no key is no task here: it is left to the host that has it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from backupd.catalog.queue import JobSpec, Json
+from backupd.config.clock import stamp
+from backupd.config.policies import repository_of
+from backupd.daemon.commands import can, verify_payload
+from backupd.policy.model import Policy
+from backupd.policy.schedule import Planned, Timing
+
+DAY = timedelta(days=1)
+PRIORITY = {"restore": 100, "run": 10, "refresh": 5, "drill": 3, "verify": 2, "prune": 1}
+_SPREAD = timedelta(hours=2)
+"""Over so much time what comes every so often is spread, so that two hundred policies do not come at midnight together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something that a policy wants done again and again.
+
+    Attributes:
+        kind: run, verify, prune or refresh.
+        policy: whose.
+        timing: when.
+        source: the source's name, of a run.
+        payload: what else the job must know.
+    """
+
+    kind: str
+    policy: Policy = field(repr=False)
+    timing: Timing
+    source: str | None = None
+    payload: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The same for ever: what was planned is remembered under it."""
+        return self.timing.key
+
+    @property
+    def lock(self) -> str:
+        """Jobs with the same one never run at once: one source's runs, one repository's prunes."""
+        return f"{self.kind}:{repository_of(self.policy)}:{self.source or ''}"
+
+    def job(self, planned: Planned) -> JobSpec:
+        """The job of one time."""
+        schedule = self.policy.schedule
+        most = schedule.max_duration if schedule and self.kind == "run" else None
+        return JobSpec(
+            self.kind,
+            self.policy.policy,
+            self.source,
+            f"{self.name}:{stamp(planned.at)}",
+            self.lock,
+            PRIORITY[self.kind],
+            {**self.payload, "due": stamp(planned.at), "missed": planned.missed},
+            planned.start,
+            self.policy.retries.attempts,
+            most.total_seconds() if most else None,
+        )
+
+    def next_start(self, now: datetime) -> datetime | None:
+        """When it starts next, after `now`."""
+        after = now - self.timing.jitter
+        return next((planned.start for planned in self.timing.upcoming(after) if planned.start > now), None)
+
+
+def tasks_of(policies: Iterable[Policy]) -> list[Task]:
+    """The tasks of policies for which this host has the keys."""
+    return [task for policy in policies for task in _tasks(policy)]
+
+
+def _tasks(policy: Policy) -> Iterator[Task]:
+    if policy.schedule and can(policy, "run"):
+        for source in policy.sources:
+            yield Task("run", policy, run_timing(policy, source.name), source.name)
+    for verify in policy.verify:
+        if can(policy, "verify", verify.level):
+            timing = _regular(f"verify:{policy.policy}:{verify.level}", verify.every)
+            yield Task("verify", policy, timing, payload=verify_payload(verify))
+    if policy.retention and can(policy, "prune"):
+        yield Task("prune", policy, _regular(f"prune:{policy.policy}", DAY))
+    if can(policy, "refresh"):
+        yield Task("refresh", policy, _regular(f"refresh:{policy.policy}", DAY))
+
+
+def _regular(key: str, every: timedelta) -> Timing:
+    return Timing(key, every=every, jitter=min(_SPREAD, every / 2))
