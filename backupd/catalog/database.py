@@ -66,12 +66,9 @@ class Database:
 
     def insert_new(self, connection: Connection, table: Table, **values: Any) -> bool:
         """Insert a row; False if there is one that it would collide with."""
-        statement = (
-            sqlite.insert(table).values(**values).on_conflict_do_nothing()
-            if self.sqlite
-            else postgresql.insert(table).values(**values).on_conflict_do_nothing()
-        )
-        return connection.execute(statement).rowcount == 1
+        new = sqlite.insert(table) if self.sqlite else postgresql.insert(table)
+        statement = new.values(**values).on_conflict_do_nothing()
+        return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount == 1
 
     def close(self) -> None:
         """Close all connections."""
