@@ -6,17 +6,21 @@ Drivers are imported where they are chosen: a command pays only for what it uses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backupd.config.paths import Places, places
-from backupd.config.urls import DatabaseUrl, RepositoryUrl
+from backupd.config.urls import DatabaseUrl, RepositoryUrl, parse_database
 from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
 from backupd.engines.base import Finding, ServerPlace, ServerTarget, Source, Target
-from backupd.errors import Failed, IntegrityError, KeyProblem
+from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.repository import Repository, repository_id
 from backupd.store.base import ObjectStore
+
+if TYPE_CHECKING:
+    from backupd.catalog.opening import Catalog
 
 
 def open_store(
@@ -136,6 +140,32 @@ def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float =
     from backupd.engines.mariadb import preflight as mariadb_preflight
 
     return mariadb_preflight(place, timeout=timeout, bin_folders=[Path(folder) for folder in options.tools])
+
+
+def open_catalog(state_folder: Path, url: str | None = None, *, timeout: float = 30.0) -> "Catalog":
+    """The catalog: at the URL (`postgresql://...`, `sqlite:////path`, or a file's path), otherwise in the state folder.
+
+    Args:
+        state_folder: the folder for all repositories, see `config.paths.state_base`.
+        url: --catalog or BACKUPCTL_CATALOG, if given.
+        timeout: seconds to wait for another writer, or for a connection.
+
+    Raises:
+        UsageError: no such URL, or a password in it.
+        IntegrityError, SafetyRefused, Unreachable, StorageRefused, TryAgain: see `backupd.catalog.opening`.
+    """
+    from backupd.catalog.opening import open_catalog as opened_catalog
+    from backupd.catalog.places import Server
+
+    if url is None:
+        return opened_catalog(state_folder / "catalog.sqlite", timeout=timeout)
+    place = parse_database(url)
+    if place.engine == "sqlite":
+        return opened_catalog(place.path, timeout=timeout)
+    if place.engine != "postgresql":
+        raise UsageError("a catalog is a file or on a PostgreSQL server", hint="write postgresql://user@host/database")
+    server = Server(place.host, place.port, place.user, place.database, place.options)
+    return opened_catalog(server, timeout=timeout)
 
 
 def read_keys(paths: Sequence[Path]) -> list[LockedKey]:

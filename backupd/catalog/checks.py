@@ -3,9 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, insert, select
 
 from backupd.catalog.database import Database
+from backupd.catalog.documents import canonical, parsed
+from backupd.catalog.newest import fields_of, newest_of
 from backupd.catalog.queue import Json
+from backupd.catalog.tables import drills, verifications
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +59,24 @@ class Verifications:
 
     def add(self, verification: Verification) -> None:
         """Write one."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            connection.execute(insert(verifications).values(**fields_of(verification)))
 
     def newest(self, *, ok_only: bool = False) -> dict[tuple[str, str], Verification]:
         """Of each policy and level the one that ended last; with `ok_only` among those that found nothing."""
-        raise NotImplementedError
+        chosen = [verifications.c.ok] if ok_only else []
+        query = newest_of(verifications, ("policy", "level"), "ended", 1, *chosen)
+        with self._database.read() as connection:
+            found = [_verification(row) for row in connection.execute(query)]
+        return {(one.policy, one.level): one for one in found}
 
     def list(self, *, policy: str | None = None, limit: int = 100) -> Sequence[Verification]:
         """Verifications, those that ended last first."""
-        raise NotImplementedError
+        query = select(verifications).order_by(verifications.c.ended.desc(), verifications.c.id.desc()).limit(limit)
+        if policy is not None:
+            query = query.where(verifications.c.policy == policy)
+        with self._database.read() as connection:
+            return [_verification(row) for row in connection.execute(query)]
 
 
 class Drills:
@@ -72,12 +87,33 @@ class Drills:
 
     def add(self, drill: Drill) -> None:
         """Write one."""
-        raise NotImplementedError
+        values = {**fields_of(drill), "detail": canonical(drill.detail)}
+        with self._database.write() as connection:
+            connection.execute(insert(drills).values(**values))
 
     def newest(self, *, passed_only: bool = False) -> dict[tuple[str, str], Drill]:
         """Of each policy and source the one that ended last; with `passed_only` among those that passed."""
-        raise NotImplementedError
+        chosen = [drills.c.passed] if passed_only else []
+        query = newest_of(drills, ("policy", "source"), "ended", 1, *chosen)
+        with self._database.read() as connection:
+            found = [_drill(row) for row in connection.execute(query)]
+        return {(one.policy, one.source): one for one in found}
 
     def list(self, *, policy: str | None = None, source: str | None = None, limit: int = 100) -> Sequence[Drill]:
         """Drills, those that ended last first."""
-        raise NotImplementedError
+        query = select(drills).order_by(drills.c.ended.desc(), drills.c.id.desc()).limit(limit)
+        if policy is not None:
+            query = query.where(drills.c.policy == policy)
+        if source is not None:
+            query = query.where(drills.c.source == source)
+        with self._database.read() as connection:
+            return [_drill(row) for row in connection.execute(query)]
+
+
+def _verification(row: Row[Any]) -> Verification:
+    return Verification(row.policy, row.level, row.started, row.ended, row.ok, row.problems)
+
+
+def _drill(row: Row[Any]) -> Drill:
+    detail = parsed(row.detail, f"a detail of drill {row.id}")
+    return Drill(row.policy, row.source, row.snapshot, row.started, row.ended, row.passed, row.restore_seconds, detail)

@@ -1,8 +1,11 @@
-"""Signs of life of the daemon and its workers, and what the catalog says of itself."""
+"""Signs of life of the daemon and its workers."""
 
 from datetime import datetime
 
+from sqlalchemy import delete, select, update
+
 from backupd.catalog.database import Database
+from backupd.catalog.tables import heartbeats
 
 
 class Heartbeats:
@@ -13,12 +16,16 @@ class Heartbeats:
 
     def beat(self, name: str, now: datetime) -> None:
         """Somebody (the daemon, a worker) is alive."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            if not self._database.insert_new(connection, heartbeats, name=name, at=now):
+                connection.execute(update(heartbeats).where(heartbeats.c.name == name).values(at=now))
 
     def all(self) -> dict[str, datetime]:
         """Of everybody the newest sign of life."""
-        raise NotImplementedError
+        with self._database.read() as connection:
+            return dict(connection.execute(select(heartbeats.c.name, heartbeats.c.at)).tuples().all())
 
     def forget(self, name: str) -> None:
         """Somebody ended in order."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            connection.execute(delete(heartbeats).where(heartbeats.c.name == name))

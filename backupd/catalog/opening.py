@@ -4,30 +4,20 @@ What opens is of this program's version and whole: an older catalog is brought u
 half-migrated one is refused.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from backupd.catalog.alerts import Alerts
 from backupd.catalog.audit import Audit
 from backupd.catalog.checks import Drills, Verifications
 from backupd.catalog.database import Database
+from backupd.catalog.embedded import EmbeddedQueue
 from backupd.catalog.heartbeats import Heartbeats
+from backupd.catalog.migration import bring_up
 from backupd.catalog.outbox import Outbox
+from backupd.catalog.places import Server, open_file, open_server
 from backupd.catalog.queue import Queue
 from backupd.catalog.runs import Runs
 from backupd.catalog.snapshots import Snapshots
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A PostgreSQL database; its password comes from the file that PGPASSFILE names, or ~/.pgpass."""
-
-    host: str
-    port: int
-    user: str
-    database: str
-    options: Mapping[str, str] = field(default_factory=dict)
 
 
 class Catalog:
@@ -75,4 +65,10 @@ def open_catalog(place: Path | Server, *, timeout: float = 30.0) -> Catalog:
         StorageRefused: the file cannot be opened or written.
         TryAgain: another process kept it locked for too long.
     """
-    raise NotImplementedError
+    database = open_file(place, timeout) if isinstance(place, Path) else open_server(place, timeout)
+    try:
+        made = bring_up(database)
+    except BaseException:
+        database.close()
+        raise
+    return Catalog(database, EmbeddedQueue(database), made)

@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Row, and_, delete, func, or_, select, update
 
 from backupd.catalog.database import Database
+from backupd.catalog.documents import canonical, parsed
 from backupd.catalog.queue import Json
+from backupd.catalog.tables import notifications as table
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +61,95 @@ class Outbox:
         run: int | None = None,
     ) -> int | None:
         """Put a message in; returns its id, or None if there is one of this key already, sent or not."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            new = self._database.insert_new(
+                connection,
+                table,
+                key=key,
+                policy=policy,
+                notifier=notifier,
+                event=event,
+                message=canonical(message),
+                alert=alert,
+                run=run,
+                enqueued=now,
+                attempts=0,
+                next_try=now,
+            )
+            return connection.execute(select(table.c.id).where(table.c.key == key)).scalar_one() if new else None
 
     def due(self, now: datetime, limit: int = 20, lease_seconds: float = 120.0) -> Sequence[Notification]:
         """Take the messages that may be tried now, oldest first.
 
         Each counts one more attempt, and nobody else gets it before the lease is over: a sender that dies delays it by that much.
         """
-        raise NotImplementedError
+        # whose time lies after now was written before the clock jumped back: it has waited long enough
+        jumped = and_(table.c.next_try.is_not(None), func.coalesce(table.c.tried, table.c.enqueued) > now)
+        query = select(table).where(or_(table.c.next_try <= now, jumped)).order_by(table.c.id).limit(limit)
+        with self._database.read() as connection:  # most often there is nothing: that must not keep writers waiting
+            if connection.execute(query).first() is None:
+                return []
+        with self._database.write() as connection:
+            taken = [row.id for row in connection.execute(query)]
+            lease = {"tried": now, "next_try": now + timedelta(seconds=lease_seconds)}
+            connection.execute(
+                update(table).where(table.c.id.in_(taken)).values(attempts=table.c.attempts + 1, **lease)
+            )
+            rows = connection.execute(select(table).where(table.c.id.in_(taken)).order_by(table.c.id))
+            return [_notification(row) for row in rows]
 
     def done(self, notification: int, now: datetime) -> None:
         """It was sent."""
-        raise NotImplementedError
+        self._end(notification, now, "sent", None)
 
     def failed(self, notification: int, now: datetime, next_try: datetime | None, reason: str) -> None:
         """It could not be sent; it is tried again at `next_try`, or given up if that is None."""
-        raise NotImplementedError
+        if next_try is None:
+            self._end(notification, now, "failed", reason)
+            return
+        with self._database.write() as connection:
+            waits = update(table).where(table.c.id == notification, table.c.ended.is_(None))
+            connection.execute(waits.values(tried=now, next_try=next_try, reason=reason))
 
     def list(self, *, waiting_only: bool = False, limit: int = 100) -> Sequence[Notification]:
         """Messages, those enqueued last first."""
-        raise NotImplementedError
+        query = select(table).order_by(table.c.id.desc()).limit(limit)
+        if waiting_only:
+            query = query.where(table.c.ended.is_(None))
+        with self._database.read() as connection:
+            return [_notification(row) for row in connection.execute(query)]
 
     def counts(self) -> dict[tuple[str, str | None], int]:
         """How many there are of each notifier and outcome (None: waiting)."""
-        raise NotImplementedError
+        query = select(table.c.notifier, table.c.outcome, func.count()).group_by(table.c.notifier, table.c.outcome)
+        with self._database.read() as connection:
+            found = connection.execute(query).tuples().all()
+        return {(notifier, outcome): count for notifier, outcome, count in found}
 
     def purge(self, before: datetime) -> int:
         """Forget messages that were over before then, and their keys."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            return connection.execute(delete(table).where(table.c.ended < before)).rowcount
+
+    def _end(self, notification: int, now: datetime, outcome: str, reason: str | None) -> None:
+        with self._database.write() as connection:
+            waits = update(table).where(table.c.id == notification, table.c.ended.is_(None))
+            connection.execute(waits.values(ended=now, next_try=None, outcome=outcome, reason=reason))
+
+
+def _notification(row: Row[Any]) -> Notification:
+    return Notification(
+        row.id,
+        row.key,
+        row.policy,
+        row.notifier,
+        row.event,
+        parsed(row.message, f"a message of notification {row.id}"),
+        row.alert,
+        row.run,
+        row.enqueued,
+        row.attempts,
+        row.next_try,
+        row.outcome,
+        row.reason,
+    )

@@ -1,10 +1,18 @@
 """What ran, when, and how it ended. Messages are sentences without data."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, and_, delete, insert, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from backupd.catalog.database import Database
+from backupd.catalog.newest import fields_of, newest_of
+from backupd.catalog.tables import runs
+
+_SOURCE = ("policy", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +66,29 @@ class Runs:
         self, policy: str, source: str | None, kind: str, now: datetime, *, job: str | None = None, attempt: int = 1
     ) -> int:
         """A run begins; returns its id. The same attempt of the same job is one run, however often it is told."""
-        raise NotImplementedError
+        values = {"policy": policy, "source": source or "", "kind": kind, "job": job, "attempt": attempt}
+        with self._database.write() as connection:
+            if job is not None:
+                same = select(runs.c.id).where(runs.c.job == job, runs.c.attempt == attempt)
+                if (known := connection.execute(same).scalar()) is not None:
+                    return int(known)
+            made = connection.execute(insert(runs).values(**values, started=now, warnings=0))
+            assert made.inserted_primary_key is not None
+            return int(made.inserted_primary_key[0])
 
     def finish(self, run: int, now: datetime, end: RunEnd) -> bool:
         """A run ends; False if it had ended already (then nothing changes) or is not known."""
-        raise NotImplementedError
+        return self._end(runs.c.id == run, now, end)
 
     def lose(self, job: str, attempt: int, now: datetime) -> bool:
         """The run of an attempt whose worker is gone ends as lost; False if it had ended, or never began."""
-        raise NotImplementedError
+        return self._end(and_(runs.c.job == job, runs.c.attempt == attempt), now, RunEnd("lost"))
 
     def get(self, run: int) -> Run | None:
         """One run."""
-        raise NotImplementedError
+        with self._database.read() as connection:
+            row = connection.execute(select(runs).where(runs.c.id == run)).first()
+        return None if row is None else _run(row)
 
     def list(
         self,
@@ -83,20 +101,65 @@ class Runs:
         limit: int = 100,
     ) -> Sequence[Run]:
         """Runs, those that began last first."""
-        raise NotImplementedError
+        query = select(runs).order_by(runs.c.started.desc(), runs.c.id.desc()).limit(limit)
+        if policy is not None:
+            query = query.where(runs.c.policy == policy)
+        if source is not None:
+            query = query.where(runs.c.source == source)
+        if kinds is not None:
+            query = query.where(runs.c.kind.in_(kinds))
+        if outcomes is not None:
+            query = query.where(runs.c.outcome.in_(outcomes))
+        if since is not None:
+            query = query.where(runs.c.started >= since)
+        return self._runs(query)
 
     def last_good(self, kind: str = "run") -> dict[tuple[str, str | None], Run]:
         """Of each policy and source the newest run of this kind that is done."""
-        raise NotImplementedError
+        query = newest_of(runs, _SOURCE, "started", 1, runs.c.kind == kind, runs.c.outcome == "done")
+        return {(run.policy, run.source): run for run in self._runs(query)}
 
-    def last(self, count: int, kind: str = "run") -> dict[tuple[str, str | None], Sequence[Run]]:
+    def last(self, count: int, kind: str = "run") -> Mapping[tuple[str, str | None], Sequence[Run]]:
         """Of each policy and source the newest runs of this kind, newest first; at most so many each."""
-        raise NotImplementedError
+        found: dict[tuple[str, str | None], list[Run]] = {}
+        for run in self._runs(newest_of(runs, _SOURCE, "started", count, runs.c.kind == kind)):
+            found.setdefault((run.policy, run.source), []).append(run)
+        return found
 
     def unfinished(self) -> Sequence[Run]:
         """Runs that have not ended: those at work, and those whose worker is gone."""
-        raise NotImplementedError
+        return self._runs(select(runs).where(runs.c.ended.is_(None)).order_by(runs.c.started, runs.c.id))
 
     def purge(self, before: datetime) -> int:
         """Forget runs that ended before then, but not the newest good one of each policy, source and kind."""
-        raise NotImplementedError
+        good = newest_of(runs, ("kind", *_SOURCE), "started", 1, runs.c.outcome == "done").subquery()
+        with self._database.write() as connection:
+            old = delete(runs).where(runs.c.ended < before, runs.c.id.not_in(select(good.c.id)))
+            return connection.execute(old).rowcount
+
+    def _end(self, which: ColumnElement[bool], now: datetime, end: RunEnd) -> bool:
+        with self._database.write() as connection:
+            ending = update(runs).where(which, runs.c.ended.is_(None)).values(ended=now, **fields_of(end))
+            return connection.execute(ending).rowcount == 1
+
+    def _runs(self, query: Select[Any]) -> Sequence[Run]:
+        with self._database.read() as connection:
+            return [_run(row) for row in connection.execute(query)]
+
+
+def _run(row: Row[Any]) -> Run:
+    end = None
+    if row.ended is not None:
+        end = RunEnd(
+            row.outcome,
+            row.error_code,
+            row.error_exit,
+            row.error_message,
+            row.snapshot,
+            row.read_bytes,
+            row.stored_bytes,
+            row.rows,
+            row.seconds,
+            row.warnings,
+        )
+    return Run(row.id, row.policy, row.source or None, row.kind, row.job, row.attempt, row.started, row.ended, end)

@@ -3,8 +3,16 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, Select, delete, func, insert, select
 
 from backupd.catalog.database import Database
+from backupd.catalog.documents import canonical, parsed
+from backupd.catalog.newest import fields_of, newest_of
+from backupd.catalog.tables import snapshots as table
+
+_GOOD = table.c.kind == "snapshot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +52,64 @@ class Snapshots:
 
     def replace(self, repository: str, snapshots: Iterable[Snapshot]) -> int:
         """Write all snapshots of one repository anew, in one transaction; returns how many there are now."""
-        raise NotImplementedError
+        rows = [_values(snapshot) for snapshot in snapshots]
+        if any(row["repository"] != repository for row in rows):
+            raise ValueError("a snapshot of another repository")
+        with self._database.write() as connection:
+            connection.execute(delete(table).where(table.c.repository == repository))
+            if rows:
+                connection.execute(insert(table), rows)
+        return len(rows)
 
     def add(self, snapshot: Snapshot) -> None:
         """Write one; one of the same repository and id is written over."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            same = (table.c.repository == snapshot.repository) & (table.c.id == snapshot.id)
+            connection.execute(delete(table).where(same))
+            connection.execute(insert(table).values(**_values(snapshot)))
 
     def remove(self, repository: str, ids: Collection[str]) -> int:
         """Forget some; returns how many were known."""
-        raise NotImplementedError
+        with self._database.write() as connection:
+            return sum(
+                connection.execute(delete(table).where(table.c.repository == repository, table.c.id == id)).rowcount
+                for id in set(ids)  # noqa: A001 - as the values call it
+            )
 
     def list(
         self, *, repository: str | None = None, source: str | None = None, limit: int | None = None
     ) -> Sequence[Snapshot]:
         """Snapshots, those taken last first."""
-        raise NotImplementedError
+        query = select(table).order_by(table.c.taken_at.desc(), table.c.seq.desc(), table.c.id)
+        if repository is not None:
+            query = query.where(table.c.repository == repository)
+        if source is not None:
+            query = query.where(table.c.source == source)
+        return self._snapshots(query.limit(limit))
 
     def newest(self, repository: str | None = None) -> Sequence[Snapshot]:
         """Of each repository, writer and source the newest one that is no checkpoint."""
-        raise NotImplementedError
+        chosen = [_GOOD, table.c.taken_at.is_not(None)]
+        if repository is not None:
+            chosen.append(table.c.repository == repository)
+        return self._snapshots(newest_of(table, ("repository", "writer", "source"), "taken_at", 1, *chosen))
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Of each repository and source how many there are, without checkpoints."""
-        raise NotImplementedError
+        query = select(table.c.repository, table.c.source, func.count()).where(_GOOD)
+        with self._database.read() as connection:
+            found = connection.execute(query.group_by(table.c.repository, table.c.source)).tuples().all()
+        return {(repository, source): count for repository, source, count in found}
+
+    def _snapshots(self, query: Select[Any]) -> Sequence[Snapshot]:
+        with self._database.read() as connection:
+            return [_snapshot(row) for row in connection.execute(query)]
+
+
+def _values(snapshot: Snapshot) -> dict[str, Any]:
+    return {**fields_of(snapshot), "holds": canonical({"holds": snapshot.holds})}
+
+
+def _snapshot(row: Row[Any]) -> Snapshot:
+    holds = parsed(row.holds, f"holds of snapshot {row.id[:12]}").get("holds", [])
+    return Snapshot(**{**row._asdict(), "holds": tuple(holds)})

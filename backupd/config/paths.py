@@ -26,9 +26,21 @@ def places(repository: bytes, state: str | None) -> Places:
     Raises:
         SafetyRefused: there is no home, and the folder that stands in for it is not this user's own.
     """
-    base = Path(state) if state else _base("XDG_STATE_HOME", ".local/state")
     cache = _base("XDG_CACHE_HOME", ".cache")
-    return Places(base.absolute() / repository.hex(), cache.absolute() / repository.hex())
+    return Places(state_base(state) / repository.hex(), cache.absolute() / repository.hex())
+
+
+def state_base(state: str | None) -> Path:
+    """The folder that holds the state of all repositories, and the catalog; it is not created.
+
+    Args:
+        state: --state or BACKUPCTL_STATE, if given.
+
+    Raises:
+        SafetyRefused: as of `places`.
+    """
+    base = Path(state) if state else _base("XDG_STATE_HOME", ".local/state")
+    return base.absolute()
 
 
 def _base(variable: str, below_home: str) -> Path:
