@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backupd.config.paths import Places, places
+from backupd.config.paths import Places, places, plain_environment
 from backupd.config.urls import DatabaseUrl, RepositoryUrl, parse_database
 from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
@@ -21,6 +21,9 @@ from backupd.store.base import ObjectStore
 
 if TYPE_CHECKING:
     from backupd.catalog.opening import Catalog
+    from backupd.notify.base import Notifier
+    from backupd.notify.http import Limits
+    from backupd.policy.model import Notifier as NotifierModel
 
 
 def open_store(
@@ -166,6 +169,49 @@ def open_catalog(state_folder: Path, url: str | None = None, *, timeout: float =
         raise UsageError("a catalog is a file or on a PostgreSQL server", hint="write postgresql://user@host/database")
     server = Server(place.host, place.port, place.user, place.database, place.options)
     return opened_catalog(server, timeout=timeout)
+
+
+def open_notifier(
+    name: str, model: "NotifierModel", resolve: Callable[[str], bytes], *, limits: "Limits | None" = None
+) -> "Notifier":
+    """The notifier that a policy names; its secrets are read when something is sent, and not kept.
+
+    Args:
+        name: as the policy calls it.
+        model: what the policy says of it.
+        resolve: gives what a reference leads to.
+        limits: how long a delivery may take; None for what suits.
+
+    Raises:
+        UsageError: its e-mail address is none.
+    """
+    from backupd.jobs.notices import kind_of
+    from backupd.notify.base import Secret
+    from backupd.notify.http import PATIENT, Door
+    from backupd.notify.mail import Mail
+
+    kind, limits = kind_of(model), limits or PATIENT
+    who = f"the notifier {name} ({kind})"
+    if kind == "email":
+        return Mail(name, model.email or "", Secret(model.smtp, resolve) if model.smtp else None, who, limits)
+    secret = Secret(getattr(model, kind), resolve)
+    if kind == "apprise":
+        from backupd.notify.apprise import Apprise
+
+        return Apprise(name, secret, who, plain_environment(), limits)
+    from backupd.config.clock import now
+    from backupd.config.proxies import proxy_for
+    from backupd.notify.pagerduty import PagerDuty
+    from backupd.notify.ping import Ping
+    from backupd.notify.slack import Slack
+    from backupd.notify.webhook import Webhook
+
+    door = Door(who, proxy_for, limits)
+    if kind == "webhook":
+        return Webhook(name, secret, Secret(model.secret, resolve) if model.secret else None, door, now)
+    if kind == "slack":
+        return Slack(name, secret, door)
+    return PagerDuty(name, secret, door) if kind == "pagerduty" else Ping(name, secret, door)
 
 
 def read_keys(paths: Sequence[Path]) -> list[LockedKey]:

@@ -24,6 +24,7 @@ VERBS = {
     "hold": "hold",
     "init": "init",
     "keys": "keys",
+    "notify": "notify",
     "policy": "policy",
     "prune": "prune",
     "repo": "repo",
@@ -40,7 +41,6 @@ PLANNED = {
     "brake": frozenset({"list", "release"}),
     "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
-    "notify": frozenset({"test"}),
     "catalog": frozenset({"rebuild"}),
     "audit": frozenset({"show", "verify"}),
 }
