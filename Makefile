@@ -5,6 +5,7 @@
 # make bench-full      other shares and kinds of change, larger databases; goes on where it was interrupted
 # make bench-file      first snapshot, second one and restore of one SQLite file, beside restic, borg and zstd
 # make bench-servers   the same for PostgreSQL and MariaDB, beside their own tools
+# make bench-retention plan, prune, status and a list of 1,000 to 10,000 snapshots
 # make lock   resolves the pinned versions again (needs uv)
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN = $(VENV)/bin
 TEST_WORKERS ?= 2
 SHELL = /bin/sh
 
-.PHONY: demo test check bench bench-full bench-file bench-servers lock clean help needs
+.PHONY: demo test check bench bench-full bench-file bench-servers bench-retention lock clean help needs
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -68,6 +69,9 @@ bench-file: $(VENV)/test.done
 
 bench-servers: $(VENV)/test.done
 	$(BIN)/python tests/bench/servers.py
+
+bench-retention: $(VENV)/test.done
+	$(BIN)/python tests/bench/retention.py
 
 lock:
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 pyproject.toml --extra web --extra apprise --group build -o core.lock.tmp

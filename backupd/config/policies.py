@@ -159,8 +159,7 @@ class _Check:
         for n, notify in enumerate(policy.notify):
             if notify.to not in policy.notifiers:
                 self.faults.append(self._at(("notify", n, "to"), f"there is no notifier {notify.to!r}"))
-        schedule = policy.schedule
-        gap = longest_gap(schedule.cron, schedule.every, schedule.timezone, _FROM) if schedule else None
+        gap = longest_gap(policy.timing(policy.sources[0].name), _FROM)
         self._retention(policy, gap, place)
         rpo = policy.objectives.rpo
         if rpo and gap and rpo < gap:

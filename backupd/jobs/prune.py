@@ -7,9 +7,9 @@ by the next prune. While anything of the history, the records or what is kept ca
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
 
 from backupd.config.clock import parse_stamp, stamp
 from backupd.crypto.keyfile import Role
@@ -17,14 +17,22 @@ from backupd.crypto.keyring import Right, Signer
 from backupd.crypto.primitives import sha256
 from backupd.errors import IntegrityError, KeyProblem, MissingRight, SafetyRefused, StorageRefused
 from backupd.jobs.holds import holds_by_snapshot
+from backupd.jobs.leavings import Leavings
 from backupd.jobs.needed import packs_needed
 from backupd.jobs.verify import append_record
 from backupd.policy.retention import Candidate, Rule, Verdict, plan
-from backupd.repo.format import kind_of, pack_name, snapshot_name
+from backupd.repo.format import kind_of, snapshot_name
 from backupd.repo.garbage import Collector, Generation, over, server_now
-from backupd.repo.indexing import read_segment
 from backupd.repo.records import Record
-from backupd.repo.repository import History, Repository, SnapshotView, gaps, packs_found_bad, read_object
+from backupd.repo.repository import (
+    History,
+    Repository,
+    SnapshotView,
+    gaps,
+    packs_found_bad,
+    pruned_snapshots,
+    read_object,
+)
 from backupd.report import Problem, Reporter
 from backupd.store.base import ObjectInfo
 
@@ -32,7 +40,6 @@ _NEWEST = "the newest of its writer, whose numbers go on from it"
 _MOVED = "when it was stored is not when it says: a copy, or a forgery"
 _SLACK = timedelta(hours=2)
 _A_RECORD = 1000
-_READERS = 8
 
 
 @dataclass(slots=True)
@@ -134,6 +141,7 @@ class Prune:
         accept_damage: go on although snapshots or records are damaged or missing: what only they need is removed, what only
             they hold goes.
         copied: believe the writers' times: in a copy of a repository the storage's own are those of the copying.
+        cache: a folder for notes that spare the next prune some reading; None for none.
 
     Raises:
         MissingRight, KeyProblem: no key that may, or one that was revoked.
@@ -150,16 +158,18 @@ class Prune:
         dry_run: bool = False,
         accept_damage: bool = False,
         copied: bool = False,
+        cache: Path | None = None,
     ) -> None:
         self._repo, self._now, self._report, self._dry = repo, now, report, dry_run
-        self._accept = accept_damage
+        self._accept, self._cache = accept_damage, cache
         self._signer = _signer(repo)
         # the wait after a mark is measured by the storage's clock, and the listings come after this reading of it
         self._at = now if dry_run else server_now(repo.store)
         _check_policy(repo, self._at)
         self._problems: list[Problem] = []
         self._history = repo.history()
-        self._records = list(repo.records(self._problems.append))
+        self._records = self._history.records
+        self._problems += self._history.record_problems
         self._check()
         self._all = all_candidates(repo, self._history.views, self._records, copied=copied)
         self._collector = Collector(repo, stamp(now), self._signer, report)
@@ -267,7 +277,9 @@ class Prune:
         """Remove the objects of this prune's snapshots, and of those that an earlier one has signed for."""
         there = {info.name: info.size for info in self._repo.store.list("snapshots/")}
         mine = {view.object.name for view in self._gone}
-        for key, digest in sorted(self._repo.pruned().items()):
+        signed = pruned_snapshots(self._records)
+        signed |= {(view.object.writer, view.object.seq): view.object.id for view in self._gone}
+        for key, digest in sorted(signed.items()):
             name = snapshot_name(*key)
             if name not in there:
                 continue
@@ -305,7 +317,9 @@ class Prune:
         self.result.pending_packs = len(pending)
         self.result.until = min((generation.marked_at + grace for generation in waiting), default=None)
         if not self._dry:
-            self._drop_sessions(packs)
+            Leavings(self._repo, packs, self._report, self._cache).drop(
+                self._history.views, self._at, grace, self._delete
+            )
             self._collector.tidy(self._at - 2 * grace)
             self._remember()
         return self.result
@@ -329,43 +343,6 @@ class Prune:
                 numbers[info.name.split("/")[1]] = int(info.name.split("/")[2])
         with contextlib.suppress(OSError):
             self._repo.ledger.remember(self._repo.trust.version, self._history.heads, records=numbers)
-
-    # ---- sessions and their segments
-
-    def _drop_sessions(self, packs: Mapping[str, ObjectInfo]) -> None:
-        """Remove what is left of sessions whose snapshot went and of whose packs none is there."""
-        repo, grace = self._repo, timedelta(hours=self._repo.trust.policy.grace_hours)
-        alive = {f"{view.object.writer.hex()}/{view.object.envelope.session.hex()}" for view in self._history.views}
-        segments: dict[str, dict[str, int]] = {}
-        for info in repo.store.list("index/"):
-            if kind_of(info.name):
-                segments.setdefault(info.name[6:].rpartition("/")[0], {})[info.name] = info.size
-        old = {
-            info.name[9:]: info
-            for info in repo.store.list("sessions/")
-            if kind_of(info.name) and info.name[9:] not in alive and self._at - info.modified >= grace
-        }
-        with ThreadPoolExecutor(_READERS) as pool:
-            names = [name for session in old for name in segments.get(session, {})]
-            empty = {
-                name
-                for name, gone in zip(names, pool.map(lambda n: self._is_empty(n, packs), names), strict=True)
-                if gone
-            }
-        for session, info in old.items():
-            sizes = segments.get(session, {})
-            for name in sorted(sizes.keys() & empty):
-                self._delete(name, sizes[name])
-            if sizes.keys() <= empty:
-                self._delete(info.name, info.size)
-
-    def _is_empty(self, name: str, packs: Mapping[str, ObjectInfo]) -> bool:
-        """Whether none of the packs that a segment lists is there; one that cannot be read is left alone."""
-        try:
-            return not any(pack_name(pack.digest) in packs for pack in read_segment(self._repo, name))
-        except IntegrityError as error:
-            self._report.problem(Problem(name, "damaged", error.message))
-            return False
 
 
 def _signer(repo: Repository) -> Signer:

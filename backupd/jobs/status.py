@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from itertools import takewhile
 from typing import Any
 
 from backupd.config.clock import parse_stamp, stamp
 from backupd.policy.model import Policy
-from backupd.policy.schedule import fire_times
 from backupd.policy.words import written
 from backupd.repo.records import Record
 from backupd.repo.repository import SnapshotView
@@ -159,14 +157,11 @@ def _schedule(status: SourceStatus, policy: Policy, now: datetime) -> None:
     schedule = policy.schedule
     if schedule is None:
         return
-    status.next_run = next(fire_times(schedule.cron, schedule.every, schedule.timezone, now), None)
+    timing = policy.timing(status.name)
+    status.next_run = timing.next_start(now)
     done_by = now - schedule.jitter - (schedule.max_duration or _LATE)
-    for back in (timedelta(days=1), timedelta(days=8), timedelta(days=32), timedelta(days=367)):
-        times = fire_times(schedule.cron, schedule.every, schedule.timezone, done_by - back)
-        past = list(takewhile(lambda moment: moment <= done_by, times))
-        if past:
-            status.due = past[-1]
-            return
+    newest = timing.newest(done_by)
+    status.due = newest.at if newest else None
 
 
 def _judge(status: SourceStatus, policy: Policy, now: datetime) -> None:

@@ -15,12 +15,15 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
+from backupd.policy.blackout import PATTERN, Blackout, covers_everything, parse_window
 from backupd.policy.retention import Rule
-from backupd.policy.schedule import check_cron
+from backupd.policy.retrying import Retries
+from backupd.policy.schedule import Timing, check_cron
 from backupd.policy.words import Duration, Positive, SecretRef, Share
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -96,6 +99,14 @@ def _cron(text: str) -> str:
     return text
 
 
+def _window(text: str) -> str:
+    parse_window(text)
+    return text
+
+
+WindowText = Annotated[str, AfterValidator(_window), WithJsonSchema({"type": "string", "pattern": PATTERN})]
+
+
 class Schedule(Model):
     """When."""
 
@@ -105,6 +116,19 @@ class Schedule(Model):
     jitter: Duration = timedelta(0)
     catch_up: Literal["once", "never"] = "once"
     max_duration: Positive | None = None
+    blackout: Many[WindowText] = ()
+
+    @field_validator("blackout", mode="after")
+    @classmethod
+    def _leaves_time(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if covers_everything(map(parse_window, value)):
+            raise ValueError("these windows cover the whole week: nothing would ever run")
+        return value
+
+    @property
+    def windows(self) -> Blackout | None:
+        """When no run starts."""
+        return Blackout(tuple(map(parse_window, self.blackout)), ZoneInfo(self.timezone)) if self.blackout else None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -113,6 +137,25 @@ class Schedule(Model):
         if self.every and not timedelta(minutes=1) <= self.every <= timedelta(days=366):
             raise ValueError("every must be between 1m and 366d")
         return self
+
+
+class Retry(Model):
+    """How often a run is tried, all in all, and how long after the first failure again; the wait doubles each time."""
+
+    attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    backoff: Positive = timedelta(minutes=5)
+
+    @field_validator("backoff", mode="after")
+    @classmethod
+    def _bounded(cls, value: timedelta) -> timedelta:
+        if value > timedelta(days=1):
+            raise ValueError("a day is the longest wait")
+        return value
+
+    @property
+    def rule(self) -> Retries:
+        """As `retrying.retry_at` takes it."""
+        return Retries(self.attempts, self.backoff)
 
 
 class Objectives(Model):
@@ -250,6 +293,7 @@ class Policy(Model):
     repository: RepositoryRef
     keys: Keys = Keys()
     schedule: Schedule | None = None
+    retries: Retry = Retry()
     objectives: Objectives = Objectives()
     retention: Retention | None = None
     verify: Many[Verify] = ()
@@ -264,6 +308,13 @@ class Policy(Model):
         if not value:
             raise ValueError("name at least one")
         return value
+
+    def timing(self, source: str) -> Timing:
+        """When a source of that name runs."""
+        key, when = f"{self.policy}/{source}", self.schedule
+        if when is None:
+            return Timing(key)
+        return Timing(key, when.cron, when.every, when.timezone, when.jitter, when.catch_up, when.windows)
 
 
 def schema() -> dict[str, Any]:

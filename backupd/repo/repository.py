@@ -90,12 +90,18 @@ class SnapshotView:
 
 @dataclass(slots=True)
 class History:
-    """All snapshots that verify, oldest first; what is wrong with the rest; how many the keys at hand do not open."""
+    """All snapshots that verify, oldest first; what is wrong with the rest; how many the keys at hand do not open.
+
+    `records` are those that were read to tell pruned snapshots from missing ones, after the snapshots were listed;
+    `record_problems` what is wrong with others.
+    """
 
     views: list[SnapshotView] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     hidden: int = 0
+    records: list[Record] = field(default_factory=list)
+    record_problems: list[Problem] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -199,6 +205,7 @@ class Repository:
                 history.hidden += 1
             else:
                 history.problems.append(result)
+        history.records = list(self.records(history.record_problems.append))
         self._check_chains(history, broken)
         history.views.sort(key=lambda v: (v.structure.taken_at, v.object.seq))
         return history
@@ -214,7 +221,7 @@ class Repository:
             return None
 
     def _check_chains(self, history: History, broken: set[tuple[str, int]]) -> None:
-        pruned, before = self._prunes()
+        pruned, before = pruned_snapshots(history.records), _pruned_before(history.records)
         gone = {snapshot_name(*key) for key in pruned}  # one that was listed, and removed before it was read
         history.problems = [p for p in history.problems if not (p.kind == "missing" and p.object in gone)]
         for writer in sorted({view.object.writer for view in history.views} | set(self.ledger.heads)):
@@ -235,38 +242,31 @@ class Repository:
 
     def pruned(self) -> dict[tuple[bytes, int], bytes]:
         """Writer and number of every snapshot that a prune has signed for, to its hash."""
-        return self._prunes()[0]
-
-    def _prunes(self) -> tuple[dict[tuple[bytes, int], bytes], dict[bytes, bytes]]:
-        """The same, and of each such hash the one before it in its chain."""
-        pruned: dict[tuple[bytes, int], bytes] = {}
-        before: dict[bytes, bytes] = {}
-        for record in self.records(lambda _: None):
-            if record.type == "prune":
-                pruned |= _pruned_snapshots(record)
-                before |= _pruned_links(record)
-        return pruned, before
+        return pruned_snapshots(self.records(lambda _: None))
 
     def records(self, problem: Callable[[Problem], None]) -> Iterator[Record]:
         """All records that verify; the others are handed to `problem`."""
         found: dict[Role, list[Record]] = {}
-        for info in self.store.list("records/"):
-            if not kind_of(info.name):
-                problem(Problem(info.name, "unknown", "this name is not one of version 1"))
-                continue
-            try:
-                record = decode_record(read_object(self.store, info.name), info.name, self.trust, self.keyring)
-            except IntegrityError as error:
-                problem(Problem(info.name, "damaged", error.message))
-                continue
-            if record is None:
-                continue
-            if _well_formed(record):
-                found.setdefault(record.role, []).append(record)
-            else:
-                problem(Problem(info.name, "damaged", f"a {record.type} record without what such a record tells"))
+        names = [info.name for info in self.store.list("records/")]
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            for record in pool.map(self._try_record, names):
+                if isinstance(record, Problem):
+                    problem(record)
+                elif record is not None:
+                    found.setdefault(record.role, []).append(record)
         for chain in found.values():
             yield from self._unrevoked(chain, problem)
+
+    def _try_record(self, name: str) -> Record | Problem | None:
+        if not kind_of(name):
+            return Problem(name, "unknown", "this name is not one of version 1")
+        try:
+            record = decode_record(read_object(self.store, name), name, self.trust, self.keyring)
+        except IntegrityError as error:
+            return Problem(name, "damaged", error.message)
+        if record is None or _well_formed(record):
+            return record
+        return Problem(name, "damaged", f"a {record.type} record without what such a record tells")
 
     def _unrevoked(self, chain: list[Record], problem: Callable[[Problem], None]) -> Iterator[Record]:
         """Leave out what a revoked identity signed, but for what its last good record leads back to."""
@@ -328,6 +328,24 @@ def packs_found_bad(records: Iterable[Record]) -> set[str]:
     for _, is_bad, packs in sorted(verdicts, key=lambda verdict: verdict[0]):
         bad = bad | set(packs) if is_bad else bad - set(packs)
     return bad
+
+
+def pruned_snapshots(records: Iterable[Record]) -> dict[tuple[bytes, int], bytes]:
+    """Writer and number of every snapshot that a prune among some records has signed for, to its hash."""
+    pruned: dict[tuple[bytes, int], bytes] = {}
+    for record in records:
+        if record.type == "prune":
+            pruned |= _pruned_snapshots(record)
+    return pruned
+
+
+def _pruned_before(records: Iterable[Record]) -> dict[bytes, bytes]:
+    """Of each such hash the one before it in its chain."""
+    before: dict[bytes, bytes] = {}
+    for record in records:
+        if record.type == "prune":
+            before |= _pruned_links(record)
+    return before
 
 
 def _pruned_snapshots(record: Record) -> dict[tuple[bytes, int], bytes]:

@@ -71,6 +71,17 @@ def test_next(user: User) -> None:
     assert document["sources"][0]["next"][0].endswith("30:00Z")
 
 
+def test_next_reckons_with_jitter_and_windows(user: User) -> None:
+    """The times at which each source starts, and the same each time one asks; a window's effect is said."""
+    path = user.folder / "policies/nightly.yaml"
+    path.write_text(path.read_text().replace("timezone: Europe/Berlin", "jitter: 20m, blackout: ['02:00-05:00']"))
+    found = [s["next"] for s in user.run("policy", "next", "--json").document["sources"]]
+    assert found[0] != found[1]
+    assert all(time[11:13] == "05" and int(time[14:16]) < 20 for times in found for time in times)
+    assert [s["next"] for s in user.run("policy", "next", "--json").document["sources"]] == found
+    assert "+00:00 (after a window)" in user.run("policy", "next").out
+
+
 def test_schema(user: User) -> None:
     printed = json.loads(user.run("policy", "schema").out)
     assert printed == user.run("policy", "schema", "--json").document["policy"]

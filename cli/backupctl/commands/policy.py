@@ -1,7 +1,6 @@
 """`backupctl policy`: is it valid, when does it run, what may stand in it."""
 
 import json
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,8 +12,11 @@ from backupctl.policies import folder_of
 from backupctl.verbs import VerbGroup
 
 if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
     from backupd.config.policies import PolicyFile, PolicySet
     from backupd.policy.model import Policy
+    from backupd.policy.schedule import Planned
 
 
 @click.group(cls=VerbGroup, epilog="Example: backupctl policy check policies/nightly-postgresql-s3.yaml")
@@ -83,7 +85,7 @@ def _what(policy: "Policy") -> str:
 @option("--count", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many.")
 @verb
 def next_times(settings: Settings, files: tuple[str, ...], count: int) -> None:
-    """Show when each source is due next, without jitter."""
+    """Show when each source starts next: its jitter and the maintenance windows are reckoned in."""
     from backupd.config.policies import load_valid, policy_files
 
     found = load_valid(policy_files(files or [folder_of(settings)]))
@@ -93,16 +95,12 @@ def next_times(settings: Settings, files: tuple[str, ...], count: int) -> None:
     _table(found, count)
 
 
-def _times(policy: "Policy", count: int) -> list[datetime]:
+def _planned(policy: "Policy", source: str, count: int) -> "list[Planned]":
     from itertools import islice
 
     from backupd.config.clock import now
-    from backupd.policy.schedule import fire_times
 
-    if policy.schedule is None:
-        return []
-    schedule = policy.schedule
-    return list(islice(fire_times(schedule.cron, schedule.every, schedule.timezone, now()), count))
+    return list(islice(policy.timing(source).upcoming(now()), count))
 
 
 def _next(files: "list[PolicyFile]", count: int) -> list[dict[str, Any]]:
@@ -112,7 +110,7 @@ def _next(files: "list[PolicyFile]", count: int) -> list[dict[str, Any]]:
         {
             "policy": loaded.policy.policy,
             "source": source.name,
-            "next": [stamp(moment) for moment in _times(loaded.policy, count)],
+            "next": [stamp(planned.start) for planned in _planned(loaded.policy, source.name, count)],
         }
         for loaded in files
         for source in loaded.policy.sources
@@ -120,16 +118,26 @@ def _next(files: "list[PolicyFile]", count: int) -> list[dict[str, Any]]:
 
 
 def _table(files: "list[PolicyFile]", count: int) -> None:
+    """Policies with their next starts, with offsets; sources that start at the same times share a line."""
     from zoneinfo import ZoneInfo
 
     rows = []
     for loaded in files:
         schedule = loaded.policy.schedule
-        names = ", ".join(source.name for source in loaded.policy.sources)
         zone = ZoneInfo(schedule.timezone if schedule else "UTC")
-        times = [moment.astimezone(zone).isoformat(" ", "minutes") for moment in _times(loaded.policy, count)]
-        rows += [[loaded.policy.policy, names, moment] for moment in times or ["no schedule"]]
+        together: dict[tuple[str, ...], list[str]] = {}
+        for source in loaded.policy.sources:
+            starts = tuple(_shown(p, zone) for p in _planned(loaded.policy, source.name, count))
+            together.setdefault(starts, []).append(source.name)
+        for starts, names in together.items():
+            rows += [[loaded.policy.policy, ", ".join(names), start] for start in starts or ["no schedule"]]
     output.table(["policy", "sources", "next run"], rows)
+
+
+def _shown(planned: "Planned", zone: "ZoneInfo") -> str:
+    start = planned.start.astimezone(zone)
+    fine = "seconds" if start.second else "minutes"
+    return start.isoformat(" ", fine) + (" (after a window)" if planned.postponed else "")
 
 
 @command.command("schema", epilog="Example: backupctl policy schema > policies/schema/policy-v1.json")

@@ -71,13 +71,13 @@ def _snapshots(settings: Settings, policy: "Policy") -> "list[Candidate]":
     """The snapshots of the policy's sources, as a retention rule sees them."""
     from backupd.crypto.keyring import Right
     from backupd.jobs.prune import all_candidates
-    from backupd.report import Tally
 
     names = {source.name for source in policy.sources}
     role = next((role for role in _ORDER if getattr(policy.keys, role)), "check")
     with opened(settings_for(replace(settings, repository=None), policy, role), Right.CHECK) as session:
         repo = session.opened.repo
-        found = all_candidates(repo, repo.history().views, list(repo.records(Tally().problem)))
+        history = repo.history()
+        found = all_candidates(repo, history.views, history.records)
     return [candidate for candidate in found if candidate.source[-1] in names]
 
 

@@ -171,8 +171,15 @@ class _prune:  # noqa: N801  # a context manager, used as a function
             if not settings.dry_run:
                 self._stack.enter_context(state_lock(session.opened.repo.ledger.path.parent, "prune", wait=False))
             repo = session.opened.repo
-            options = {"dry_run": settings.dry_run, "accept_damage": self._accept, "copied": self._copied}
-            return Prune(repo, now(), self._report, **options)
+            return Prune(
+                repo,
+                now(),
+                self._report,
+                dry_run=settings.dry_run,
+                accept_damage=self._accept,
+                copied=self._copied,
+                cache=session.opened.places.cache,
+            )
         except BaseException:
             self._stack.close()
             raise

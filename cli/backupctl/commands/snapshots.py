@@ -27,8 +27,8 @@ def command(settings: Settings, source: str | None) -> None:
     report = TerminalReporter(settings)
     with opened(settings, Right.LIST) as session:
         history = session.opened.repo.history()
-        holds = holds_by_snapshot(history.views, session.opened.repo.records(report.problem))
-    for problem in history.problems:
+    holds = holds_by_snapshot(history.views, history.records)
+    for problem in (*history.record_problems, *history.problems):
         report.problem(problem)
     if history.hidden:
         report.warning(f"{history.hidden} snapshots are not shown: the key at hand does not open their structure")

@@ -131,8 +131,9 @@ def _read(settings: Settings) -> "tuple[list[Any], list[Any], list[str], int]":
         repo = session.opened.repo
         history = repo.history()
         problems = [f"{p.object}: {p.detail}" for p in history.problems if p.kind != "unknown"]
-        records = list(repo.records(report.problem))
-        return history.views, records, problems, cache_bytes(session.opened.places.state / "versions")
+        for problem in history.record_problems:
+            report.problem(problem)
+        return history.views, history.records, problems, cache_bytes(session.opened.places.state / "versions")
 
 
 def _table(sources: "list[SourceStatus]", moment: datetime) -> None:

@@ -1,17 +1,20 @@
 """Forgetting and collecting: what goes, what stays, and that nothing which a snapshot needs ever goes."""
 
+import json
 import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backupd.crypto.keyfile import Role
 from backupd.crypto.primitives import sha256
 from backupd.errors import Failed, IntegrityError, KeyProblem, MissingRight, SafetyRefused
+from backupd.jobs.leavings import NOTES
 from backupd.jobs.prune import Prune, PruneResult
 from backupd.jobs.verify import Level, append_record
 from backupd.policy.retention import Rule
@@ -66,9 +69,10 @@ class World:
         dry_run: bool = False,
         accept_damage: bool = False,
         role: Role = Role.PRUNE,
+        cache: Path | None = None,
     ) -> PruneResult:
         repo = self.kit.repo(role, host="pruner", store=store)
-        work = Prune(repo, self.now, Tally(), dry_run=dry_run, accept_damage=accept_damage)
+        work = Prune(repo, self.now, Tally(), dry_run=dry_run, accept_damage=accept_damage, cache=cache)
         result = work.by_rule(rule, lambda _: True)
         for verdict in result.verdicts:
             if not verdict.keep and not dry_run:
@@ -830,6 +834,68 @@ def test_segments_that_cannot_be_read_stay(world: World) -> None:
         world.prune()
         world.later(hours=30)
     assert victim in names(world.kit.store)
+
+
+def _reads(world: World, prefix: str, **more: Any) -> list[str]:
+    """What a prune reads below a prefix."""
+    store = RecordingStore(world.kit.store)
+    world.prune(Rule(last=1), store=store, **more)
+    return [name for verb, name, _ in store.calls if verb == "get" and name.startswith(prefix)]
+
+
+def test_segments_of_old_sessions_are_not_read_each_night(world: World) -> None:
+    """What a prune has noted spares the next one the reading; it never removes anything, and losing it costs reading."""
+    for _ in range(4):
+        world.night()  # each leans on the one before, so that packs of all of them stay
+    for _ in range(2):
+        world.prune()
+        world.later(hours=60)
+    cache = world.root / "notes"
+    first = _reads(world, "index/", cache=cache)
+    assert len(first) >= 2
+    assert _reads(world, "index/", cache=cache) == []
+    assert sorted(_reads(world, "index/")) == sorted(first)
+    for nonsense in ("", "[1", "[]", '{"index/x": 5}', "[" * 5000):
+        (cache / NOTES).write_text(nonsense)
+        assert sorted(_reads(world, "index/", cache=cache)) == sorted(first)
+    there = names(world.kit.store, "index/")
+    pack = names(world.kit.store, "packs/")[0]
+    (cache / NOTES).write_text(json.dumps(dict.fromkeys(there, pack)))  # a lie keeps, and removes nothing
+    assert _reads(world, "index/", cache=cache) == []
+    (cache / NOTES).write_text(json.dumps(dict.fromkeys(there, "packs/00/gone")))
+    assert sorted(_reads(world, "index/", cache=cache)) == sorted(first)
+    assert names(world.kit.store, "index/") == there
+    world.assert_whole()
+
+
+def test_notes_do_not_keep_what_is_gone(world: World) -> None:
+    """When the pack that a note names goes, its segment is read again, and goes too."""
+    cache = world.root / "notes"
+    for _ in range(3):
+        world.night(leaning=False)
+    for _ in range(3):
+        world.prune(Rule(last=2), cache=cache)
+        world.later(hours=30)
+    before = names(world.kit.store, "index/")
+    world.night(leaning=False)
+    for _ in range(3):
+        world.prune(cache=cache)
+        world.later(hours=60)
+    assert not set(before) <= set(names(world.kit.store, "index/"))
+    world.assert_whole()
+
+
+def test_each_record_is_read_once(world: World) -> None:
+    """However many prunes have signed before; but for the last, which the next one follows."""
+    for _ in range(6):
+        world.night()
+        world.prune()
+    records = names(world.kit.store, "records/")
+    assert len(records) == 5
+    assert sorted(_reads(world, "records/")) == records
+    world.night()
+    assert sorted(set(_reads(world, "records/"))) == records
+    assert len(_reads(world, "records/")) == 6
 
 
 @pytest.mark.parametrize("waits", [True, False])

@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from backupd.policy.schedule import check_cron, fire_times, longest_gap
+from backupd.policy.schedule import Timing, check_cron, fire_times, longest_gap
 from backupd.policy.words import parse_duration, written
 
 
@@ -56,9 +56,9 @@ def test_every_so_often_does_not_move_with_a_restart() -> None:
 
 def test_the_longest_gap() -> None:
     after = datetime(2026, 1, 1, tzinfo=UTC)
-    assert longest_gap("0 2 * * 1-5", None, "UTC", after) == timedelta(days=3)
-    assert longest_gap(None, timedelta(minutes=10), "UTC", after) == timedelta(minutes=10)
-    assert longest_gap(None, None, "UTC", after) is None
+    assert longest_gap(Timing("", "0 2 * * 1-5"), after) == timedelta(days=3)
+    assert longest_gap(Timing("", every=timedelta(minutes=10)), after) == timedelta(minutes=10)
+    assert longest_gap(Timing(""), after) is None
 
 
 @pytest.mark.parametrize(
