@@ -17,6 +17,7 @@ from backupctl.verbs import Reached, VerbGroup
 from backupd.errors import BackupdError, Exit, Interrupted, Terminated, UsageError
 
 VERBS = {
+    "audit": "audit",
     "demo": "demo",
     "doctor": "doctor",
     "export": "export",
@@ -42,7 +43,6 @@ PLANNED = {
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
     "notify": frozenset({"test"}),
     "catalog": frozenset({"rebuild"}),
-    "audit": frozenset({"show", "verify"}),
 }
 
 
