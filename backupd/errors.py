@@ -4,6 +4,7 @@ An error says what failed, on which object, and a hint. It must never carry a se
 messages are built from names, sizes and numbers only.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
@@ -25,6 +26,26 @@ class Exit(IntEnum):
     TRY_AGAIN = 75
     INTERRUPTED = 130
     TERMINATED = 143
+
+
+EXIT_MEANS: Mapping[Exit, str] = {
+    Exit.DONE: "done",
+    Exit.FAILED: "failed",
+    Exit.USAGE: "usage, or a policy or configuration that is not valid",
+    Exit.INCOMPLETE: "incomplete: part of a source was unreadable; nothing was published as good",
+    Exit.INTEGRITY: "integrity: damaged or forged data",
+    Exit.OBJECTIVE_MISSED: "objective missed: RPO, drill or verification overdue",
+    Exit.NO_REPOSITORY: "no such repository",
+    Exit.BUSY: "busy: somebody else is at work here",
+    Exit.WRONG_KEY: "wrong or missing key or right",
+    Exit.STORAGE_REFUSED: "storage refused",
+    Exit.UNREACHABLE: "source or target unreachable",
+    Exit.SAFETY: "refused by a safety rule",
+    Exit.TRY_AGAIN: "try again: it may work later",
+    Exit.INTERRUPTED: "interrupted (SIGINT)",
+    Exit.TERMINATED: "terminated (SIGTERM)",
+}
+"""What each means, for the manual."""
 
 
 class BackupdError(Exception):

@@ -6,6 +6,7 @@ Must never print, log or keep a passphrase, and never open a file that others co
 import base64
 import binascii
 import errno
+import glob
 import json
 import os
 import stat
@@ -16,7 +17,15 @@ from enum import StrEnum
 from pathlib import Path
 
 from backupd.crypto.kdf import KdfSettings, body_key
-from backupd.crypto.primitives import Unauthentic, chacha_open, chacha_seal, recipient_public, sha256, sign_public
+from backupd.crypto.primitives import (
+    Unauthentic,
+    chacha_open,
+    chacha_seal,
+    random_bytes,
+    recipient_public,
+    sha256,
+    sign_public,
+)
 from backupd.errors import KeyProblem, SafetyRefused
 
 MAX_FILE = 64 * 1024
@@ -208,11 +217,34 @@ def write_key_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(fd)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path.parent)
+
+
+def replace_key_file(path: Path, data: bytes) -> None:
+    """Give a key file another content, at once: 0600 and durable beside it, then renamed over it.
+
+    What an interrupted one left beside it is removed first; each has a name of its own, so that two at once harm nothing.
+
+    Raises:
+        OSError: as the system says; the old file is as it was.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        left.unlink(missing_ok=True)
+    fresh = path.with_name(f".{path.name}.{random_bytes(8).hex()}.new")
     try:
-        os.fsync(folder)
+        write_key_file(fresh, data)
+        fresh.replace(path)
     finally:
-        os.close(folder)
+        fresh.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _refuse(path: Path, why: str, hint: str | None = None) -> KeyProblem:

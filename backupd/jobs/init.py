@@ -24,7 +24,8 @@ from backupd.crypto.keyring import Signer, derive_structure_key
 from backupd.crypto.primitives import random_bytes, require_mlkem, sign_public
 from backupd.errors import SafetyRefused
 from backupd.repo.format import trust_name
-from backupd.repo.trust import Policy, encode_trust, first_trust, recipients_hash, root_fingerprint
+from backupd.repo.issuing import first_trust
+from backupd.repo.trust import Policy, encode_trust, recipients_hash, root_fingerprint
 from backupd.store.base import ObjectExists, ObjectStore
 
 
@@ -35,6 +36,10 @@ class KdfCost:
     memory_kib: int = 65536
     passes: int = 3
     lanes: int = 4
+
+    def settings(self) -> KdfSettings:
+        """This cost with a salt of its own."""
+        return KdfSettings(random_bytes(SALT), self.memory_kib, self.passes, self.lanes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +72,23 @@ def refuse_existing(store: ObjectStore, folder: Path) -> None:
             )
 
 
-def _secrets(writer: bytes) -> dict[Role, Secrets]:
-    structure_root = random_bytes(32)
-    out = {}
-    for role in Role:
-        values = {"sign": random_bytes(32)}
-        if role is Role.WRITE:
-            values |= {"id": random_bytes(32), "cut": random_bytes(32), "cache": random_bytes(32)}
-            values["structure"] = derive_structure_key(structure_root, writer, 1)
-        else:
-            values["structure_root"] = structure_root
-        if role in {Role.READ, Role.RECOVERY}:
-            values["unseal"] = random_bytes(32)
-        out[role] = Secrets(values, 1 if role is Role.WRITE else 0)
-    return out
+def fresh_secrets(role: Role, structure_root: bytes, writer: bytes = b"", recipients: bytes = b"") -> Secrets:
+    """The secrets of a new key.
+
+    Args:
+        role: its role.
+        structure_root: the repository's.
+        writer: of a write key the new writer's id.
+        recipients: of a write key the hash of those to whom it will seal.
+    """
+    values = {"sign": random_bytes(32)}
+    if role is Role.WRITE:
+        values |= {"id": random_bytes(32), "cut": random_bytes(32), "cache": random_bytes(32)}
+        values |= {"structure": derive_structure_key(structure_root, writer, 1), "recipients": recipients}
+        return Secrets(values, 1)
+    if role in {Role.READ, Role.RECOVERY}:
+        values["unseal"] = random_bytes(32)
+    return Secrets({**values, "structure_root": structure_root})
 
 
 def init_repository(
@@ -110,16 +118,14 @@ def init_repository(
     require_mlkem()
     refuse_existing(store, folder)
     cost = cost or KdfCost()
-    writer, repository = random_bytes(16), random_bytes(16)
-    secrets = _secrets(writer)
+    writer, repository, structure_root = random_bytes(16), random_bytes(16), random_bytes(32)
+    secrets = {role: fresh_secrets(role, structure_root) for role in Role if role is not Role.WRITE}
     pin = Pin(repository, root_fingerprint(1, [sign_public(secrets[Role.ROOT]["sign"])]), 1)
     secret = passphrase()
-    keys: dict[Role, Key] = {
-        role: _key(role, secrets[role], pin, writer, now, cost) for role in Role if role is not Role.WRITE
-    }
+    keys: dict[Role, Key] = {role: new_key(role, mine, pin, now, cost) for role, mine in secrets.items()}
     recipients = recipients_hash(k.header.id for k in keys.values() if k.header.recipient)
-    write_secrets = Secrets(dict(secrets[Role.WRITE].values) | {"recipients": recipients}, 1)
-    keys[Role.WRITE] = _key(Role.WRITE, write_secrets, pin, writer, now, cost)
+    mine = fresh_secrets(Role.WRITE, structure_root, writer, recipients)
+    keys[Role.WRITE] = new_key(Role.WRITE, mine, pin, now, cost, writer)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     paths = {}
     for role in Role:
@@ -135,7 +141,7 @@ def init_repository(
     return InitResult(repository, trust.fingerprint, paths)
 
 
-def _key(role: Role, secrets: Secrets, pin: Pin, writer: bytes, now: datetime, cost: KdfCost) -> Key:
-    salt = random_bytes(SALT)
-    kdf = KdfSettings(salt, cost.memory_kib, cost.passes, cost.lanes) if role in UNDER_PASSPHRASE else KdfSettings(salt)
-    return Key(new_header(role, pin, secrets, kdf, now, writer if role is Role.WRITE else b""), secrets)
+def new_key(role: Role, secrets: Secrets, pin: Pin, now: datetime, cost: KdfCost, writer: bytes = b"") -> Key:
+    """A new key; under a passphrase if its role wants one."""
+    kdf = cost.settings() if role in UNDER_PASSPHRASE else KdfSettings(random_bytes(SALT))
+    return Key(new_header(role, pin, secrets, kdf, now, writer), secrets)

@@ -18,6 +18,7 @@ from backupd.repo.format import (
     OWNER_BYTES,
     RECORD,
     Cursor,
+    Signed,
     block,
     check_frame,
     dump_json,
@@ -115,19 +116,49 @@ def _join(
     return sign_object(name, frame(RECORD, repository) + owner + bytes([sealing]) + previous + block(body), [signer])
 
 
-def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Record | None:
-    """Verify and open a record; None if it is sealed for keys not at hand, or signed by a revoked write key.
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A record's place in its chain: who signed it, the hash of the one before it, and its own."""
+
+    signer: bytes
+    previous: bytes
+    digest: bytes
+
+
+def record_link(data: bytes, name: str, trust: Trust) -> Link:
+    """The place of a verified record in its chain, whether or not it can be opened.
 
     Raises:
-        IntegrityError: forged, damaged, or signed by a role that may not.
+        IntegrityError: forged or damaged.
+    """
+    _, signed = _verified(data, name, trust)
+    cursor = Cursor(signed.body, name)
+    cursor.take(OWNER_BYTES + 1)
+    return Link(signed.signer(), cursor.take(32), sha256(data))
+
+
+def _verified(data: bytes, name: str, trust: Trust) -> tuple[Role, Signed]:
+    """Who signed a record, and what.
+
+    Raises:
+        IntegrityError: forged, damaged, or signed by a key of another role than its name says.
     """
     check_frame(data, name, trust.repository)
     signed = split_signed(name, data)
     known = trust.signer_public(signed.signer())
     if known is None or known[0] != name.split("/")[1]:
         raise IntegrityError(f"{name} is signed by a key that may not", object_name=name)
-    role, public = known
-    signed.verify(signed.signer(), public)
+    signed.verify(signed.signer(), known[1])
+    return known[0], signed
+
+
+def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Record | None:
+    """Verify and open a record; None if it is sealed for keys not at hand, or signed by a revoked write key.
+
+    Raises:
+        IntegrityError: forged, damaged, or signed by a role that may not.
+    """
+    role, signed = _verified(data, name, trust)
     if trust.is_revoked(signed.signer()):
         return None
     cursor = Cursor(signed.body, name)

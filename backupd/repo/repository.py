@@ -186,7 +186,7 @@ class Repository:
         """
         found = self.verified(data, name)
         structure = found.structure(self.structure_key(found.envelope, name))
-        return SnapshotView(found, structure, self.trust.label_of(found.writer))
+        return SnapshotView(found, structure, self.trust.label_of(found.writer, self.keyring.records_key))
 
     def history(self) -> History:
         """Read and verify every snapshot there is, and the chains between them; problems are collected, not raised."""

@@ -5,14 +5,14 @@ Nothing unsigned is ever taken from the storage: a public key that only the buck
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-from backupd.crypto.keyfile import Key, Pin, Role, key_id
+from backupd.crypto.chunks import open_part
+from backupd.crypto.keyfile import Role, key_id
 from backupd.crypto.keyring import Signer
-from backupd.crypto.primitives import RECIPIENT_BYTES, sha256
+from backupd.crypto.primitives import RECIPIENT_BYTES, Unauthentic, sha256
 from backupd.errors import IntegrityError
 from backupd.repo.format import (
     MAX_SIGNATURES,
@@ -34,6 +34,12 @@ from backupd.repo.format import (
 
 MAX_PACK = 16 * 1024 * 1024
 MAX_DAYS = 36_500
+LABEL_KEY_ID = 16
+"""A sealed label begins with the id of the records key that opens it."""
+
+
+RecordsKey = Callable[[bytes], bytes | None]
+"""Of a records key's id the key, if it is at hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,7 @@ class Identity:
     recipient: bytes = field(default=b"", repr=False)
     label: str = ""
     last_good: tuple[int, bytes] | None = None
+    sealed_label: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,7 @@ class WriterEntry:
     epoch: int
     label: str = ""
     last_good: tuple[int, bytes] | None = None
+    sealed_label: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +137,21 @@ class Trust:
         """The credential `key` of a writer."""
         return next((e for e in self.writers if e.writer == writer and e.id == key), None)
 
-    def label_of(self, writer: bytes) -> str:
-        """A writer's label for people."""
-        return next((e.label for e in self.writers if e.writer == writer and e.label), writer.hex()[:8])
+    def label_of(self, writer: bytes, records_key: RecordsKey) -> str:
+        """A writer's label for people; the beginning of its id where the keys at hand open none."""
+        labels = (self.open_label(entry, records_key) for entry in self.writers if entry.writer == writer)
+        return next(filter(None, labels), writer.hex()[:8])
+
+    def open_label(self, entry: Identity | WriterEntry, records_key: RecordsKey) -> str:
+        """The label of an entry; empty if it has none, or none that the keys at hand open."""
+        sealed = entry.sealed_label
+        key = records_key(sealed[:LABEL_KEY_ID]) if sealed else None
+        if key is None:
+            return entry.label
+        try:
+            return label(open_part(key, "label", self.repository + entry.id, sealed[LABEL_KEY_ID:]).decode())
+        except (Unauthentic, ValueError):
+            return entry.label
 
 
 def recipients_hash(recipients: Iterable[bytes]) -> bytes:
@@ -183,6 +203,7 @@ def encode_trust(trust: Trust, signers: list[Signer]) -> bytes:
                 "label": i.label,
                 "last_good": _point(i.last_good, "n"),
                 **({"recipient": _b64(i.recipient)} if i.recipient else {}),
+                **({"sealed_label": _b64(i.sealed_label)} if i.sealed_label else {}),
             }
             for i in trust.identities
         ],
@@ -194,6 +215,7 @@ def encode_trust(trust: Trust, signers: list[Signer]) -> bytes:
                 "epoch": w.epoch,
                 "label": w.label,
                 "last_good": _point(w.last_good, "seq"),
+                **({"sealed_label": _b64(w.sealed_label)} if w.sealed_label else {}),
             }
             for w in trust.writers
         ],
@@ -223,6 +245,7 @@ def _parse(document: dict[str, Any]) -> Trust:
             base64.b64decode(i.get("recipient", ""), validate=True),
             label(i.get("label", "")),
             _read_point(i.get("last_good"), "n"),
+            base64.b64decode(i.get("sealed_label", ""), validate=True),
         )
         for i in document["identities"]
     )
@@ -234,6 +257,7 @@ def _parse(document: dict[str, Any]) -> Trust:
             natural(w["epoch"], 0xFFFFFFFF),
             label(w.get("label", "")),
             _read_point(w.get("last_good"), "seq"),
+            base64.b64decode(w.get("sealed_label", ""), validate=True),
         )
         for w in document["writers"]
     )
@@ -328,20 +352,3 @@ def decode_trust(data: bytes, version: int, repository: bytes, previous: Trust |
         if len(good) < quorum.threshold:
             raise IntegrityError(f"{name} is not signed by enough root keys", object_name=name)
     return trust
-
-
-def first_trust(keys: Sequence[Key], pin: Pin, created: datetime, policy: Policy, writer_label: str) -> Trust:
-    """The trust document that `init` signs: one root, one writer, and the other keys as identities."""
-    identities = tuple(
-        Identity(k.header.id, k.role, k.header.public, k.header.recipient)
-        for k in keys
-        if k.role not in {Role.ROOT, Role.WRITE}
-    )
-    writers = tuple(
-        WriterEntry(k.header.writer, k.header.id, k.header.public, k.secrets.epoch, writer_label)
-        for k in keys
-        if k.role is Role.WRITE
-    )
-    roots = {k.header.id: k.header.public for k in keys if k.role is Role.ROOT}
-    stamp = created.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return Trust(pin.repository, pin.trust, stamp, None, 1, roots, identities, writers, policy)

@@ -17,6 +17,8 @@ from backupctl.verbs import Reached, VerbGroup
 from backupd.errors import BackupdError, Exit, Interrupted, Terminated, UsageError
 
 VERBS = {
+    "audit": "audit",
+    "completion": "completion",
     "demo": "demo",
     "doctor": "doctor",
     "export": "export",
@@ -42,7 +44,6 @@ PLANNED = {
     "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
     "catalog": frozenset({"rebuild"}),
-    "audit": frozenset({"show", "verify"}),
 }
 
 
@@ -61,13 +62,24 @@ class Verbs(VerbGroup):
         return command
 
 
+def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    """Print the version of this program and of the format that it writes, and end."""
+    if not value or ctx.resilient_parsing:
+        return
+    from backupd.config.version import VERSION
+    from backupd.repo.format import VERSION as FORMAT
+
+    output.say(f"backupctl {VERSION}, format {FORMAT}")
+    ctx.exit()
+
+
 @click.group(
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Example: backupctl run --source app.db --repository /backup/app --key keys/write.key",
 )
 @global_options
-@click.version_option(package_name="backupd", prog_name="backupctl")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Tell the version.")
 @click.pass_context
 def cli(ctx: click.Context, /, **values: Any) -> None:
     """Encrypted, deduplicated, verified backups of databases."""

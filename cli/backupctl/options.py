@@ -10,10 +10,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 MAX_TEXT = 4096
 _YES = ("1", "true", "t", "yes", "y", "on")
@@ -77,6 +80,14 @@ class Opt(click.Option):
         self._words = words or {}
         if self.envvar is None and self.name and self.name not in WITHOUT_VARIABLE and not attrs.get("no_variable"):
             self.envvar = f"BACKUPCTL_{self.name.upper()}"
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem[Any]]":
+        """What a shell may offer: files and folders where such are wanted."""
+        from click.shell_completion import CompletionItem
+
+        if self.metavar in {"FILE", "DIR"}:
+            return [CompletionItem(incomplete, type=self.metavar.lower())]
+        return super().shell_complete(ctx, incomplete)
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
         """The variable's value, in this option's own words."""
@@ -151,6 +162,11 @@ _GLOBAL: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--dry-run", "-n"), {"is_flag": True, "help": "Change nothing; show what would be done."}),
 ]
 _NAMES = [names[0][2:].replace("-", "_") for names, _ in _GLOBAL]
+
+
+def is_global(param: click.Parameter) -> bool:
+    """Whether a parameter is one of those that every verb has."""
+    return param.name in _NAMES
 
 
 def global_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -5,14 +5,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backupctl.options import Settings
 from backupctl.output import note
 from backupd.config.urls import RepositoryUrl, parse_repository
-from backupd.errors import UsageError
+from backupd.errors import SafetyRefused, UsageError
 
 if TYPE_CHECKING:
     from backupd.crypto.keyfile import LockedKey
@@ -35,13 +35,37 @@ def repository_url(settings: Settings, given: str | None = None) -> RepositoryUr
     return parse_repository(text)
 
 
+def refuse_inside(url: RepositoryUrl, folder: Path) -> None:
+    """Refuse a folder for keys that lies in the repository.
+
+    Raises:
+        SafetyRefused: it does.
+    """
+    if url.path is None:
+        return
+    place, keys = url.path.resolve(), folder.resolve()
+    if place == keys or place in keys.parents:
+        raise SafetyRefused(
+            f"the keys' folder {folder} lies in the repository: who gets the one gets the other",
+            object_name=str(folder),
+            hint="name a folder somewhere else with --keys",
+        )
+
+
 class Passphrase:
     """Asks once: the passphrase file, else the terminal."""
 
     def __init__(self, settings: Settings) -> None:
-        self._file = settings.passphrase_file
+        self._file, self._what = settings.passphrase_file, "Passphrase"
         self._value: bytes | None = None
         self.seconds = 0.0
+
+    @classmethod
+    def of(cls, file: str | None, what: str) -> "Passphrase":
+        """Another passphrase than the one that opens keys: from this file, or asked for by this name."""
+        asked = cls(replace(Settings(), passphrase_file=file))
+        asked._what = what
+        return asked
 
     def get(self, *, confirm: bool = False) -> bytes:
         """The passphrase; one trailing newline is ignored.
@@ -71,14 +95,14 @@ class Passphrase:
             raise UsageError(f"the passphrase file {name} is empty", object_name=name)
         return data
 
-    @staticmethod
-    def _ask(confirm: bool) -> bytes:
+    def _ask(self, confirm: bool) -> bytes:
+        option = f"--{self._what.lower().replace(' ', '-')}-file"
         if not sys.stdin.isatty():
             raise UsageError(
-                "a passphrase is needed, and there is neither a file nor a terminal",
-                hint="name a file with --passphrase-file or BACKUPCTL_PASSPHRASE_FILE",
+                f"a {self._what.lower()} is needed, and there is neither a file nor a terminal",
+                hint=f"name a file with {option} or BACKUPCTL_{option[2:].replace('-', '_').upper()}",
             )
-        text = getpass.getpass("Passphrase: ")
+        text = getpass.getpass(f"{self._what}: ")
         if not text:
             raise UsageError("the passphrase is empty")
         if confirm and getpass.getpass("Again: ") != text:

@@ -39,6 +39,8 @@ class VerbGroup(click.Group):
         """
         groups = [c.info_name for c in _upwards(ctx) if c.parent is not None and c.info_name]
         name = args[0]
+        if ctx.resilient_parsing:  # a shell asks how the line may go on; nothing is run, and nothing refused
+            return super().resolve_command(ctx, args)
         if name in self.planned:
             second = next((word for word in args[1:] if not word.startswith("-")), "")
             Reached.words = [*groups, name, *([second] if second in self.planned[name] else [])]

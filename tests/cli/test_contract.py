@@ -324,7 +324,15 @@ def test_every_verb_has_help_with_an_example(user: User) -> None:
     verbs = sorted(VERBS)
     assert all(f"\n  {verb} " in user.run("--help").out for verb in verbs)
     more = [["keys", "list"], ["keys", "test"], ["repo", "probe"], ["repo", "stats"], ["repo", "rebuild-index"]]
-    more += [["hold", "add"], ["hold", "release"], ["hold", "list"]]
+    more += [
+        ["hold", "add"],
+        ["hold", "release"],
+        ["hold", "list"],
+        ["keys", "new"],
+        ["keys", "passphrase"],
+        ["audit", "show"],
+        ["audit", "verify"],
+    ]
     for words in [[v] for v in verbs] + more:
         done = user.run(*words, "--help")
         assert done.code == 0

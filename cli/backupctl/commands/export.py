@@ -36,7 +36,9 @@ def command(settings: Settings, snapshot: str, folder: str, with_secrets: bool) 
 
     The files are not encrypted. deploy/backupd-extract.py writes the same ones where backupd is not installed.
     """
+    from backupd.config.clock import now
     from backupd.crypto.keyring import Right
+    from backupd.jobs.audit import audited, snapshot_facts
     from backupd.jobs.export import export
     from backupd.jobs.select import select_snapshot
 
@@ -49,7 +51,8 @@ def command(settings: Settings, snapshot: str, folder: str, with_secrets: bool) 
             _would(settings, view.id, place, view.structure.read_bytes)
             return
         spool = session.opened.places.cache if session.remote else None
-        result = export(repo, view, place, secrets=with_secrets, report=report, spool_folder=spool)
+        with audited(repo, "export", snapshot_facts(view), now, report):
+            result = export(repo, view, place, secrets=with_secrets, report=report, spool_folder=spool)
     report.clear()
     steps = _NEXT.get("mariadb" if result.engine == "mysql" else result.engine, [])
     if "native" in result.files:

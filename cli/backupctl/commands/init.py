@@ -8,7 +8,7 @@ import click
 
 from backupctl import output
 from backupctl.options import Settings, option, printable, verb
-from backupctl.session import Passphrase, repository_url
+from backupctl.session import Passphrase, refuse_inside, repository_url
 
 if TYPE_CHECKING:
     from backupd.config.urls import RepositoryUrl
@@ -43,7 +43,7 @@ def command(settings: Settings, place: str | None, keys_dir: str | None, label: 
         raise UsageError("no folder for the keys was given", hint="name one with --keys DIR")
     url = repository_url(settings, place)
     folder = Path(keys_dir).absolute()
-    _refuse_inside(url, folder)
+    refuse_inside(url, folder)
     store = open_store(url, create=not settings.dry_run, **settings.limits)
     try:
         if settings.dry_run and url.path is not None and not url.path.exists():
@@ -71,20 +71,6 @@ def command(settings: Settings, place: str | None, keys_dir: str | None, label: 
     finally:
         store.close()
     _tell(settings, url, made, found.level)
-
-
-def _refuse_inside(url: "RepositoryUrl", folder: Path) -> None:
-    from backupd.errors import SafetyRefused
-
-    if url.path is None:
-        return
-    place, keys = url.path.resolve(), folder.resolve()
-    if place == keys or place in keys.parents:
-        raise SafetyRefused(
-            f"the keys' folder {folder} lies in the repository: who gets the one gets the other",
-            object_name=str(folder),
-            hint="name a folder somewhere else with --keys",
-        )
 
 
 def _would(settings: Settings, url: "RepositoryUrl", folder: Path) -> None:

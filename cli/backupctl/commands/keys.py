@@ -1,4 +1,4 @@
-"""`backupctl keys`: which keys are at hand, and do they work?"""
+"""`backupctl keys`: which keys are at hand, do they work, and further ones."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import click
 
 from backupctl import output
+from backupctl.commands.keys_new import command as new
+from backupctl.commands.keys_passphrase import command as passphrase
 from backupctl.options import Settings, global_options, settings_of, verb
 from backupctl.session import Passphrase, repository_url
 from backupctl.verbs import VerbGroup
@@ -21,14 +23,14 @@ _RIGHTS = {
 
 
 class _KeyVerbs(VerbGroup):
-    planned = dict.fromkeys(("new", "passphrase", "rotate", "revoke", "split", "join"), frozenset[str]())
+    planned = dict.fromkeys(("rotate", "revoke", "split", "join"), frozenset[str]())
 
 
 @click.group(cls=_KeyVerbs, epilog="Example: backupctl keys test --repository /backup/app --key keys/read.key")
 @global_options
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
-    """Look at key files and try them."""
+    """Look at key files, try them, and make further ones."""
     ctx.find_root().obj = settings_of(ctx, values, ctx.obj or Settings())
 
 
@@ -77,11 +79,11 @@ def test_keys(settings: Settings) -> None:
     from backupd.wiring import open_store, read_keys
 
     locked = read_keys(settings.key_paths)
-    passphrase = Passphrase(settings)
+    asked = Passphrase(settings)
     store = open_store(repository_url(settings), **settings.limits)
     try:
         results = [
-            try_key(key, store, passphrase.for_key(key) if key.header.kdf.needs_passphrase else None) for key in locked
+            try_key(key, store, asked.for_key(key) if key.header.kdf.needs_passphrase else None) for key in locked
         ]
     finally:
         store.close()
@@ -105,6 +107,10 @@ def test_keys(settings: Settings) -> None:
     output.table(["role", "works", "what was tried", "file"], [[*_row(r)] for r in rows])
     if failed is not None:
         raise failed
+
+
+command.add_command(new)
+command.add_command(passphrase)
 
 
 def _row(row: dict[str, Any]) -> list[str]:

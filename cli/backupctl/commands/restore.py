@@ -1,6 +1,7 @@
 """`backupctl restore`: bring a snapshot back."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,8 @@ def command(
             place.rehearse(session, view, report)
             _would(settings, view, url, report.warnings)
             return
-        result = place.restore(session, view, check, report)
+        with place.noted(session, view, report):
+            result = place.restore(session, view, check, report)
     report.clear()
     _tell(settings, view, url, result, session.unlock_seconds, check, report)
 
@@ -134,6 +136,18 @@ class _Place:
         return load(
             repo, view, self._database(), self._engines(), self.options, check=check, report=report, spool_folder=spool
         )
+
+    def noted(self, session: "Session", view: "SnapshotView", report: TerminalReporter) -> AbstractContextManager[None]:
+        """Leave a note in the repository of what is done, and of how it ended."""
+        from backupd.config.clock import now
+        from backupd.jobs.audit import audited, snapshot_facts
+
+        facts = {
+            **snapshot_facts(view),
+            "engine": self.url.engine,
+            "tables": len(self.options.tables) if self.options.tables else None,
+        }
+        return audited(session.opened.repo, "restore", facts, now, report)
 
     def rehearse(self, session: "Session", view: "SnapshotView", report: TerminalReporter) -> None:
         """Refuse what a restore to a server would refuse before it writes anything, and warn as it would."""

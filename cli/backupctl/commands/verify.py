@@ -64,6 +64,7 @@ def command(
     """
     from backupd.config.clock import now
     from backupd.crypto.keyring import Right
+    from backupd.jobs.audit import append_audit, snapshot_facts
     from backupd.jobs.select import select_snapshot
     from backupd.jobs.verify import Level, verify
     from backupd.store.dryrun import DryRunStore
@@ -81,6 +82,8 @@ def command(
     with opened(settings, right, store=store) as session:
         repo = session.opened.repo
         only = select_snapshot(repo.history(), snapshot) if snapshot else None
+        if wanted is Level.CONTENT:
+            append_audit(repo, "verify-content", snapshot_facts(only) if only else {}, now(), report)
         result = verify(repo, wanted, only=only, sample=sample, now=now(), report=report)
         if not result.problems and not settings.dry_run:
             _remember(repo, result, report)
@@ -105,9 +108,11 @@ def _compare(
     settings: Settings, snapshot: str | None, source: str | None, server: dict[str, Any], report: TerminalReporter
 ) -> None:
     """Compare a snapshot with the live database."""
+    from backupd.config.clock import now
     from backupd.config.urls import parse_database
     from backupd.crypto.keyring import Right
     from backupd.errors import Failed, UsageError
+    from backupd.jobs.audit import append_audit, snapshot_facts
     from backupd.jobs.load import compare_with_source
     from backupd.jobs.select import select_snapshot
     from backupd.wiring import open_source
@@ -120,6 +125,8 @@ def _compare(
         repo = session.opened.repo
         history = repo.history()
         view = select_snapshot(history, snapshot or f"latest:{_known(history, live.default_name)}")
+        if not settings.dry_run:
+            append_audit(repo, "compare", snapshot_facts(view), now(), report)
         tables, problems = compare_with_source(repo, view, live, report)
     report.clear()
     seconds = time.monotonic() - began

@@ -70,7 +70,24 @@ def test_a_document_round_trips() -> None:
     assert decode(encode(trust, ROOT), trust) == trust
     assert trust.writer_entry(entry.writer, other.header.id) == revoked
     assert trust.writer_entry(bytes(16), other.header.id) is None
-    assert trust.label_of(entry.writer) == "writer one"
+    assert trust.label_of(entry.writer, WORLD.ring(Role.CHECK).records_key) == "writer one"
+
+
+def test_labels_are_sealed() -> None:
+    """A document holds no label in clear; without a key that opens it, a writer is called by its id."""
+    assert b"writer one" not in encode(WORLD.trust, ROOT)
+    writer = WORLD.trust.writers[0].writer
+    for ring in (WORLD.ring(Role.WRITE), Keyring((make_keys(PIN)[Role.CHECK],))):
+        assert WORLD.trust.label_of(writer, ring.records_key) == writer.hex()[:8]
+
+
+def test_a_label_belongs_to_its_key() -> None:
+    """A sealed label that was moved to another entry does not open there; a label in clear, as older documents have, is read."""
+    entry = WORLD.trust.writers[0]
+    key = WORLD.ring(Role.CHECK).records_key
+    moved = replace(entry, id=bytes(16), label="old")
+    assert WORLD.trust.open_label(moved, key) == "old"
+    assert WORLD.trust.open_label(replace(entry, sealed_label=b"", label="clear"), key) == "clear"
 
 
 def test_the_fingerprint_is_the_documented_one() -> None:

@@ -7,8 +7,9 @@ from backupd.crypto.chunks import ChunkHead, ChunkNamer, ChunkSealer, Kind
 from backupd.crypto.envelope import Envelope, SessionSecrets
 from backupd.crypto.keyfile import Key, Pin, Role
 from backupd.crypto.keyring import Keyring, Signer
+from backupd.repo.issuing import first_trust
 from backupd.repo.pack import PackBuilder
-from backupd.repo.trust import Policy, Trust, first_trust, root_fingerprint
+from backupd.repo.trust import Policy, Trust, root_fingerprint
 from tests.unit.crypto.made import CREATED, make_keys, make_session
 
 
