@@ -14,8 +14,10 @@ from backupd.catalog.embedded import EmbeddedQueue
 from backupd.catalog.heartbeats import Heartbeats
 from backupd.catalog.migration import bring_up
 from backupd.catalog.outbox import Outbox
+from backupd.catalog.plans import Plans
 from backupd.catalog.places import Server, open_file, open_server
 from backupd.catalog.queue import Queue
+from backupd.catalog.repositories import Repositories
 from backupd.catalog.runs import Runs
 from backupd.catalog.snapshots import Snapshots
 
@@ -39,6 +41,8 @@ class Catalog:
         self.outbox = Outbox(database)
         self.audit = Audit(database)
         self.heartbeats = Heartbeats(database)
+        self.plans = Plans(database)
+        self.repositories = Repositories(database)
 
     def close(self) -> None:
         """Close all connections."""

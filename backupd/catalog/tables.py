@@ -299,6 +299,27 @@ class _HeartbeatColumns(TypedColumns):
 heartbeats = Table("heartbeats", metadata, _HeartbeatColumns)
 
 
+class _PlanColumns(TypedColumns):
+    name = Column(Words, primary_key=True)
+    at = Column(Moment, nullable=False)
+
+
+plans = Table("plans", metadata, _PlanColumns)
+
+
+class _RepositoryColumns(TypedColumns):
+    policy = Column(Words, primary_key=True)
+    repository = Column(Words, nullable=False)
+    place = Column(Words, nullable=False)
+    at = Column(Moment, nullable=False)
+    bytes = Column(BigInteger)
+    locked_until = Column(Moment)
+    detail = Column(Text, nullable=False)
+
+
+repositories = Table("repositories", metadata, _RepositoryColumns)
+
+
 class _MetaColumns(TypedColumns):
     key = Column(Text, primary_key=True)
     value = Column(Text, nullable=False)

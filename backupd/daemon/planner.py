@@ -1,7 +1,7 @@
 """Puts what is due into the queue, and remembers it in the catalog, so that a restart neither repeats nor forgets."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -22,8 +22,8 @@ class Memory(Protocol):
     def planned(self) -> dict[str, datetime]:
         """Of each task's name the time."""
 
-    def remember(self, name: str, at: datetime) -> None:
-        """That a task was planned for then."""
+    def remember(self, times: Mapping[str, datetime]) -> None:
+        """That tasks were planned for these times."""
 
 
 class Planner:
@@ -43,12 +43,9 @@ class Planner:
         """New policies are in force. A task that was never planned begins now: nothing of its past was missed."""
         self._tasks = list(tasks)
         known = self._memory.planned()
-        self._planned = {}
-        for task in self._tasks:
-            if task.name in known:
-                self._planned[task.name] = known[task.name]
-            else:
-                self._set(task, now)
+        new = {task.name: now for task in self._tasks if task.name not in known}
+        self._memory.remember(new)
+        self._planned = {task.name: known.get(task.name, now) for task in self._tasks}
 
     def plan(self, now: datetime) -> list[JobSpec]:
         """Submit what is due; returns the jobs that are new."""
@@ -69,7 +66,7 @@ class Planner:
 
     def _set(self, task: Task, at: datetime) -> None:
         self._planned[task.name] = at
-        self._memory.remember(task.name, at)
+        self._memory.remember({task.name: at})
 
     def upcoming(self, now: datetime) -> Iterator[tuple[Task, datetime]]:
         """When each task starts next."""

@@ -80,7 +80,7 @@ def tasks_of(policies: Iterable[Policy]) -> list[Task]:
 def _tasks(policy: Policy) -> Iterator[Task]:
     if policy.schedule and can(policy, "run"):
         for source in policy.sources:
-            yield Task("run", policy, run_timing(policy, source.name), source.name)
+            yield Task("run", policy, policy.timing(source.name), source.name)
     for verify in policy.verify:
         if can(policy, "verify", verify.level):
             timing = _regular(f"verify:{policy.policy}:{verify.level}", verify.every)

@@ -40,6 +40,15 @@ def upgrade() -> None:
         *_needed(_TEXT, "who", "action", "object", "detail", "previous", "hash"),
     )
     op.create_table("heartbeats", sa.Column("name", _TEXT, primary_key=True), *_needed(_MOMENT, "at"))
+    op.create_table("plans", sa.Column("name", _TEXT, primary_key=True), *_needed(_MOMENT, "at"))
+    op.create_table(
+        "repositories",
+        sa.Column("policy", _TEXT, primary_key=True),
+        *_needed(_TEXT, "repository", "place", "detail"),
+        *_needed(_MOMENT, "at"),
+        *_optional(_MOMENT, "locked_until"),
+        *_optional(_BIG, "bytes"),
+    )
     op.create_table("meta", sa.Column("key", _TEXT, primary_key=True), *_needed(_TEXT, "value"))
 
 

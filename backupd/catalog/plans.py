@@ -1,0 +1,35 @@
+"""For when each task was planned last: so a restart neither repeats a run nor forgets one."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from sqlalchemy import delete, select, update
+
+from backupd.catalog.database import Database
+from backupd.catalog.tables import plans
+
+
+class Plans:
+    """The table of what was planned."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def planned(self) -> dict[str, datetime]:
+        """Of each task's name the time."""
+        with self._database.read() as connection:
+            return dict(connection.execute(select(plans.c.name, plans.c.at)).tuples().all())
+
+    def remember(self, times: Mapping[str, datetime]) -> None:
+        """That tasks were planned for these times."""
+        if not times:
+            return
+        with self._database.write() as connection:
+            for name, at in times.items():
+                if not self._database.insert_new(connection, plans, name=name, at=at):
+                    connection.execute(update(plans).where(plans.c.name == name).values(at=at))
+
+    def purge(self, before: datetime) -> int:
+        """Forget tasks that were last planned before then: no policy has them any more."""
+        with self._database.write() as connection:
+            return connection.execute(delete(plans).where(plans.c.at < before)).rowcount

@@ -1,0 +1,110 @@
+"""What was last seen of each policy's repository: which one it is, how large, what is wrong with it, and which sources are braked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, insert, select
+
+from backupd.catalog.database import Database
+from backupd.catalog.documents import canonical, parsed
+from backupd.catalog.tables import repositories
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """Pruning of a source stands still.
+
+    Attributes:
+        writer: hex.
+        reason: why, without data.
+        record: the record that says so.
+    """
+
+    source: str
+    writer: str
+    since: datetime | None
+    reason: str
+    record: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A policy's repository.
+
+    Attributes:
+        repository: its id, hex.
+        place: its address, without any secret.
+        at: when it was looked at.
+        bytes: of everything in it; None if nobody counted.
+        problems: what is wrong with it.
+        brakes: those in force.
+        locked_until: until when its newest packs are locked by the storage.
+    """
+
+    policy: str
+    repository: str
+    place: str
+    at: datetime
+    bytes: int | None = None
+    problems: tuple[str, ...] = ()
+    brakes: tuple[Brake, ...] = ()
+    locked_until: datetime | None = None
+
+
+class Repositories:
+    """The table of repositories."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, seen: Seen) -> None:
+        """Write down what was seen, in place of what was known."""
+        brakes: list[dict[str, str | None]] = [
+            {
+                "source": brake.source,
+                "writer": brake.writer,
+                "since": brake.since.isoformat() if brake.since else None,
+                "reason": brake.reason,
+                "record": brake.record,
+            }
+            for brake in seen.brakes
+        ]
+        values = {
+            "policy": seen.policy,
+            "repository": seen.repository,
+            "place": seen.place,
+            "at": seen.at,
+            "bytes": seen.bytes,
+            "locked_until": seen.locked_until,
+            "detail": canonical({"problems": list(seen.problems), "brakes": brakes}),
+        }
+        with self._database.write() as connection:
+            connection.execute(delete(repositories).where(repositories.c.policy == seen.policy))
+            connection.execute(insert(repositories).values(**values))
+
+    def all(self) -> dict[str, Seen]:
+        """Of each policy its repository."""
+        with self._database.read() as connection:
+            rows = connection.execute(select(repositories)).mappings().all()
+        return {row["policy"]: _seen(dict(row)) for row in rows}
+
+    def keep(self, policies: Sequence[str]) -> None:
+        """Forget those of all other policies."""
+        with self._database.write() as connection:
+            connection.execute(delete(repositories).where(repositories.c.policy.not_in(policies)))
+
+
+def _seen(row: dict[str, object]) -> Seen:
+    detail = parsed(str(row.pop("detail")), "a repository's detail")
+    brakes = tuple(
+        Brake(
+            str(brake["source"]),
+            str(brake["writer"]),
+            datetime.fromisoformat(brake["since"]) if brake["since"] else None,
+            str(brake["reason"]),
+            str(brake["record"]),
+        )
+        for brake in detail["brakes"]
+    )
+    return Seen(**row, problems=tuple(map(str, detail["problems"])), brakes=brakes)  # type: ignore[arg-type]
