@@ -13,8 +13,8 @@ from backupd.errors import UsageError
 from backupd.notify.base import Notice, Notifier, NotifyFailed
 
 Outcome = Literal["sent", "later", "failed"]
-ALARM_AFTER = 5
-"""Attempts after which a delivery that goes on failing is worth an alarm of its own, though it is still tried."""
+ALARM_ATTEMPTS, ALARM_TIME = 5, timedelta(hours=1)
+"""From so many failed attempts on, or where the next one is later than that, a delivery is worth an alarm of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Attempt:
         next_try: when the next one is due.
         error: what failed, in a sentence that may be shown.
         code: the error's word.
-        alarm: people should now be told, by another way, that this notifier fails. True once for each notice.
+        alarm: people should now be told, by another way, that this notifier fails.
     """
 
     outcome: Outcome
@@ -91,6 +91,7 @@ def deliver(
     *,
     attempts: int,
     since: datetime,
+    alarmed: bool = False,
     draw: Callable[[], float],
     patience: Patience | None = None,
 ) -> Attempt:
@@ -103,6 +104,7 @@ def deliver(
         now: the clock; asked when the attempt has ended.
         attempts: that were made before.
         since: when the first one was made; now, if this is it.
+        alarmed: whether an attempt at this notice asked for the alarm already: it is asked for once.
         draw: random numbers from 0 up to 1.
         patience: the bounds; None for those that suit the notice.
     """
@@ -113,10 +115,11 @@ def deliver(
         retry, after = (error.retry, error.after) if isinstance(error, NotifyFailed) else (True, None)
         made = attempts + 1
         due = now() + next_wait(made, after, patience, draw)
+        quiet = alarmed or notice.started  # a start that was not told is nothing to worry about
         if retry and made < patience.attempts and due <= since + patience.life:
-            return Attempt("later", made, due, error.message, error.code, alarm=made == ALARM_AFTER)
-        # the alarm of a notice that was tried for long has been given already; a start that was not told is none
-        return Attempt("failed", made, None, error.message, error.code, alarm=made < ALARM_AFTER and not notice.started)
+            long = made >= ALARM_ATTEMPTS or due > since + ALARM_TIME
+            return Attempt("later", made, due, error.message, error.code, alarm=long and not quiet)
+        return Attempt("failed", made, None, error.message, error.code, alarm=not quiet)
     return Attempt("sent", attempts + 1)
 
 

@@ -156,6 +156,8 @@ class Door:
                 raise self._unreachable(error, deadline) from None
             finally:
                 connection.close()
+        if deadline.passed:  # what came in looks like an answer's end, because its socket was shut
+            raise self._unreachable(TimeoutError(), deadline)
         if not 200 <= answer.status < 300:
             raise _refusal(self.who, answer.status, dict(answer.headers.items()))
 
@@ -194,7 +196,7 @@ class Door:
             case ssl.SSLError():
                 what = "cannot speak TLS with this machine"
             case urllib3.exceptions.TimeoutError() | TimeoutError():
-                what = "gave no answer in time"
+                what, hint = "gave no answer in time", "check the stored address, the firewall and the proxy"
             case urllib3.exceptions.NewConnectionError() | ConnectionRefusedError():
                 what, hint = "cannot be reached", "check the stored address, the firewall and the proxy"
             case _:

@@ -5,6 +5,7 @@ machine is spoken to in the clear. Credentials never travel before TLS does. Ans
 """
 
 import contextlib
+import email.errors
 import email.policy
 import hashlib
 import smtplib
@@ -58,7 +59,7 @@ def address(text: str) -> str:
     try:
         found = Address(addr_spec=text)
         plain = text.isascii() and text.isprintable() and bool(found.username and found.domain)
-    except (ValueError, IndexError):  # the library's parser gives up in both ways
+    except (ValueError, IndexError, email.errors.MessageError):  # the library's parser gives up in all these ways
         plain = False
     if not plain or any(mark in text for mark in ' ,;<>"'):
         raise UsageError("that is no e-mail address", hint="write one, such as ops@example.com, in plain characters")
