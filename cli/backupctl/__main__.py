@@ -17,6 +17,7 @@ from backupctl.verbs import Reached, VerbGroup
 from backupd.errors import BackupdError, Exit, Interrupted, Terminated, UsageError
 
 VERBS = {
+    "catalog": "catalog",
     "demo": "demo",
     "doctor": "doctor",
     "export": "export",
@@ -41,7 +42,6 @@ PLANNED = {
     "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
     "notify": frozenset({"test"}),
-    "catalog": frozenset({"rebuild"}),
     "audit": frozenset({"show", "verify"}),
 }
 
