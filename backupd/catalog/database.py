@@ -29,7 +29,10 @@ _REFUSED = {
 _OTHER_TABLES = {"42P01", "42703", "42P07", "42701", "42704"}
 """SQLSTATEs of tables, columns and indexes that are not there, or are there already."""
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
-REBUILD = "restore the catalog from a copy, or move it away and make it anew with `backupctl catalog rebuild`"
+REBUILD = (
+    "restore the catalog from a copy, or move it away, with -wal and -shm beside it, and make it anew with"
+    " `backupctl catalog rebuild`"
+)
 """What to do about a catalog that is of no use any more."""
 
 

@@ -36,6 +36,6 @@ def parsed(text: str, what: str) -> dict[str, Any]:
         raise IntegrityError(
             f"the catalog holds {what} that cannot be read",
             object_name=what,
-            hint="move the catalog away and make it anew with `backupctl catalog rebuild`",
+            hint="restore the catalog from a copy, or move it away and make it anew with `backupctl catalog rebuild`",
         )
     return found

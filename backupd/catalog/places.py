@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import URL, Engine, create_engine, event
 
 from backupd.catalog.database import Database
-from backupd.errors import StorageRefused, TryAgain
+from backupd.errors import SafetyRefused, StorageRefused, TryAgain
 
 _SCHEMA = "backupd"
 """All tables are in a schema of their own, so that the database may have others."""
@@ -46,10 +46,12 @@ def open_file(path: Path, timeout: float) -> Database:
     Raises:
         StorageRefused: it cannot be made or opened, or its disk does not suit.
         IntegrityError: it is no database.
+        SafetyRefused: it is gone, and left something behind.
         TryAgain: another process kept it locked for too long.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_leftovers(path)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         if path.stat().st_mode & 0o077:
@@ -71,6 +73,17 @@ def open_file(path: Path, timeout: float) -> Database:
         database.close()
         raise
     return database
+
+
+def _refuse_leftovers(path: Path) -> None:
+    """Refuse to make a file beside the write-ahead log of one that is gone: SQLite would take the log for its own."""
+    left = [beside for beside in (path.with_name(path.name + end) for end in ("-wal", "-journal")) if beside.exists()]
+    if left and not path.exists():
+        raise SafetyRefused(
+            f"the catalog {path} is not there, but what it had not yet taken in is: {left[0].name}",
+            object_name=str(left[0]),
+            hint="bring the catalog back if it was moved by mistake, or move that away too",
+        )
 
 
 def open_server(server: Server, timeout: float) -> Database:

@@ -100,7 +100,7 @@ def of_policy(
     policy: Policy, views: Sequence[SnapshotView], records: Iterable[Record], now: datetime
 ) -> list[SourceStatus]:
     """The sources of a policy, by what its repository holds."""
-    drills = _drills(records)
+    drills = drills_by_snapshot(records)
     found = []
     for source in policy.sources:
         mine = [view for view in views if view.source == source.name and view.structure.kind == "snapshot"]
@@ -114,7 +114,7 @@ def of_policy(
 
 def of_repository(views: Sequence[SnapshotView], records: Iterable[Record], now: datetime) -> list[SourceStatus]:
     """Every source that a repository holds, without a policy: nothing was promised."""
-    drills = _drills(records)
+    drills = drills_by_snapshot(records)
     found = []
     for name in sorted({view.source for view in views}):
         status = SourceStatus(name)
@@ -124,7 +124,7 @@ def of_repository(views: Sequence[SnapshotView], records: Iterable[Record], now:
     return found
 
 
-def _drills(records: Iterable[Record]) -> dict[str, datetime]:
+def drills_by_snapshot(records: Iterable[Record]) -> dict[str, datetime]:
     """Of each snapshot that a drill proved, when."""
     found: dict[str, datetime] = {}
     for record in records:

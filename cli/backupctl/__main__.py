@@ -18,6 +18,7 @@ from backupd.errors import BackupdError, Exit, Interrupted, Terminated, UsageErr
 
 VERBS = {
     "audit": "audit",
+    "catalog": "catalog",
     "completion": "completion",
     "demo": "demo",
     "doctor": "doctor",
@@ -38,12 +39,10 @@ VERBS = {
     "verify": "verify",
 }
 PLANNED = {
-    **dict.fromkeys(("drill", "diff", "find", "recover", "query"), frozenset[str]()),
-    **dict.fromkeys(("posture", "evidence"), frozenset[str]()),
+    **dict.fromkeys(("drill", "diff", "find", "recover", "query", "posture", "evidence"), frozenset[str]()),
     "brake": frozenset({"list", "release"}),
     "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
-    "catalog": frozenset({"rebuild"}),
 }
 
 

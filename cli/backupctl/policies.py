@@ -59,6 +59,16 @@ def settings_for(settings: Settings, policy: "Policy", role: str) -> Settings:
     return settings
 
 
+def reading_settings(settings: Settings, policy: "Policy") -> Settings:
+    """The settings with the policy's repository, and the least of its keys that may list what is in it.
+
+    Raises:
+        KeyProblem: the policy says that all its keys are on other hosts.
+    """
+    role = next((role for role in ("check", "prune", "write", "read") if getattr(policy.keys, role)), "check")
+    return settings_for(replace(settings, repository=None), policy, role)
+
+
 def sources_of(policy: "Policy", name: str | None) -> "list[Source]":
     """The policy's sources, or the one of that name.
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from backupd.jobs.status import SourceStatus
     from backupd.policy.model import Policy
 
-_ORDER = ("check", "prune", "write", "read")
 _UNKNOWN = 3
 
 
@@ -97,13 +96,12 @@ def _look(settings: Settings, moment: datetime) -> "tuple[list[SourceStatus], in
 
 
 def _of_policy(settings: Settings, policy: "Policy", moment: datetime, caches: dict[str, int]) -> "list[SourceStatus]":
-    from backupctl.policies import settings_for
+    from backupctl.policies import reading_settings
     from backupd.errors import BackupdError
     from backupd.jobs.status import of_policy, unseen
 
-    role = next((role for role in _ORDER if getattr(policy.keys, role)), "check")
     try:
-        there = settings_for(replace(settings, repository=None), policy, role)
+        there = reading_settings(settings, policy)
         views, records, problems, cache = _read(there)
     except BackupdError as error:
         return unseen(policy, error.message)

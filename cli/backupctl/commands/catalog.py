@@ -1,0 +1,99 @@
+"""`backupctl catalog`: the table of contents that the daemon keeps, made anew from the repositories."""
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backupctl import output
+from backupctl.options import Settings, global_options, option, settings_of, verb
+from backupctl.policies import folder_of, reading_settings
+from backupctl.progress import TerminalReporter
+from backupctl.session import opened
+from backupctl.verbs import VerbGroup
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from backupd.catalog.snapshots import Snapshot
+    from backupd.policy.model import Policy
+
+
+@click.group(cls=VerbGroup, epilog="Example: backupctl catalog rebuild --config /etc/backupd/policies.d")
+@global_options
+@click.pass_context
+def command(ctx: click.Context, /, **values: Any) -> None:
+    """Look after the catalog, in which the daemon remembers runs and snapshots."""
+    ctx.find_root().obj = settings_of(ctx, values, ctx.obj or Settings())
+
+
+@command.command("rebuild", epilog="Example: backupctl catalog rebuild --config /etc/backupd/policies.d")
+@option(
+    "--catalog",
+    metavar="URL",
+    help="A file, or postgresql://user@host/database (default: catalog.sqlite in --state).",
+)
+@verb
+def rebuild(settings: Settings, catalog: str | None) -> None:
+    """Write the catalog's list of snapshots anew, from the repositories themselves.
+
+    The repositories are those of the policies in --config, or the one of --repository. A catalog that is not there is made. Its
+    history of runs cannot be had from anywhere else: it stays as it is, or is lost with the catalog.
+    """
+    from backupd.config.clock import now
+    from backupd.config.paths import state_base
+    from backupd.errors import BackupdError
+    from backupd.wiring import open_catalog
+
+    moment = now()
+    done: list[dict[str, Any]] = []
+    failed: list[BackupdError] = []
+    seen: set[str | None] = set()
+    with nullcontext() if settings.dry_run else open_catalog(state_base(settings.state), catalog) as target:
+        for policy in _policies(settings):
+            try:
+                there = reading_settings(settings, policy) if policy else settings
+                if there.repository in seen:
+                    continue
+                seen.add(there.repository)
+                repository, snapshots = _read(there, moment)
+            except BackupdError as error:
+                failed.append(error)
+                continue
+            if target:
+                target.snapshots.replace(repository, snapshots)
+            done.append({"repository": repository, "snapshots": len(snapshots)})
+            if not settings.json:
+                output.say(f"{there.repository}: {len(snapshots)} snapshots")
+    if failed:
+        for other in failed[1:]:
+            output.note(f"backupctl: {other.message}")
+        failed[0].values = {"repositories": done}  # type: ignore[attr-defined]  # the JSON document shows them beside it
+        raise failed[0]
+    if settings.json:
+        output.document("catalog rebuild", {"repositories": done})
+
+
+def _policies(settings: Settings) -> "list[Policy | None]":
+    """Those whose repositories are read; None stands for the repository that the command line names."""
+    from backupd.config.policies import load_valid, policy_files
+    from backupd.errors import UsageError
+
+    folder = folder_of(settings)
+    if settings.config or (not settings.repository and folder.exists()):
+        return [loaded.policy for loaded in load_valid(policy_files([folder]))]
+    if not settings.repository:
+        raise UsageError(
+            f"there are no policies in {folder}", hint="name a folder with --config, or a repository with --repository"
+        )
+    return [None]
+
+
+def _read(settings: Settings, moment: "datetime") -> "tuple[str, list[Snapshot]]":
+    """A repository's id, and its snapshots."""
+    from backupd.crypto.keyring import Right
+    from backupd.jobs.cataloging import read_snapshots
+
+    with opened(settings, Right.LIST) as session:
+        repo = session.opened.repo
+        return repo.id.hex(), read_snapshots(repo, moment, TerminalReporter(settings))
