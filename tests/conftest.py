@@ -45,7 +45,7 @@ class Bucket:
     region: str
 
 
-def _do_without(what: str, error: Unavailable) -> NoReturn:
+def do_without(what: str, error: Unavailable) -> NoReturn:
     """Skip the test with the reason; where CI is set, fail it."""
     reason = f"{what} cannot be had: {error}"
     if os.environ.get("CI"):
@@ -63,7 +63,7 @@ def s3_server() -> Iterator[ceph.Server]:
     try:
         started = server.__enter__()
     except Unavailable as error:
-        _do_without("the real S3 server", error)
+        do_without("the real S3 server", error)
     try:
         yield started
     finally:
@@ -101,7 +101,7 @@ def postgres_servers() -> Iterator[Callable[[int], PostgresServer]]:
         try:
             return servers(major)
         except Unavailable as error:
-            _do_without(f"PostgreSQL {major}", error)
+            do_without(f"PostgreSQL {major}", error)
 
     yield server
     servers.close()
@@ -128,7 +128,7 @@ def start_mariadb() -> Iterator[Callable[..., MariaServer]]:
         try:
             return servers(*arguments)
         except Unavailable as error:
-            _do_without("MariaDB", error)
+            do_without("MariaDB", error)
 
     yield server
     servers.close()
