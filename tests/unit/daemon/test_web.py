@@ -25,7 +25,7 @@ from backupd.daemon.metrics import exposition
 from backupd.daemon.overview import Health, Overview
 from backupd.daemon.serving import Place, Served, serve
 from backupd.daemon.web import make_app
-from backupd.errors import Exit, Failed, StorageRefused, UsageError
+from backupd.errors import Exit, Failed, StorageRefused, TryAgain, UsageError
 from tests.unit.daemon import samples
 
 TOKEN = "correct-horse-battery"
@@ -125,6 +125,46 @@ def test_health_and_readiness_say_why_not(
     with served(carrier, overview=broken, health=lambda: health) as server:
         assert ask(server, "/health").status == alive
         assert (ask(server, "/ready").status, ask(server, "/ready").body) == (ready, word)
+
+
+def test_health_comes_while_everybody_waits_for_the_catalog(carrier: Carrier) -> None:
+    """More requests than there are threads hang on an overview; the daemon's own state is told all the same."""
+    hanging, go = threading.Event(), threading.Event()
+
+    def slow() -> Overview:
+        hanging.set()
+        assert go.wait(60)
+        return samples.well()
+
+    count = 60 if carrier == "page" else 20
+    statuses: list[int] = []
+    with served(carrier, overview=slow) as server:
+        askers = [
+            threading.Thread(target=lambda: statuses.append(ask(server, "/metrics").status)) for _ in range(count)
+        ]
+        for asker in askers:
+            asker.start()
+        assert hanging.wait(30)
+        assert ask(server, "/health").status == 200
+        go.set()
+        for asker in askers:
+            asker.join()
+    assert statuses == [200] * count
+
+
+def test_a_catalog_that_hangs_is_told_after_a_while() -> None:
+    """Those behind the first do not wait for ever."""
+    go = threading.Event()
+    fresh = Fresh(lambda: samples.well() if go.wait(60) else samples.empty(), patience=0.01)
+    first = threading.Thread(target=fresh)
+    first.start()
+    while not fresh._lock.locked():
+        pass
+    with pytest.raises(TryAgain, match="does not answer"):
+        fresh()
+    go.set()
+    first.join()
+    assert fresh().verdict == "ok"
 
 
 def test_what_goes_wrong_is_said_without_its_details(carrier: Carrier, caplog: pytest.LogCaptureFixture) -> None:
