@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backupd.config.clock import stamp
-from backupd.daemon.gate import Answer, said
+from backupd.daemon.gate import OPEN, Answer, said
 from backupd.daemon.overview import Health, Overview, SourceView
-from backupd.errors import BackupdError
+from backupd.errors import BackupdError, TryAgain
 
-PATHS = ("/", "/api/status", "/health", "/metrics", "/ready")
+PATHS = ("/", "/api/status", "/metrics")
+"""What an overview is made for; `/health` and `/ready` are answered besides."""
 FRESH_SECONDS = 1.0
 Page = Callable[[Overview, str], Answer]
 """Draws an overview; the string is the query of the address."""
@@ -30,17 +31,26 @@ class Fresh:
 
     make: Callable[[], Overview]
     seconds: float = FRESH_SECONDS
+    patience: float = 10.0
     _last: Overview | None = None
     _made: float = 0.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self) -> Overview:
-        """As new as that."""
-        with self._lock:
+        """As new as that.
+
+        Raises:
+            TryAgain: another one is being made, and takes too long.
+        """
+        if not self._lock.acquire(timeout=self.patience):
+            raise TryAgain("the catalog does not answer")
+        try:
             if self._last is None or time.monotonic() - self._made >= self.seconds:
                 self._last = self.make()
                 self._made = time.monotonic()
             return self._last
+        finally:
+            self._lock.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +78,7 @@ class Answers:
             return said(500, "The status cannot be told: backupd's log says why.")
 
     def _to(self, path: str, query: str) -> Answer:
-        if path in ("/health", "/ready"):
+        if path in OPEN:
             health = self.health()
             fine = health.alive and (health.ready or path == "/health")
             return said(200, "ok") if fine else said(503, health.word)

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 from backupd.errors import UsageError
 
-OPEN = frozenset({"/health", "/ready"})
+OPEN = ("/health", "/ready")
 METRICS = "/metrics"
 LONGEST_TARGET = 2048
 SHORTEST_TOKEN = 16

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler
+from io import BufferedIOBase
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
@@ -15,6 +16,7 @@ from backupd.daemon.gate import Answer, Gate, said
 from backupd.daemon.overview import Overview
 
 CONNECTIONS = 32
+HEAD_BYTES = 16_384
 SECONDS, WHOLE_SECONDS = 5.0, 60.0
 INSTALL = "pip install 'backupd[web]'"
 
@@ -27,7 +29,7 @@ def no_page(_overview: Overview, _query: str) -> Answer:
 
 
 class PlainServer(ThreadingMixIn, TCPServer):
-    """Serves on a socket that listens already; `serve_forever` and `shutdown` are those of the standard library."""
+    """Serves on a socket that listens already."""
 
     daemon_threads = True
     block_on_close = False
@@ -38,6 +40,18 @@ class PlainServer(ThreadingMixIn, TCPServer):
         self.socket = listening
         self.answers, self.gate = answers, gate
         self._room = threading.BoundedSemaphore(CONNECTIONS)
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Until `shutdown`; the socket is closed then."""
+        try:
+            super().serve_forever(poll_interval)
+        finally:
+            self.server_close()
+
+    def shutdown(self) -> None:
+        """Stop, and wait until nothing is taken any more."""
+        _cut(self.socket)  # wakes the loop, or it would sleep on for half a second
+        super().shutdown()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """In a thread of its own, if there is room for one more."""
@@ -61,9 +75,34 @@ class PlainServer(ThreadingMixIn, TCPServer):
         """A client that broke off or was too slow is no news; what goes wrong in an answer is logged where it is made."""
 
 
-def _cut(request: socket.socket) -> None:
+def _cut(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):  # it has ended by itself
-        request.shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Bounded:
+    """The lines of one request, up to a length."""
+
+    def __init__(self, inner: BufferedIOBase) -> None:
+        self._inner, self._left = inner, HEAD_BYTES
+        self.close = inner.close
+
+    def readline(self, size: int) -> bytes:
+        """The next line.
+
+        Raises:
+            ConnectionAbortedError: it would be too much.
+        """
+        line = self._inner.readline(min(size, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise ConnectionAbortedError("the head of the request is too long")
+        return line
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed."""
+        return self._inner.closed
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,6 +111,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: PlainServer
     timeout = SECONDS
     server_version, sys_version = "backupd", ""
+
+    def setup(self) -> None:
+        """Reads no more than a head may have."""
+        super().setup()
+        self.rfile = _Bounded(self.rfile)  # type: ignore[assignment]  # of it only readline and close are used
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # as its base calls it
         """There is no access log."""

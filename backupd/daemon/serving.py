@@ -95,7 +95,7 @@ def serve(
         carrier: "page" insists on the extra `web`; "plain" goes without it; "auto" takes what there is.
 
     Raises:
-        UsageError: no token where one is needed, a token that is no good, or no extra where it is insisted on.
+        UsageError: no token where one is needed, a token or port that is no good, or no extra where it is insisted on.
         Failed: the address cannot be had.
     """
     if place.unix is None and place.token is None and not is_loopback(place.host):
@@ -103,6 +103,8 @@ def serve(
             f"a status page on {place.host} can be read by others: it needs a token",
             hint="give a token, or listen on 127.0.0.1",
         )
+    if not 0 <= place.port <= 65535:  # the system's resolver would take 99999 for 34463
+        raise UsageError(f"there is no port {place.port}", hint="0 takes any that is free; the last is 65535")
     gate = Gate(place.token, place.metrics_token, frozenset(place.names))
     app = None if carrier == "plain" else _app(overview, health, place, insist=carrier == "page")
     listening = _listen(place)
@@ -137,12 +139,11 @@ def _app(
 def _listen(place: Place) -> socket.socket:
     try:
         return _listen_unix(place.unix) if place.unix is not None else _listen_inet(place.host, place.port)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         where = str(place.unix) if place.unix is not None else f"{place.host}:{place.port}"
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        taken = error.errno == errno.EADDRINUSE
         raise Failed(
-            f"the status page cannot listen: {reason}",
+            f"the status page cannot listen: {error.strerror or error}",
             object_name=where,
             hint="another program has this port: take another, or 0 for any"
             if taken

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backupd.daemon.answers import PATHS, Answers, Fresh
-from backupd.daemon.gate import Answer, Gate
+from backupd.daemon.gate import OPEN, Answer, Gate
 from backupd.daemon.overview import Health, Overview
 from backupd.daemon.page import answer as page
 
@@ -42,8 +42,13 @@ def make_app(
         # not request.url: that is put together with the Host header, which may hold another path than the gate has seen
         return _response(answers.to(request.scope["path"], request.scope["query_string"].decode("latin-1")))
 
-    for path in PATHS:
+    async def reply_at_once(request: Request) -> Response:
+        return reply(request)
+
+    for path in PATHS:  # in threads: an overview may take its time
         app.add_api_route(path, reply, methods=["GET", "HEAD"], response_model=None)
+    for path in OPEN:  # in none, for all of them may be waiting for an overview
+        app.add_api_route(path, reply_at_once, methods=["GET", "HEAD"], response_model=None)
     app.add_middleware(_Gated, gate=Gate(token, metrics_token, frozenset(names)))
     return app
 
