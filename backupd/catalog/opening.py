@@ -4,6 +4,8 @@ What opens is of this program's version and whole: an older catalog is brought u
 half-migrated one is refused.
 """
 
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from backupd.catalog.alerts import Alerts
@@ -20,6 +22,7 @@ from backupd.catalog.queue import Queue
 from backupd.catalog.repositories import Repositories
 from backupd.catalog.runs import Runs
 from backupd.catalog.snapshots import Snapshots
+from backupd.catalog.totals import Day, Totals, days, totals
 
 
 class Catalog:
@@ -43,6 +46,14 @@ class Catalog:
         self.heartbeats = Heartbeats(database)
         self.plans = Plans(database)
         self.repositories = Repositories(database)
+
+    def totals(self, bounds: Sequence[float]) -> list[Totals]:
+        """See `backupd.catalog.totals`."""
+        return totals(self._database, bounds)
+
+    def days(self, since: datetime) -> list[Day]:
+        """See `backupd.catalog.totals`."""
+        return days(self._database, since)
 
     def close(self) -> None:
         """Close all connections."""

@@ -40,6 +40,7 @@ class Seen:
         problems: what is wrong with it.
         brakes: those in force.
         locked_until: until when its newest packs are locked by the storage.
+        vanished: snapshots that the catalog knew and that are gone without a record that says so.
     """
 
     policy: str
@@ -50,6 +51,7 @@ class Seen:
     problems: tuple[str, ...] = ()
     brakes: tuple[Brake, ...] = ()
     locked_until: datetime | None = None
+    vanished: int = 0
 
 
 class Repositories:
@@ -77,7 +79,7 @@ class Repositories:
             "at": seen.at,
             "bytes": seen.bytes,
             "locked_until": seen.locked_until,
-            "detail": canonical({"problems": list(seen.problems), "brakes": brakes}),
+            "detail": canonical({"problems": list(seen.problems), "brakes": brakes, "vanished": seen.vanished}),
         }
         with self._database.write() as connection:
             connection.execute(delete(repositories).where(repositories.c.policy == seen.policy))
@@ -107,4 +109,5 @@ def _seen(row: dict[str, object]) -> Seen:
         )
         for brake in detail["brakes"]
     )
-    return Seen(**row, problems=tuple(map(str, detail["problems"])), brakes=brakes)  # type: ignore[arg-type]
+    problems, vanished = tuple(map(str, detail["problems"])), int(detail["vanished"])
+    return Seen(**row, problems=problems, brakes=brakes, vanished=vanished)  # type: ignore[arg-type]
