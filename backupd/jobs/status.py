@@ -14,6 +14,7 @@ from backupd.config.clock import parse_stamp, stamp
 from backupd.policy.model import Policy
 from backupd.policy.schedule import fire_times
 from backupd.policy.words import written
+from backupd.repo.brakes import Brake, brakes_set
 from backupd.repo.records import Record
 from backupd.repo.repository import SnapshotView
 
@@ -48,6 +49,7 @@ class SourceStatus:
         drilled_at: when a drill proved a restore.
         strip: of the last days, oldest first, how many snapshots each has.
         why: what is wrong, the worst first.
+        brake: since when pruning of it is paused, after a sudden change, or None.
     """
 
     name: str
@@ -60,6 +62,7 @@ class SourceStatus:
     strip: list[int] = field(default_factory=lambda: [0] * DAYS)
     level: Level = Level.OK
     why: list[str] = field(default_factory=list)
+    brake: str | None = None
 
     def used(self, now: datetime) -> float | None:
         """The share of the promised time that has passed; more than 1 is a breach."""
@@ -86,6 +89,7 @@ class SourceStatus:
             "drilled_at": stamp(self.drilled_at) if self.drilled_at else None,
             "locked_until": None,
             "days": self.strip,
+            "brake": self.brake,
             "why": self.why,
         }
 
@@ -102,7 +106,8 @@ def of_policy(
     policy: Policy, views: Sequence[SnapshotView], records: Iterable[Record], now: datetime
 ) -> list[SourceStatus]:
     """The sources of a policy, by what its repository holds."""
-    drills = _drills(records)
+    records = list(records)
+    drills, brakes = _drills(records), brakes_set(records)[0]
     found = []
     for source in policy.sources:
         mine = [view for view in views if view.source == source.name and view.structure.kind == "snapshot"]
@@ -110,20 +115,31 @@ def of_policy(
         _fill(status, mine, drills, now)
         _schedule(status, policy, now)
         _judge(status, policy, now)
+        _braked(status, brakes)
         found.append(status)
     return found
 
 
 def of_repository(views: Sequence[SnapshotView], records: Iterable[Record], now: datetime) -> list[SourceStatus]:
     """Every source that a repository holds, without a policy: nothing was promised."""
-    drills = _drills(records)
+    records = list(records)
+    drills, brakes = _drills(records), brakes_set(records)[0]
     found = []
     for name in sorted({view.source for view in views}):
         status = SourceStatus(name)
         mine = [view for view in views if view.source == name and view.structure.kind == "snapshot"]
         _fill(status, mine, drills, now)
+        _braked(status, brakes)
         found.append(status)
     return found
+
+
+def _braked(status: SourceStatus, brakes: Iterable[Brake]) -> None:
+    """A pause of pruning waits for a person."""
+    for brake in brakes:
+        if brake.source == status.name:
+            status.brake = status.brake or brake.since
+            status.worse(Level.WARN, f"the brake is set since {brake.since}: {brake.reason}")
 
 
 def _drills(records: Iterable[Record]) -> dict[str, datetime]:

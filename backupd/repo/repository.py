@@ -12,7 +12,8 @@ from backupd.crypto.envelope import Envelope
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Keyring, Right, missing_right
 from backupd.errors import IntegrityError, MissingObject, MissingRight, NoRepository
-from backupd.repo.format import frame_repository, kind_of, snapshot_name, trust_name
+from backupd.repo.brakes import BRAKES, check_brake
+from backupd.repo.format import frame_repository, kind_of, snapshot_name, split_signed, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.records import Record, decode_mark, decode_record
 from backupd.repo.snapshot import SnapshotObject, Structure, parse_snapshot
@@ -247,21 +248,31 @@ class Repository:
                 before |= _pruned_links(record)
         return pruned, before
 
-    def records(self, problem: Callable[[Problem], None]) -> Iterator[Record]:
-        """All records that verify; the others are handed to `problem`."""
+    def records(
+        self, problem: Callable[[Problem], None], hidden: Callable[[str], None] = lambda _: None
+    ) -> Iterator[Record]:
+        """All records that verify.
+
+        Args:
+            problem: is told of the others.
+            hidden: is told the names of those that the keys at hand do not open.
+        """
         found: dict[Role, list[Record]] = {}
         for info in self.store.list("records/"):
             if not kind_of(info.name):
                 problem(Problem(info.name, "unknown", "this name is not one of version 1"))
                 continue
             try:
-                record = decode_record(read_object(self.store, info.name), info.name, self.trust, self.keyring)
+                data = read_object(self.store, info.name)
+                record = decode_record(data, info.name, self.trust, self.keyring)
             except IntegrityError as error:
                 problem(Problem(info.name, "damaged", error.message))
                 continue
             if record is None:
+                if not self.trust.is_revoked(split_signed(info.name, data).signer()):
+                    hidden(info.name)
                 continue
-            if _well_formed(record):
+            if _well_formed(record, self.trust):
                 found.setdefault(record.role, []).append(record)
             else:
                 problem(Problem(info.name, "damaged", f"a {record.type} record without what such a record tells"))
@@ -340,11 +351,13 @@ def _pruned_links(record: Record) -> dict[bytes, bytes]:
     return {bytes.fromhex(item["hash"]): bytes.fromhex(item["previous"]) for item in items}
 
 
-def _well_formed(record: Record) -> bool:
+def _well_formed(record: Record, trust: Trust) -> bool:
     """Whether a record of a type that is acted on has the keys of its type: a signature does not vouch for that."""
     try:
         if record.type == "prune":
             _pruned_snapshots(record), _pruned_links(record)
+        if record.type in BRAKES:
+            check_brake(record, trust)
         packs = record.document["packs"] if record.type in VERDICTS else []
         return isinstance(packs, list) and all(isinstance(pack, str) for pack in packs)
     except (KeyError, ValueError, TypeError):

@@ -17,6 +17,7 @@ from backupctl.verbs import Reached, VerbGroup
 from backupd.errors import BackupdError, Exit, Interrupted, Terminated, UsageError
 
 VERBS = {
+    "brake": "brake",
     "demo": "demo",
     "doctor": "doctor",
     "export": "export",
@@ -37,7 +38,6 @@ VERBS = {
 PLANNED = {
     **dict.fromkeys(("drill", "diff", "find", "recover", "query"), frozenset[str]()),
     **dict.fromkeys(("posture", "evidence"), frozenset[str]()),
-    "brake": frozenset({"list", "release"}),
     "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
     "notify": frozenset({"test"}),
