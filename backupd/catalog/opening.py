@@ -16,8 +16,8 @@ from backupd.catalog.embedded import EmbeddedQueue
 from backupd.catalog.heartbeats import Heartbeats
 from backupd.catalog.migration import bring_up
 from backupd.catalog.outbox import Outbox
-from backupd.catalog.plans import Plans
 from backupd.catalog.places import Server, open_file, open_server
+from backupd.catalog.plans import Plans
 from backupd.catalog.queue import Queue
 from backupd.catalog.repositories import Repositories
 from backupd.catalog.runs import Runs

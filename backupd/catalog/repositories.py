@@ -1,4 +1,4 @@
-"""What was last seen of each policy's repository: which one it is, how large, what is wrong with it, and which sources are braked."""
+"""What was last seen of each policy's repository: which it is, how large, what is wrong with it, which sources are braked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

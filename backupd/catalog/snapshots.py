@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, Select, delete, func, insert, select
@@ -100,6 +100,27 @@ class Snapshots:
         with self._database.read() as connection:
             found = connection.execute(query.group_by(table.c.repository, table.c.source)).tuples().all()
         return {(repository, source): count for repository, source, count in found}
+
+    def standing(self) -> dict[tuple[str, str], tuple[datetime | None, datetime | None, int]]:
+        """Of each repository and source when the newest snapshot was taken, when a drill proved one, and how many there are."""
+        which = select(
+            table.c.repository, table.c.source, func.max(table.c.taken_at), func.max(table.c.drilled_at), func.count()
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(which.where(_GOOD).group_by(table.c.repository, table.c.source)).tuples()
+            return {(repository, source): (taken, drilled, n) for repository, source, taken, drilled, n in rows}
+
+    def days(self, since: datetime) -> dict[tuple[str, str], dict[date, int]]:
+        """Of each repository and source how many snapshots were taken on each day since then, UTC."""
+        taken = type_coerce(table.c.taken_at, BigInteger)
+        day = ((taken - taken % _DAY) / _DAY).label("day")
+        by = (table.c.repository, table.c.source, day)
+        found: dict[tuple[str, str], dict[date, int]] = {}
+        with self._database.read() as connection:
+            rows = connection.execute(select(*by, func.count()).where(_GOOD, table.c.taken_at >= since).group_by(*by))
+            for repository, source, number, count in rows.tuples():
+                found.setdefault((repository, source), {})[_FIRST + timedelta(days=int(number))] = count
+        return found
 
     def _snapshots(self, query: Select[Any]) -> Sequence[Snapshot]:
         with self._database.read() as connection:

@@ -1,4 +1,4 @@
-"""Sums over what ran, made by the database: of each source how many runs ended how, how long they took, and what each day came to."""
+"""Sums over what ran, made by the database: of each source how its runs ended, how long they took, what each day came to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,4 +88,3 @@ def days(database: Database, since: datetime, kind: str = "run") -> list[Day]:
             Day(p, s, _FIRST + timedelta(days=int(n)), int(fine), int(all_ - fine))
             for p, s, n, fine, all_ in connection.execute(query).tuples()
         ]
-

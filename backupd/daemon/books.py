@@ -1,7 +1,7 @@
 """Writes down what begins and ends, decides what becomes of it, and has people told.
 
-A job that failed is tried again as its policy says; people are told once it failed for good. Whoever lost its claim writes nothing
-down as done: another worker has the job.
+A job that failed is tried again as its policy says; people are told once it failed for good. Whoever lost its claim writes
+nothing down as done: another worker has the job.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -82,9 +82,7 @@ class Books:
         retries, timing = policy.retries.rule, policy.timing(claim.spec.source or claim.spec.kind)
         return retry_at(claim.attempt, code, now, retries, timing)
 
-    def _consequences(
-        self, claim: Claim, ended: Ended, end: RunEnd, now: datetime, again: datetime | None
-    ) -> None:
+    def _consequences(self, claim: Claim, ended: Ended, end: RunEnd, now: datetime, again: datetime | None) -> None:
         policy = self._policy(claim.spec.policy)
         if policy is None:
             return

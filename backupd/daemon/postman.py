@@ -168,7 +168,9 @@ class Postman:
                 self.teller.tell(policy, works, failing=one.notifier)
             return
         outbox.failed(one.id, now, attempt.next_try, attempt.error or "")
-        self._log.warning("not told", **facts, reason=attempt.error, attempt=attempt.attempts, next_try=str(attempt.next_try))
+        self._log.warning(
+            "not told", **facts, reason=attempt.error, attempt=attempt.attempts, next_try=str(attempt.next_try)
+        )
         if attempt.alarm:
             opened = alerts.open(FAILING, one.policy, one.notifier, attempt.error or "it fails", now)
             if opened.new:

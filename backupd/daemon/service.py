@@ -1,4 +1,4 @@
-"""The daemon's one loop: plan, work, look, and say so. Whatever it cannot do now it tries again; it never waits for anything but the next event.
+"""The daemon's one loop: plan, work, look, and say so. What it cannot do now it tries again; it waits for the next event only.
 
 The roles share nothing but the catalog, so that one process may play all of them, or several on several machines one each.
 """
@@ -149,9 +149,9 @@ class Loop:
                 parts.log.info("the daemon works again")
             parts.state.failing_since, parts.state.trouble = None, ""
             parts.state.last_step = ticks
-        if parts.state.failing_since is None or ticks - parts.state.failing_since < _STALLED:
-            if self._alive.due(ticks):
-                parts.systemd.alive()
+        works = parts.state.failing_since is None or ticks - parts.state.failing_since < _STALLED
+        if works and self._alive.due(ticks):
+            parts.systemd.alive()
 
     def _round(self, ticks: float, woken: bool) -> None:
         parts, now = self._parts, self._parts.clock()

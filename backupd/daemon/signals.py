@@ -38,7 +38,7 @@ class Signals:
             os.write(self._write, b"\0")
 
     def wait(self, seconds: float, descriptors: Iterable[int] = ()) -> bool:
-        """Until a signal, `wake`, something to read on one of the descriptors, or that many seconds; whether it was one of the first two."""
+        """Wait for a signal, `wake`, something to read, or so many seconds; whether it was one of the first two."""
         with selectors.DefaultSelector() as selector:
             for fd in (self._read, *descriptors):
                 selector.register(fd, selectors.EVENT_READ)

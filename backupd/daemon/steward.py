@@ -1,4 +1,4 @@
-"""Looks whether what was promised is kept, opens and closes alerts, and has people told: once, and again each day while it lasts."""
+"""Looks whether what was promised is kept, opens and closes alerts, and has people told: once, and daily while it lasts."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta

@@ -60,7 +60,7 @@ class Task:
             f"{self.name}:{stamp(planned.at)}",
             self.lock,
             PRIORITY[self.kind],
-            {**self.payload, "due": stamp(planned.at), "missed": planned.missed},
+            {**self.payload, "due": stamp(planned.at)},
             planned.start,
             self.policy.retries.attempts,
             most.total_seconds() if most else None,

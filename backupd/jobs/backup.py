@@ -23,7 +23,9 @@ from backupd.crypto.envelope import structure_key_id
 from backupd.crypto.keyfile import Key
 from backupd.engines.base import Source, TableInfo, View
 from backupd.errors import Failed, SourceMoved
+from backupd.jobs.brake import Told
 from backupd.jobs.capture import CapturedStream, capture
+from backupd.jobs.nights import NightWatch
 from backupd.jobs.standing import Standing, standing, to_remember
 from backupd.repo.commit import check_head, commit
 from backupd.repo.content import check_content
@@ -70,7 +72,7 @@ class BackupOptions:
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """What a run did."""
+    """What a run did; `brake` is in which ways the source changed suddenly."""
 
     snapshot: str
     source: str
@@ -84,6 +86,7 @@ class BackupResult:
     spilled: int = 0
     resumed: int = 0
     unread: bool = False
+    brake: tuple[Told, ...] = ()
 
 
 def index_path(folder: Places, key: Key) -> Path:
@@ -155,6 +158,8 @@ class _Run:
     began: float = field(default_factory=time.monotonic)
     awake: float = field(default_factory=_since_boot)
     mark: str | None = None
+    leaning: bool = False
+    watch: NightWatch | None = None
 
     def go(self) -> BackupResult:
         """Everything, in order."""
@@ -174,6 +179,9 @@ class _Run:
             if versions is not None:
                 stack.callback(versions.close)
                 self.mark = None if options.check else self.source.standstill()
+                self.leaning = versions.warm
+            if options.trial is None:
+                self.watch = NightWatch(repo, key, self.folder, options.name, MADE_BY, report)
             found = standing(self.mark, versions, index, MADE_BY, repo.trust.policy.base_max_age_days * 86400)
             if found is not None and versions is not None:
                 return self._stand(found, stack, index, versions, asked)
@@ -201,7 +209,12 @@ class _Run:
             session.versions.publish(said)
             _tell_trouble(session.versions, self.report)
         warnings = (*view.warnings, *_empty(view))
-        return replace(result, warnings=warnings, spilled=captured.spilled, resumed=resumed)
+        told = self._look_back(result.snapshot)
+        return replace(result, warnings=warnings, spilled=captured.spilled, resumed=resumed, brake=told)
+
+    def _look_back(self, snapshot: str) -> tuple[Told, ...]:
+        """Whether the source changed suddenly; told, and never a reason to fail a run whose snapshot is published."""
+        return tuple(self.watch.look(snapshot, self.clock())) if self.watch else ()
 
     def _stand(
         self, found: Standing, stack: ExitStack, index: LocalIndex, versions: VersionCache, asked: datetime
@@ -218,7 +231,8 @@ class _Run:
         result = self._publish(session, structure, content, asked)
         versions.stay()
         _tell_trouble(versions, self.report)
-        return replace(result, warnings=tuple(content["warnings"]), unread=True)
+        told = self._look_back(result.snapshot)
+        return replace(result, warnings=tuple(content["warnings"]), unread=True, brake=told)
 
     def _publish(
         self, session: WriteSession, structure: Structure, content: dict[str, Any], taken: datetime
@@ -231,6 +245,12 @@ class _Run:
         fence()
         session.check_packs()
         _check_own(content, structure)
+        if self.watch is not None:
+            fresh = session.counts.fresh_plain, session.counts.fresh_payload
+            cached = bool(self.options.version_cache)
+            self.watch.expect(
+                structure, content["tables"], fresh, session.envelope.session, leaning=self.leaning, cache=cached
+            )
         rollback = self.options.accept_rollback
         done = commit(
             session,

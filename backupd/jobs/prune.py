@@ -21,6 +21,7 @@ from backupd.jobs.leavings import Leavings
 from backupd.jobs.needed import packs_needed
 from backupd.jobs.verify import append_record
 from backupd.policy.retention import Candidate, Rule, Verdict, plan
+from backupd.repo.brakes import Brake, brakes_set
 from backupd.repo.format import kind_of, snapshot_name
 from backupd.repo.garbage import Collector, Generation, over, server_now
 from backupd.repo.records import Record
@@ -67,6 +68,7 @@ def candidates(
     drilled: frozenset[str],
     stored: Mapping[str, datetime],
     longest: timedelta,
+    brakes: Sequence[Brake] = (),
 ) -> list[Candidate]:
     """The snapshots as a retention rule sees them.
 
@@ -79,7 +81,9 @@ def candidates(
         drilled: ids of those that a drill proved.
         stored: of each object's name, when the storage says that it was written; empty to believe the writers.
         longest: how long a session may last.
+        brakes: those in force: nothing of their sources goes.
     """
+    reasons = {(brake.writer, brake.source): brake.reason for brake in brakes}
     newest: dict[bytes, int] = {}
     for view in views:
         newest[view.object.writer] = max(view.object.seq, newest.get(view.object.writer, 0))
@@ -100,6 +104,7 @@ def candidates(
                 view.structure.kind == "checkpoint",
                 pinned,
                 honest,
+                reasons.get((view.object.writer, view.source)),
             )
         )
     return found
@@ -111,7 +116,8 @@ def all_candidates(
     """Every snapshot of a repository as a retention rule sees it; in a copy, by the writers' times."""
     stored = {} if copied else {info.name: info.modified for info in repo.store.list("snapshots/")}
     longest = timedelta(hours=repo.trust.policy.max_session_hours)
-    return candidates(views, holds_by_snapshot(views, records), drilled_snapshots(records), stored, longest)
+    held, drilled = holds_by_snapshot(views, records), drilled_snapshots(records)
+    return candidates(views, held, drilled, stored, longest, brakes_set(records)[0])
 
 
 def _said(view: SnapshotView) -> datetime | None:
@@ -170,6 +176,7 @@ class Prune:
         self._history = repo.history()
         self._records = self._history.records
         self._problems += self._history.record_problems
+        self._hidden = self._history.hidden_records
         self._check()
         self._all = all_candidates(repo, self._history.views, self._records, copied=copied)
         self._collector = Collector(repo, stamp(now), self._signer, report)
@@ -182,6 +189,12 @@ class Prune:
         if history.hidden:
             raise MissingRight(
                 f"{history.hidden} snapshots cannot be opened with the keys at hand: what they need is not known"
+            )
+        if self._hidden:
+            raise MissingRight(
+                f"{len(self._hidden)} records cannot be opened with the keys at hand, the first is {self._hidden[0]}: one of"
+                " them may be a hold or a brake",
+                object_name=self._hidden[0],
             )
         self._problems += [problem for problem in history.problems if problem.kind != "unknown"]
         self._problems += _record_problems(self._repo, self._records)
@@ -219,7 +232,8 @@ class Prune:
         """Forget one snapshot.
 
         Raises:
-            SafetyRefused: it is held, the newest of its writer, or the newest of its source that a drill proved.
+            SafetyRefused: it is held, its source is braked, or it is the newest of its writer, or of its source that a drill
+                proved.
         """
         (chosen,) = [c for c in self._all if c.id == view.id]
         if chosen.holds:
@@ -227,6 +241,12 @@ class Prune:
                 f"snapshot {view.id[:12]} is held: {chosen.holds[0]}",
                 object_name=view.id,
                 hint="`backupctl hold release` first, if whoever holds it agrees",
+            )
+        if chosen.brake:
+            raise SafetyRefused(
+                f"snapshot {view.id[:12]} is of a source of which the brake is set: {chosen.brake}",
+                object_name=view.id,
+                hint=f"find out what happened there; `backupctl brake release {view.source}` lets its snapshots go again",
             )
         proven = [c for c in self._all if c.source == chosen.source and c.drilled]
         last = chosen.drilled and chosen == max(proven, key=lambda c: (c.stored_at, c.order))

@@ -3,7 +3,7 @@
 What cannot be seen is never called well.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -12,6 +12,7 @@ from typing import Any
 from backupd.config.clock import parse_stamp, stamp
 from backupd.policy.model import Policy
 from backupd.policy.words import written
+from backupd.repo.brakes import brakes_set
 from backupd.repo.records import Record
 from backupd.repo.repository import SnapshotView
 
@@ -46,6 +47,7 @@ class SourceStatus:
         drilled_at: when a drill proved a restore.
         strip: of the last days, oldest first, how many snapshots each has.
         why: what is wrong, the worst first.
+        brakes: for what pruning of it is paused, after a sudden change.
     """
 
     name: str
@@ -58,6 +60,7 @@ class SourceStatus:
     strip: list[int] = field(default_factory=lambda: [0] * DAYS)
     level: Level = Level.OK
     why: list[str] = field(default_factory=list)
+    brakes: list["Braked"] = field(default_factory=list)
 
     def used(self, now: datetime) -> float | None:
         """The share of the promised time that has passed; more than 1 is a breach."""
@@ -84,6 +87,7 @@ class SourceStatus:
             "drilled_at": stamp(self.drilled_at) if self.drilled_at else None,
             "locked_until": None,
             "days": self.strip,
+            "brake": self.brakes[0].since if self.brakes else None,
             "why": self.why,
         }
 
@@ -96,32 +100,97 @@ def unseen(policy: Policy, why: str) -> list[SourceStatus]:
     return found
 
 
+@dataclass(slots=True)
+class Known:
+    """What is known of the snapshots of one source.
+
+    Attributes:
+        newest: when the newest was taken.
+        drilled_at: when a drill proved a restore of one.
+        strip: of the last days, oldest first, how many each has.
+    """
+
+    newest: datetime | None = None
+    drilled_at: datetime | None = None
+    strip: list[int] = field(default_factory=lambda: [0] * DAYS)
+
+
+@dataclass(frozen=True, slots=True)
+class Braked:
+    """Pruning of a source is paused, since when and why."""
+
+    source: str
+    since: str
+    reason: str
+
+
 def of_policy(
     policy: Policy, views: Sequence[SnapshotView], records: Iterable[Record], now: datetime
 ) -> list[SourceStatus]:
     """The sources of a policy, by what its repository holds."""
-    drills = drills_by_snapshot(records)
+    known, brakes = _known(views, list(records), now)
+    return of_known(policy, known, brakes, now)
+
+
+def of_known(
+    policy: Policy, known: Mapping[str, Known], brakes: Sequence[Braked], now: datetime
+) -> list[SourceStatus]:
+    """The sources of a policy, by what is known of their snapshots."""
     found = []
     for source in policy.sources:
-        mine = [view for view in views if view.source == source.name and view.structure.kind == "snapshot"]
         status = SourceStatus(source.name, policy.policy, policy.objectives.rpo)
-        _fill(status, mine, drills, now)
+        _fill(status, known, brakes)
         _schedule(status, policy, now)
         _judge(status, policy, now)
+        _tell_brake(status)
         found.append(status)
     return found
 
 
 def of_repository(views: Sequence[SnapshotView], records: Iterable[Record], now: datetime) -> list[SourceStatus]:
     """Every source that a repository holds, without a policy: nothing was promised."""
-    drills = drills_by_snapshot(records)
+    known, brakes = _known(views, list(records), now)
     found = []
-    for name in sorted({view.source for view in views}):
+    for name in sorted(known):
         status = SourceStatus(name)
-        mine = [view for view in views if view.source == name and view.structure.kind == "snapshot"]
-        _fill(status, mine, drills, now)
+        _fill(status, known, brakes)
+        _tell_brake(status)
         found.append(status)
     return found
+
+
+def _known(
+    views: Sequence[SnapshotView], records: Sequence[Record], now: datetime
+) -> tuple[dict[str, Known], list[Braked]]:
+    drills, today = drills_by_snapshot(records), now.astimezone(UTC).date()
+    found: dict[str, Known] = {}
+    for view in views:
+        known = found.setdefault(view.source, Known())
+        if view.structure.kind != "snapshot":
+            continue
+        try:
+            taken = parse_stamp(view.structure.taken_at)
+        except (ValueError, OverflowError):
+            continue  # a writer that lies about the time has protected nothing
+        known.newest = max(taken, known.newest or taken)
+        back = (today - taken.date()).days
+        if 0 <= back < DAYS:
+            known.strip[DAYS - 1 - back] += 1
+        if drilled := drills.get(view.id):
+            known.drilled_at = max(drilled, known.drilled_at or drilled)
+    return found, [Braked(brake.source, brake.since, brake.reason) for brake in brakes_set(records)[0]]
+
+
+def _fill(status: SourceStatus, known: Mapping[str, Known], brakes: Sequence[Braked]) -> None:
+    mine = known.get(status.name, Known())
+    status.last_good, status.drilled_at, status.strip = mine.newest, mine.drilled_at, list(mine.strip)
+    status.brakes = [brake for brake in brakes if brake.source == status.name]
+
+
+def _tell_brake(status: SourceStatus) -> None:
+    """A pause of pruning waits for a person."""
+    for brake in status.brakes:
+        status.worse(Level.WARN, f"the brake is set since {brake.since}: {brake.reason}")
 
 
 def drills_by_snapshot(records: Iterable[Record]) -> dict[str, datetime]:
@@ -134,22 +203,6 @@ def drills_by_snapshot(records: Iterable[Record]) -> dict[str, datetime]:
             except (KeyError, ValueError):
                 continue
     return found
-
-
-def _fill(status: SourceStatus, views: Sequence[SnapshotView], drills: dict[str, datetime], now: datetime) -> None:
-    today = now.astimezone(UTC).date()
-    for view in views:
-        try:
-            taken = parse_stamp(view.structure.taken_at)
-        except (ValueError, OverflowError):
-            continue  # a writer that lies about the time has protected nothing
-        if status.last_good is None or taken > status.last_good:
-            status.last_good = taken
-        age = (today - taken.date()).days
-        if 0 <= age < DAYS:
-            status.strip[DAYS - 1 - age] += 1
-        if (drilled := drills.get(view.id)) and (status.drilled_at is None or drilled > status.drilled_at):
-            status.drilled_at = drilled
 
 
 def _schedule(status: SourceStatus, policy: Policy, now: datetime) -> None:

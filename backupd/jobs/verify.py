@@ -367,8 +367,10 @@ def _give_verdicts(repo: Repository, result: VerifyResult, now: datetime, report
                 )
 
 
-def append_record(repo: Repository, signer: Signer, document: Mapping[str, object]) -> str:
+def append_record(repo: Repository, signer: Signer, document: Mapping[str, object], owner: bytes = b"") -> str:
     """Store a record behind the newest one of its role, linked to it; returns its name.
+
+    With `owner`, of a writer's record, it is sealed so that this writer can read it.
 
     Raises:
         TryAgain: others kept winning.
@@ -379,7 +381,7 @@ def append_record(repo: Repository, signer: Signer, document: Mapping[str, objec
         previous = sha256(read_object(repo.store, names[-1])) if names else NONE
         name = record_name(signer.role, n)
         try:
-            repo.store.put(name, encode_record(name, document, repo.id, signer, repo.keyring, previous))
+            repo.store.put(name, encode_record(name, document, repo.id, signer, repo.keyring, previous, owner))
         except ObjectExists:
             continue
         return name

@@ -64,6 +64,7 @@ class Candidate:
         checkpoint: of a first run that is not finished.
         pinned: another reason to keep it, or None.
         counts: whether its time can be believed; if not, it fills no bucket and takes nobody's place.
+        brake: why pruning of its source is paused, or None.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Candidate:
     checkpoint: bool = False
     pinned: str | None = None
     counts: bool = True
+    brake: str | None = None
 
 
 @dataclass(slots=True)
@@ -161,6 +163,8 @@ def _of_source(verdicts: list[Verdict], rule: Rule, now: datetime, zone: tzinfo)
         verdict.reasons += [f"held: {reason}" for reason in verdict.snapshot.holds]
         if verdict.snapshot.pinned:
             verdict.reasons.append(verdict.snapshot.pinned)
+        if verdict.snapshot.brake:
+            verdict.reasons.append(f"the brake is set: {verdict.snapshot.brake}")
     _keep_checkpoints(timely)
     missing = rule.min_keep - sum(v.keep for v in whole)
     _give([v for v in whole if not v.keep][: max(0, missing)], f"one of the {rule.min_keep} that always stay")

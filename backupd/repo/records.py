@@ -61,7 +61,7 @@ def record_name(role: Role, n: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A verified record."""
+    """A verified record; `owner` names the key that it is sealed under, of a writer or of all records."""
 
     name: str
     role: Role
@@ -70,6 +70,7 @@ class Record:
     signer: bytes = b""
     previous: bytes = NONE
     digest: bytes = b""
+    owner: bytes = b""
 
     @property
     def n(self) -> int:
@@ -84,10 +85,12 @@ def encode_record(
     signer: Signer,
     keyring: Keyring,
     previous: bytes = NONE,
+    owner: bytes = b"",
 ) -> bytes:
     """Seal and sign a record: plain for types of object names only, else under the records key.
 
-    `previous` is the hash of the record before it, of the same role.
+    `previous` is the hash of the record before it, of the same role. With `owner`, an answer to a writer's record, it is sealed
+    as that was, so that the writer can read it.
 
     Raises:
         IntegrityError: the signer's role may not sign this type.
@@ -99,6 +102,9 @@ def encode_record(
         return _join(name, repository, bytes(OWNER_BYTES), PLAIN, previous, dump_json(document), signer)
     writer = next((k for k in keyring.keys if k.role is Role.WRITE), None)
     records_key = keyring.records_key()
+    if any(owner[:20]) and (key := keyring.structure_key(*parse_owner(owner))) is not None:
+        body = seal_part(key, "record", name.encode(), pack_json(document))
+        return _join(name, repository, owner, WRITER, previous, body, signer)
     if records_key is not None:
         body = seal_part(records_key, "record", name.encode(), pack_json(document))
         owner = owner_block(bytes(16), 0, structure_key_id(records_key))
@@ -153,14 +159,13 @@ def _verified(data: bytes, name: str, trust: Trust) -> tuple[Role, Signed]:
 
 
 def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Record | None:
-    """Verify and open a record; None if it is sealed for keys not at hand, or signed by a revoked write key.
+    """Verify and open a record; None if it is sealed for keys not at hand, or signed by a revoked write key and no brake.
 
     Raises:
         IntegrityError: forged, damaged, or signed by a role that may not.
     """
     role, signed = _verified(data, name, trust)
-    if trust.is_revoked(signed.signer()):
-        return None
+    revoked = trust.is_revoked(signed.signer())
     cursor = Cursor(signed.body, name)
     owner = cursor.take(OWNER_BYTES)
     sealing, previous, body = cursor.u8(), cursor.take(32), cursor.block()
@@ -177,13 +182,17 @@ def decode_record(data: bytes, name: str, trust: Trust, keyring: Keyring) -> Rec
         try:
             document = unpack_json(open_part(key, "record", name.encode(), body), name)
         except Unauthentic:
+            if revoked:
+                return None
             raise IntegrityError(f"{name} does not open", object_name=name) from None
     kind = str(document.get("type"))
+    if revoked and kind != "brake":  # what pauses deletions outlives trust in its host; a person ends it
+        return None
     if sealing == PLAIN and kind not in OPEN_TYPES:
         raise IntegrityError(f"{name}: a {kind} record must be sealed", object_name=name)
     if kind in SIGNERS and role not in SIGNERS[kind]:
         raise IntegrityError(f"{name}: a {role} key may not sign a {kind} record", object_name=name)
-    return Record(name, role, kind, document, signed.signer(), previous, sha256(data))
+    return Record(name, role, kind, document, signed.signer(), previous, sha256(data), owner)
 
 
 def gc_name(generation: int, step: str) -> str:

@@ -12,7 +12,8 @@ from backupd.crypto.envelope import Envelope
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Keyring, Right, missing_right
 from backupd.errors import IntegrityError, MissingObject, MissingRight, NoRepository
-from backupd.repo.format import frame_repository, kind_of, snapshot_name, trust_name
+from backupd.repo.brakes import BRAKES, check_brake
+from backupd.repo.format import frame_repository, kind_of, snapshot_name, split_signed, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.records import Record, decode_mark, decode_record
 from backupd.repo.snapshot import SnapshotObject, Structure, parse_snapshot
@@ -88,12 +89,15 @@ class SnapshotView:
         return self.structure.source
 
 
+_HIDDEN = "hidden"
+
+
 @dataclass(slots=True)
 class History:
     """All snapshots that verify, oldest first; what is wrong with the rest; how many the keys at hand do not open.
 
     `records` are those that were read to tell pruned snapshots from missing ones, after the snapshots were listed;
-    `record_problems` what is wrong with others.
+    `record_problems` what is wrong with others, `hidden_records` the names of those that the keys at hand do not open.
     """
 
     views: list[SnapshotView] = field(default_factory=list)
@@ -102,6 +106,7 @@ class History:
     hidden: int = 0
     records: list[Record] = field(default_factory=list)
     record_problems: list[Problem] = field(default_factory=list)
+    hidden_records: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -186,7 +191,11 @@ class Repository:
         """
         found = self.verified(data, name)
         structure = found.structure(self.structure_key(found.envelope, name))
-        return SnapshotView(found, structure, self.trust.label_of(found.writer, self.keyring.records_key))
+        return SnapshotView(found, structure, self.writer_label(found.writer))
+
+    def writer_label(self, writer: bytes) -> str:
+        """A writer's label for people, as far as the keys at hand open it."""
+        return self.trust.label_of(writer, self.keyring.records_key)
 
     def history(self) -> History:
         """Read and verify every snapshot there is, and the chains between them; problems are collected, not raised."""
@@ -205,7 +214,7 @@ class Repository:
                 history.hidden += 1
             else:
                 history.problems.append(result)
-        history.records = list(self.records(history.record_problems.append))
+        history.records = list(self.records(history.record_problems.append, history.hidden_records.append))
         self._check_chains(history, broken)
         history.views.sort(key=lambda v: (v.structure.taken_at, v.object.seq))
         return history
@@ -244,27 +253,39 @@ class Repository:
         """Writer and number of every snapshot that a prune has signed for, to its hash."""
         return pruned_snapshots(self.records(lambda _: None))
 
-    def records(self, problem: Callable[[Problem], None]) -> Iterator[Record]:
-        """All records that verify; the others are handed to `problem`."""
+    def records(
+        self, problem: Callable[[Problem], None], hidden: Callable[[str], None] = lambda _: None
+    ) -> Iterator[Record]:
+        """All records that verify.
+
+        Args:
+            problem: is told of the others.
+            hidden: is told the names of those that the keys at hand do not open.
+        """
         found: dict[Role, list[Record]] = {}
         names = [info.name for info in self.store.list("records/")]
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            for record in pool.map(self._try_record, names):
+            for name, record in zip(names, pool.map(self._try_record, names), strict=True):
                 if isinstance(record, Problem):
                     problem(record)
-                elif record is not None:
+                elif isinstance(record, Record):
                     found.setdefault(record.role, []).append(record)
+                elif record is _HIDDEN:
+                    hidden(name)
         for chain in found.values():
             yield from self._unrevoked(chain, problem)
 
-    def _try_record(self, name: str) -> Record | Problem | None:
+    def _try_record(self, name: str) -> Record | Problem | str | None:
         if not kind_of(name):
             return Problem(name, "unknown", "this name is not one of version 1")
         try:
-            record = decode_record(read_object(self.store, name), name, self.trust, self.keyring)
+            data = read_object(self.store, name)
+            record = decode_record(data, name, self.trust, self.keyring)
         except IntegrityError as error:
             return Problem(name, "damaged", error.message)
-        if record is None or _well_formed(record):
+        if record is None:
+            return None if self.trust.is_revoked(split_signed(name, data).signer()) else _HIDDEN
+        if _well_formed(record, self.trust):
             return record
         return Problem(name, "damaged", f"a {record.type} record without what such a record tells")
 
@@ -358,11 +379,13 @@ def _pruned_links(record: Record) -> dict[bytes, bytes]:
     return {bytes.fromhex(item["hash"]): bytes.fromhex(item["previous"]) for item in items}
 
 
-def _well_formed(record: Record) -> bool:
+def _well_formed(record: Record, trust: Trust) -> bool:
     """Whether a record of a type that is acted on has the keys of its type: a signature does not vouch for that."""
     try:
         if record.type == "prune":
             _pruned_snapshots(record), _pruned_links(record)
+        if record.type in BRAKES:
+            check_brake(record, trust)
         packs = record.document["packs"] if record.type in VERDICTS else []
         return isinstance(packs, list) and all(isinstance(pack, str) for pack in packs)
     except (KeyError, ValueError, TypeError):

@@ -336,6 +336,11 @@ class VersionCache:
         """The hour in which the oldest full chunk that a delta of this run leans on was last seen; None without deltas."""
         return min((w.oldest for _, _, w in self._lists if w.oldest is not None), default=None)
 
+    @property
+    def warm(self) -> bool:
+        """Whether the run before left anything that deltas may lean on."""
+        return self._known is not None
+
     def stay(self) -> None:
         """After a snapshot was published of a source that is as it was: what the run before read is of this hour too."""
         if self._off or self._known is None:

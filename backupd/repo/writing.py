@@ -43,7 +43,7 @@ NODES_IN_LINE = 96
 
 @dataclass(slots=True)
 class Counts:
-    """What a run adds up."""
+    """What a run adds up; `fresh` is what was stored in full, as it was and as it is stored."""
 
     total: int = 0
     full: int = 0
@@ -51,6 +51,8 @@ class Counts:
     reused: int = 0
     read_bytes: int = 0
     stored_bytes: int = 0
+    fresh_plain: int = 0
+    fresh_payload: int = 0
 
     def chunks(self) -> dict[str, int]:
         """As the contract's `chunks`."""
@@ -430,6 +432,8 @@ class StreamWriter:
                 counts.delta += 1
             else:
                 counts.full += 1
+                counts.fresh_plain += ref.plain_length
+                counts.fresh_payload += ref.payload_length
             self._bytes += ref.plain_length
             self.tree.add(ref, said)
             self._remember(item, ref, marks, new=new)

@@ -18,6 +18,7 @@ from backupd.errors import BackupdError, Exit, Interrupted, Terminated, UsageErr
 
 VERBS = {
     "audit": "audit",
+    "brake": "brake",
     "catalog": "catalog",
     "completion": "completion",
     "demo": "demo",
@@ -40,7 +41,6 @@ VERBS = {
 }
 PLANNED = {
     **dict.fromkeys(("drill", "diff", "find", "recover", "query", "posture", "evidence"), frozenset[str]()),
-    "brake": frozenset({"list", "release"}),
     "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
 }

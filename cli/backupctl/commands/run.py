@@ -249,6 +249,16 @@ def _values(result: "BackupResult", report: TerminalReporter, settings: Settings
         "dry_run": settings.dry_run,
         "resumed_packs": result.resumed,
         "unread": result.unread,
+        "brake": [
+            {
+                "kind": told.kind,
+                "reason": told.reason,
+                "table": told.table,
+                "snapshot": told.snapshot,
+                "record": told.record,
+            }
+            for told in result.brake
+        ],
     }
 
 
@@ -267,5 +277,7 @@ def _tell(result: "BackupResult", settings: Settings) -> None:
         output.say("nobody wrote to it since the last run: nothing was read, and the snapshot names what that run read")
     if result.resumed:
         output.say(f"{output.plural(result.resumed, 'pack')} of a run that was cut off did not have to be stored again")
+    for told in result.brake:
+        output.note(f"sudden change, {told.kind}: " + (f"{told.table}: " if told.table else "") + told.reason)
     for warning in result.warnings:
         output.note(f"warning: {warning}")

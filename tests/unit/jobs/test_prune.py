@@ -14,6 +14,7 @@ import pytest
 from backupd.crypto.keyfile import Role
 from backupd.crypto.primitives import sha256
 from backupd.errors import Failed, IntegrityError, KeyProblem, MissingRight, SafetyRefused
+from backupd.jobs.brake import in_force, release
 from backupd.jobs.leavings import NOTES
 from backupd.jobs.prune import Prune, PruneResult
 from backupd.jobs.verify import Level, append_record
@@ -86,6 +87,11 @@ class World:
         self.kept.pop(snapshot)
         return result
 
+    def release(self) -> None:
+        """A person says that whatever was sudden was meant."""
+        repo = self.kit.repo(Role.PRUNE, host="pruner")
+        release(repo, self.kit.signer(Role.PRUNE), in_force(repo.records(lambda _: None)), "a test", self.now)
+
     def assert_whole(self) -> None:
         """Exactly the snapshots that were not forgotten are there, each restores, and nothing is wrong."""
         history = self.kit.history()
@@ -138,6 +144,7 @@ def test_sessions_without_packs_go_too(world: World) -> None:
     world.source.write_bytes(make_customers(world.root / "other.db", 700).read_bytes())
     world.nights += 100
     world.night()
+    world.release()
     world.prune()
     world.later(hours=60)
     world.prune()
