@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import Row, Select, delete, func, insert, select
 
+from backupd.catalog.calendar import date_of, day_of
 from backupd.catalog.database import Database
 from backupd.catalog.documents import canonical, parsed
 from backupd.catalog.newest import fields_of, newest_of
@@ -112,14 +113,12 @@ class Snapshots:
 
     def days(self, since: datetime) -> dict[tuple[str, str], dict[date, int]]:
         """Of each repository and source how many snapshots were taken on each day since then, UTC."""
-        taken = type_coerce(table.c.taken_at, BigInteger)
-        day = ((taken - taken % _DAY) / _DAY).label("day")
-        by = (table.c.repository, table.c.source, day)
+        by = (table.c.repository, table.c.source, day_of(table.c.taken_at))
         found: dict[tuple[str, str], dict[date, int]] = {}
         with self._database.read() as connection:
             rows = connection.execute(select(*by, func.count()).where(_GOOD, table.c.taken_at >= since).group_by(*by))
             for repository, source, number, count in rows.tuples():
-                found.setdefault((repository, source), {})[_FIRST + timedelta(days=int(number))] = count
+                found.setdefault((repository, source), {})[date_of(number)] = count
         return found
 
     def _snapshots(self, query: Select[Any]) -> Sequence[Snapshot]:

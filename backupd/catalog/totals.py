@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 from sqlalchemy import BigInteger, Float, case, func, literal, select, type_coerce
 
+from backupd.catalog.calendar import date_of, day_of
 from backupd.catalog.database import Database
 from backupd.catalog.tables import runs
-
-_DAY = 86_400_000_000
-_FIRST = date(1970, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +73,7 @@ def totals(database: Database, bounds: Sequence[float], kind: str = "run") -> li
 
 def days(database: Database, since: datetime, kind: str = "run") -> list[Day]:
     """Of each source and day since then how many runs were good, and how many failed."""
-    ended = type_coerce(runs.c.ended, BigInteger)
-    day = ((ended - ended % _DAY) / _DAY).label("day")
+    day = day_of(runs.c.ended)
     good = func.sum(case((runs.c.outcome == "done", 1), else_=0))
     query = (
         select(runs.c.policy, runs.c.source, day, good, func.count())
@@ -85,6 +82,6 @@ def days(database: Database, since: datetime, kind: str = "run") -> list[Day]:
     )
     with database.read() as connection:
         return [
-            Day(p, s, _FIRST + timedelta(days=int(n)), int(fine), int(all_ - fine))
+            Day(p, s, date_of(n), int(fine), int(all_ - fine))
             for p, s, n, fine, all_ in connection.execute(query).tuples()
         ]

@@ -71,6 +71,12 @@ def _homeless() -> Path:
     return folder
 
 
+def daemon_environment() -> dict[str, str]:
+    """The environment of a daemon's jobs: its own, without what would give their commands other options than theirs."""
+    kept = ("BACKUPCTL_LIMIT_", "BACKUPCTL_JOBS", "BACKUPCTL_TOOLS")
+    return {n: v for n, v in os.environ.items() if not n.startswith(("BACKUPCTL_", "BACKUPD_")) or n.startswith(kept)}
+
+
 def plain_environment() -> dict[str, str]:
     """The environment without this program's own variables, for commands that are not its own."""
     own = ("BACKUPCTL_", "CREDENTIALS_DIRECTORY")

@@ -3,8 +3,7 @@
 The roles share nothing but the catalog, so that one process may play all of them, or several on several machines one each.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -74,6 +73,7 @@ class Parts:
     timer: Callable[[list[Task]], None] = field(default=lambda _tasks: None)
     workers: Workers | None = None
     look: Callable[[InForce, datetime], None] | None = None
+    worker_name: str = ""
     adopted: Callable[[InForce], None] = field(default=lambda _policies: None)
 
 
@@ -167,7 +167,7 @@ class Loop:
         if parts.look is not None and self._look.due(ticks, now=ended):
             parts.look(policies, now)
         if self._beat.due(ticks):
-            parts.catalog.heartbeats.beat("+".join(sorted(self._options.roles)), now)
+            parts.catalog.heartbeats.beat(parts.worker_name or "+".join(sorted(self._options.roles)), now)
 
     def _schedule(self, planner: Planner, now: datetime, ticks: float, woken: bool) -> None:
         parts = self._parts
@@ -222,12 +222,3 @@ def _drain(loop: Loop, parts: Parts, signals: Signals, options: Options) -> None
             workers.stop_all("the daemon ends")
         if stopping is not None and ticks - stopping > _PATIENCE:
             workers.abandon(parts.clock())
-
-
-@contextmanager
-def held(*closers: Callable[[], None]) -> Iterator[None]:
-    """Close things at the end, the last one first, whatever happens."""
-    with ExitStack() as stack:
-        for close in closers:
-            stack.callback(close)
-        yield

@@ -19,14 +19,14 @@ class Steward:
 
     Args:
         catalog: with the alerts.
-        statuses: how the sources of a policy stand.
+        statuses: how the sources of policies stand.
         tell: has a policy's people told.
     """
 
     def __init__(
         self,
         catalog: Catalog,
-        statuses: Callable[[Policy, datetime], Sequence[SourceStatus]],
+        statuses: Callable[[list[Policy], datetime], Sequence[tuple[Policy, Sequence[SourceStatus]]]],
         tell: Callable[[Policy, Notice], None],
     ) -> None:
         self._catalog, self._statuses, self._tell = catalog, statuses, tell
@@ -47,8 +47,8 @@ class Steward:
         """See to everything."""
         since = self._catalog.plans.planned()
         opened = {(a.event, a.policy, a.source): a for a in self._catalog.alerts.list_open()}
-        for policy in policies:
-            for status in self._statuses(policy, now):
+        for policy, statuses in self._statuses(list(policies), now):
+            for status in statuses:
                 begun = since.get(f"since:{policy.policy}/{status.name}", now)
                 alert = opened.get(("rpo_breach", policy.policy, status.name))
                 self._objective(policy, status, begun, alert, now)

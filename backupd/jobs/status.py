@@ -132,9 +132,7 @@ def of_policy(
     return of_known(policy, known, brakes, now)
 
 
-def of_known(
-    policy: Policy, known: Mapping[str, Known], brakes: Sequence[Braked], now: datetime
-) -> list[SourceStatus]:
+def of_known(policy: Policy, known: Mapping[str, Known], brakes: Sequence[Braked], now: datetime) -> list[SourceStatus]:
     """The sources of a policy, by what is known of their snapshots."""
     found = []
     for source in policy.sources:

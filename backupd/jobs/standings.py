@@ -1,0 +1,59 @@
+"""How sources stand, by what the catalog knows: fast, and as new as the last run and the last look at the repositories."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from backupd.catalog.opening import Catalog
+from backupd.catalog.repositories import Seen
+from backupd.config.clock import stamp
+from backupd.jobs.status import DAYS, Braked, Known, Level, SourceStatus, of_known, unseen
+from backupd.policy.model import Policy
+
+LOOKED_AT = timedelta(days=3)
+"""A repository at which nobody looked for longer is not called well."""
+
+
+class Standings:
+    """What the catalog knows, read once.
+
+    Args:
+        catalog: the catalog.
+        now: the time.
+        strips: whether the snapshots of each of the last days are counted too.
+    """
+
+    def __init__(self, catalog: Catalog, now: datetime, *, strips: bool = True) -> None:
+        self._now = now
+        self.seen: Mapping[str, Seen] = catalog.repositories.all()
+        self.counts: dict[tuple[str, str], int] = {}
+        self._known: dict[str, dict[str, Known]] = {}
+        for (repository, source), (taken, drilled, count) in catalog.snapshots.standing().items():
+            self._known.setdefault(repository, {})[source] = Known(taken, drilled)
+            self.counts[repository, source] = count
+        if strips:
+            self._fill_strips(catalog)
+
+    def _fill_strips(self, catalog: Catalog) -> None:
+        today = self._now.astimezone(UTC).date()
+        since = self._now - timedelta(days=DAYS)
+        for (repository, source), days in catalog.snapshots.days(since).items():
+            strip = self._known[repository][source].strip
+            for day, count in days.items():
+                back = (today - day).days
+                if 0 <= back < DAYS:
+                    strip[DAYS - 1 - back] += count
+
+    def of(self, policy: Policy) -> list[SourceStatus]:
+        """The sources of a policy; of a repository that was never looked at nothing is known to be well."""
+        seen = self.seen.get(policy.policy)
+        if seen is None:
+            return unseen(policy, "its repository was not looked at yet")
+        brakes = [Braked(b.source, stamp(b.since) if b.since else "some day", b.reason) for b in seen.brakes]
+        found = of_known(policy, self._known.get(seen.repository, {}), brakes, self._now)
+        trouble = list(seen.problems)
+        if self._now - seen.at > LOOKED_AT:
+            trouble.append(f"nobody looked at it since {stamp(seen.at)}")
+        for status in found if trouble else []:
+            more = f" (and {len(trouble) - 1} more)" if len(trouble) > 1 else ""
+            status.worse(Level.WARN, f"its repository is not whole: {trouble[0]}{more}")
+        return found
