@@ -98,7 +98,7 @@ class Snapshots:
         """Of each repository and source how many there are, without checkpoints."""
         query = select(table.c.repository, table.c.source, func.count()).where(_GOOD)
         with self._database.read() as connection:
-            found = connection.execute(query.group_by(table.c.repository, table.c.source)).tuples().all()
+            found = connection.execute(query.group_by(table.c.repository, table.c.source)).all()
         return {(repository, source): count for repository, source, count in found}
 
     def _snapshots(self, query: Select[Any]) -> Sequence[Snapshot]:
