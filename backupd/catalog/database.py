@@ -73,6 +73,19 @@ class Database:
         statement = new.values(**values).on_conflict_do_nothing()
         return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount == 1
 
+    def outside(self, statement: str) -> object:
+        """The one answer to a statement that SQLite takes outside of transactions only."""
+        with self.errors():
+            connection = self._engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                cursor.execute(statement)
+                (answer,) = cursor.fetchone() or (None,)
+                cursor.close()
+            finally:
+                connection.close()
+        return answer
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()

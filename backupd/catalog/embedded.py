@@ -39,7 +39,7 @@ class EmbeddedQueue:
                 policy=spec.policy,
                 source=spec.source,
                 lock=spec.lock,
-                priority=spec.priority,
+                rank=-spec.priority,
                 payload=canonical(spec.payload),
                 not_before=spec.not_before,
                 max_attempts=spec.max_attempts,
@@ -169,7 +169,7 @@ def _next(now: datetime, kinds: Collection[str] | None) -> Select[Any]:
     query = select(jobs).where(jobs.c.state == "queued", jobs.c.due <= now, ~held.exists())
     if kinds is not None:
         query = query.where(jobs.c.kind.in_(kinds))
-    return query.order_by(jobs.c.priority.desc(), jobs.c.due, jobs.c.n).limit(1)
+    return query.order_by(jobs.c.rank, jobs.c.due, jobs.c.n).limit(1)
 
 
 def _held(claim: Claim) -> ColumnElement[bool]:
@@ -236,7 +236,7 @@ def _spec(row: Row[Any]) -> JobSpec:
         row.source,
         row.key,
         row.lock,
-        row.priority,
+        -row.rank,
         parsed(row.payload, f"a payload of job {row.n}"),
         row.not_before,
         row.max_attempts,

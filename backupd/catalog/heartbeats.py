@@ -23,7 +23,7 @@ class Heartbeats:
     def all(self) -> dict[str, datetime]:
         """Of everybody the newest sign of life."""
         with self._database.read() as connection:
-            return dict(connection.execute(select(heartbeats.c.name, heartbeats.c.at)).tuples().all())
+            return {row.name: row.at for row in connection.execute(select(heartbeats))}
 
     def forget(self, name: str) -> None:
         """Somebody ended in order."""

@@ -21,24 +21,30 @@ _VERSION_TABLE = "alembic_version"
 _Columns = frozenset[tuple[str, str]]
 
 
-def bring_up(database: Database) -> str:
+def bring_up(database: Database, *, versions: Path = _VERSIONS, newest: str = NEWEST) -> str:
     """Make or upgrade the catalog if it needs that, and check that it is whole; returns its id.
+
+    Args:
+        database: where it is.
+        versions: the folder with one migration for each version.
+        newest: the version to bring it to.
 
     Raises:
         IntegrityError: it is half-migrated, or no catalog.
         SafetyRefused: it is newer than this program.
         BackupdError: as the database says.
     """
+    known = [path.stem.removeprefix("v") for path in versions.glob("v*.py")]
     with database.read() as connection:
-        if _is_current(connection, database):
+        if _is_current(connection, database, known, newest):
             return _id(connection, database)
     with database.write() as connection:
-        if not _is_current(connection, database):  # another process may have been faster
-            _upgrade(connection, database)
+        if not _is_current(connection, database, known, newest):  # another process may have been faster
+            _upgrade(connection, database, versions, newest)
         return _id(connection, database)
 
 
-def _is_current(connection: Connection, database: Database) -> bool:
+def _is_current(connection: Connection, database: Database, known: Sequence[str], newest: str) -> bool:
     """Whether it is of this version, and whole; False if it is empty or older."""
     columns = _columns(connection, database)
     if not columns:
@@ -46,11 +52,10 @@ def _is_current(connection: Connection, database: Database) -> bool:
     if (_VERSION_TABLE, "version_num") not in columns:
         raise damaged(database.name)
     versions = [str(version) for (version,) in connection.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}"))]  # noqa: S608
-    if versions == [NEWEST]:
+    if versions == [newest]:
         if columns != _expected():
             raise half_migrated(database)
         return True
-    known = _known()
     if any(version not in known for version in versions):
         raise SafetyRefused(
             f"the catalog {database.name} was made by a newer version of this program",
@@ -95,21 +100,16 @@ def _id(connection: Connection, database: Database) -> str:
     return str(found)
 
 
-def _known() -> Sequence[str]:
-    """The versions that this program can upgrade from, by their files' names."""
-    return [path.stem.removeprefix("v") for path in _VERSIONS.glob("v*.py")]
-
-
-def _upgrade(connection: Connection, database: Database) -> None:
+def _upgrade(connection: Connection, database: Database, versions: Path, newest: str) -> None:
     from alembic.migration import MigrationContext
     from alembic.operations import Operations
     from alembic.script import ScriptDirectory
 
-    scripts = ScriptDirectory(str(_VERSIONS), version_locations=[str(_VERSIONS)])
+    scripts = ScriptDirectory(str(versions), version_locations=[str(versions)])
     context = MigrationContext.configure(
         connection,
         opts={
-            "fn": lambda revision, _: scripts._upgrade_revs(NEWEST, revision),
+            "fn": lambda revision, _: scripts._upgrade_revs(newest, revision),
             "transactional_ddl": True,  # SQLite's is, once its driver leaves transactions alone
         },
     )

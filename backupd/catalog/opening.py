@@ -16,7 +16,7 @@ from backupd.catalog.embedded import EmbeddedQueue
 from backupd.catalog.heartbeats import Heartbeats
 from backupd.catalog.migration import bring_up
 from backupd.catalog.outbox import Outbox
-from backupd.catalog.places import Server, open_file, open_server
+from backupd.catalog.places import Server, open_file, open_server, share
 from backupd.catalog.plans import Plans
 from backupd.catalog.queue import Queue
 from backupd.catalog.repositories import Repositories
@@ -83,6 +83,8 @@ def open_catalog(place: Path | Server, *, timeout: float = 30.0) -> Catalog:
     database = open_file(place, timeout) if isinstance(place, Path) else open_server(place, timeout)
     try:
         made = bring_up(database)
+        if isinstance(place, Path):
+            share(database, timeout)  # not before it is known to be a catalog: this changes the file
     except BaseException:
         database.close()
         raise

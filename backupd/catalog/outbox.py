@@ -123,7 +123,7 @@ class Outbox:
         """How many there are of each notifier and outcome (None: waiting)."""
         query = select(table.c.notifier, table.c.outcome, func.count()).group_by(table.c.notifier, table.c.outcome)
         with self._database.read() as connection:
-            found = connection.execute(query).tuples().all()
+            found = connection.execute(query).all()
         return {(notifier, outcome): count for notifier, outcome, count in found}
 
     def purge(self, before: datetime) -> int:

@@ -44,10 +44,8 @@ def open_file(path: Path, timeout: float) -> Database:
     """A catalog in a file; one that is not there is made, empty and for its owner only.
 
     Raises:
-        StorageRefused: it cannot be made or opened, or its disk does not suit.
-        IntegrityError: it is no database.
+        StorageRefused: it cannot be made.
         SafetyRefused: it is gone, and left something behind.
-        TryAgain: another process kept it locked for too long.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -66,13 +64,7 @@ def open_file(path: Path, timeout: float) -> Database:
     driver: dict[str, Any] = {"timeout": timeout, "isolation_level": None, "check_same_thread": False}
     engine = _engine(URL.create("sqlite", database=str(path.absolute())), driver)
     event.listen(engine, "connect", _prepare)
-    database = Database(engine, str(path))
-    try:
-        _write_ahead(database, engine, timeout)
-    except BaseException:
-        database.close()
-        raise
-    return database
+    return Database(engine, str(path))
 
 
 def _refuse_leftovers(path: Path) -> None:
@@ -128,32 +120,25 @@ def _prepare(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
 
 
-def _write_ahead(database: Database, engine: Engine, timeout: float) -> None:
-    """Have readers and the writer not wait for each other; this stays in the file.
+def share(database: Database, timeout: float) -> None:
+    """Have readers and the writer of a file not wait for each other; this stays in the file.
 
     SQLite does not wait for other processes here, as it does everywhere else.
+
+    Raises:
+        StorageRefused: its disk does not suit.
+        TryAgain: another process kept it locked for too long.
     """
     deadline = time.monotonic() + timeout
     while True:
         try:
-            with database.errors():
-                _set_journal(database, engine)
-            return
+            mode = database.outside("PRAGMA journal_mode = WAL")
+            break
         except TryAgain:
             if time.monotonic() > deadline:
                 raise
             time.sleep(_PAUSE)
-
-
-def _set_journal(database: Database, engine: Engine) -> None:
-    connection = engine.raw_connection()
-    try:
-        cursor = connection.cursor()
-        mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()
-        cursor.close()
-    finally:
-        connection.close()
-    if mode != ("wal",):
+    if mode != "wal":
         raise StorageRefused(
             f"the catalog {database.name} is on a disk that SQLite cannot share between processes",
             object_name=database.name,

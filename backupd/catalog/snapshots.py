@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, insert, select
+from sqlalchemy import Row, Select, and_, delete, func, insert, select
 
 from backupd.catalog.calendar import date_of, day_of
 from backupd.catalog.database import Database
@@ -51,16 +51,25 @@ class Snapshots:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def replace(self, repository: str, snapshots: Iterable[Snapshot]) -> int:
-        """Write all snapshots of one repository anew, in one transaction; returns how many there are now."""
+    def replace(self, repository: str, snapshots: Iterable[Snapshot], *, since: datetime | None = None) -> int:
+        """Write all snapshots of one repository anew, in one transaction; returns how many there are now.
+
+        Those that somebody wrote down after `since`, when the reading began, stay as they are.
+        """
         rows = [_values(snapshot) for snapshot in snapshots]
         if any(row["repository"] != repository for row in rows):
             raise ValueError("a snapshot of another repository")
+        old = table.c.repository == repository
         with self._database.write() as connection:
-            connection.execute(delete(table).where(table.c.repository == repository))
+            newer = set()
+            if since is not None:
+                newer = set(connection.execute(select(table.c.id).where(old, table.c.last_seen > since)).scalars())
+                old = and_(old, table.c.last_seen <= since)
+            connection.execute(delete(table).where(old))
+            rows = [row for row in rows if row["id"] not in newer]
             if rows:
                 connection.execute(insert(table), rows)
-        return len(rows)
+        return len(rows) + len(newer)
 
     def add(self, snapshot: Snapshot) -> None:
         """Write one; one of the same repository and id is written over."""
@@ -99,7 +108,7 @@ class Snapshots:
         """Of each repository and source how many there are, without checkpoints."""
         query = select(table.c.repository, table.c.source, func.count()).where(_GOOD)
         with self._database.read() as connection:
-            found = connection.execute(query.group_by(table.c.repository, table.c.source)).tuples().all()
+            found = connection.execute(query.group_by(table.c.repository, table.c.source)).all()
         return {(repository, source): count for repository, source, count in found}
 
     def standing(self) -> dict[tuple[str, str], tuple[datetime | None, datetime | None, int]]:

@@ -81,7 +81,7 @@ class _JobColumns(TypedColumns):
     policy = Column(Words, nullable=False)
     source = Column(Words)
     lock = Column(Words, nullable=False)
-    priority = Column(Integer, nullable=False)
+    rank = Column(Integer, nullable=False)  # the priority's negative: rows in the index's order are in the queue's
     payload = Column(Text, nullable=False)
     not_before = Column(Moment)
     max_attempts = Column(Integer, nullable=False)
@@ -105,7 +105,7 @@ jobs = Table(
     "jobs",
     metadata,
     _JobColumns,
-    Index("jobs_next", "state", text("priority DESC"), "due", "n"),
+    Index("jobs_next", "state", "rank", "due", "n"),
     Index("jobs_ended", "ended"),
     Index(
         "jobs_one_holds_a_lock",
@@ -254,8 +254,8 @@ class _NotificationColumns(TypedColumns):
     notifier = Column(Words, nullable=False)
     event = Column(Words, nullable=False)
     message = Column(Text, nullable=False)
-    alert: Column[int | None] = Column(ForeignKey("alerts.id", ondelete="SET NULL"))
-    run: Column[int | None] = Column(ForeignKey("runs.id", ondelete="SET NULL"))
+    alert = Column(BigInteger, ForeignKey("alerts.id", ondelete="SET NULL"))
+    run = Column(BigInteger, ForeignKey("runs.id", ondelete="SET NULL"))
     enqueued = Column(Moment, nullable=False)
     attempts = Column(Integer, nullable=False)
     tried = Column(Moment)

@@ -87,6 +87,9 @@ class BackupResult:
     resumed: int = 0
     unread: bool = False
     brake: tuple[Told, ...] = ()
+    writer: str = ""
+    taken_at: str = ""
+    repository: str = ""
 
 
 def index_path(folder: Places, key: Key) -> Path:
@@ -274,6 +277,9 @@ class _Run:
             structure.rows,
             time.monotonic() - self.began,
             (),
+            writer=self.key.header.writer.hex(),
+            taken_at=structure.taken_at,
+            repository=self.repo.id.hex(),
         )
 
 

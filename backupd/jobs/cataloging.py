@@ -1,19 +1,44 @@
 """Writing down in the catalog what a repository holds. The repository is the truth: this reads it, and never changes it."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
+from backupd.catalog.opening import Catalog
+from backupd.catalog.repositories import Brake, Seen
 from backupd.catalog.snapshots import Snapshot
 from backupd.config.clock import parse_stamp
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.status import drills_by_snapshot
+from backupd.repo.brakes import brakes_set
 from backupd.repo.records import Record
-from backupd.repo.repository import Repository, SnapshotView
+from backupd.repo.repository import Repository, SnapshotView, pruned_snapshots
 from backupd.report import Reporter
 
+_MOST_PROBLEMS = 20
 
-def read_snapshots(repo: Repository, now: datetime, report: Reporter) -> list[Snapshot]:
-    """Every snapshot that a repository holds, for the catalog.
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look at a repository.
+
+    Attributes:
+        snapshots: all that it holds.
+        pruned: ids of those that somebody signed away.
+        brakes: those in force.
+        problems: what is wrong with it.
+        size: bytes of everything in it.
+    """
+
+    snapshots: list[Snapshot]
+    pruned: frozenset[str]
+    brakes: tuple[Brake, ...]
+    problems: tuple[str, ...]
+    size: int
+
+
+def look(repo: Repository, now: datetime, report: Reporter) -> Look:
+    """Every snapshot that a repository holds, and what the catalog remembers besides.
 
     What does not verify is told to the reporter and left out, and so are snapshots that the key at hand does not open.
 
@@ -22,12 +47,46 @@ def read_snapshots(repo: Repository, now: datetime, report: Reporter) -> list[Sn
         BackupdError: as the storage says.
     """
     history = repo.history()
-    records = list(repo.records(report.problem))
-    for problem in history.problems:
+    found = [*history.record_problems, *history.problems]
+    for problem in found:
         report.problem(problem)
     if history.hidden:
         report.warning(f"{history.hidden} snapshots are left out: the key at hand does not open their structure")
-    return listed(repo.id, history.views, records, now)
+    return Look(
+        listed(repo.id, history.views, history.records, now),
+        frozenset(digest.hex() for digest in pruned_snapshots(history.records).values()),
+        tuple(
+            Brake(brake.source, brake.writer.hex(), _moment(brake.since), brake.reason, brake.record)
+            for brake in brakes_set(history.records)[0]
+        ),
+        tuple(f"{problem.object}: {problem.detail}" for problem in found if problem.kind != "unknown")[:_MOST_PROBLEMS],
+        sum(info.size for info in repo.store.list("")),
+    )
+
+
+def note(catalog: Catalog, policy: str | None, place: str, repository: str, seen: Look, now: datetime) -> int:
+    """Write down what was seen; returns how many snapshots are gone that nobody signed away.
+
+    Args:
+        catalog: where to.
+        policy: whose repository it is; None if no policy's.
+        place: its address, without any secret.
+        repository: its id, hex.
+        seen: the look at it.
+        now: when it began: what was written down since then stays.
+    """
+    there = {snapshot.id for snapshot in seen.snapshots}
+    known = catalog.snapshots.list(repository=repository)
+    gone = [s for s in known if s.id not in there and s.id not in seen.pruned and s.last_seen < now]
+    before = catalog.repositories.all().get(policy or "")
+    # what was gone at an earlier look is not known any more: it is remembered by its number, until a person has looked
+    vanished = len(gone) + (before.vanished if before and before.repository == repository else 0)
+    catalog.snapshots.replace(repository, seen.snapshots, since=now)
+    if policy is not None:
+        catalog.repositories.put(
+            Seen(policy, repository, place, now, seen.size, seen.problems, seen.brakes, vanished=vanished)
+        )
+    return vanished
 
 
 def listed(

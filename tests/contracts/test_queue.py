@@ -18,6 +18,7 @@ import pytest
 
 from backupd.catalog.queue import Claim, JobOutcome, JobSpec, Queue
 from backupd.wiring import open_catalog
+from tests.catalogs import Fresh, on_server
 from tests.servers.postgres import PostgresServer
 
 NOW = datetime(2026, 3, 1, 2, 30, tzinfo=UTC)
@@ -33,26 +34,18 @@ class Adapter:
 
 
 @pytest.fixture(scope="module")
-def server_catalog(postgres_servers: Callable[[int], PostgresServer]) -> Iterator[Callable[[], Adapter]]:
-    """A catalog on a real server; each call empties its queue."""
-    server = postgres_servers(18)
-    name = server.create_database()
-    url = f"postgresql://{server.superuser}@{server.host}:{server.port}/{name}"
-    with open_catalog(Path("unused"), url) as catalog:
-
-        def fresh() -> Adapter:
-            server.psql(name, "truncate backupd.jobs")
-            return Adapter(catalog.queue, url)
-
+def server_catalog(postgres_servers: Callable[[int], PostgresServer]) -> Iterator[Fresh]:
+    """A catalog on a real server; each call empties it."""
+    with on_server(postgres_servers(18)) as fresh:
         yield fresh
-    server.drop_database(name)
 
 
 @pytest.fixture(params=["file", "server"])
 def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
     """A fresh, empty queue of each kind."""
     if request.param == "server":
-        yield request.getfixturevalue("server_catalog")()
+        catalog, url = request.getfixturevalue("server_catalog")()
+        yield Adapter(catalog.queue, url)
         return
     with open_catalog(tmp_path) as catalog:
         yield Adapter(catalog.queue, f"sqlite:///{tmp_path}/catalog.sqlite")

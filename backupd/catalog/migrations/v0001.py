@@ -61,7 +61,7 @@ def _jobs() -> None:
         "jobs",
         _id("n"),
         *_needed(_TEXT, "key", "kind", "policy", "lock", "payload", "state", "detail"),
-        *_needed(_INT, "priority", "max_attempts", "attempt"),
+        *_needed(_INT, "rank", "max_attempts", "attempt"),
         *_needed(_MOMENT, "submitted", "queued", "due"),
         *_needed(_BIG, "lease_microseconds"),
         *_needed(_BOOL, "cancelling"),
@@ -71,7 +71,7 @@ def _jobs() -> None:
         sa.UniqueConstraint("key"),
         **_NEVER_AGAIN,
     )
-    op.create_index("jobs_next", "jobs", ["state", sa.text("priority DESC"), "due", "n"])
+    op.create_index("jobs_next", "jobs", ["state", "rank", "due", "n"])
     op.create_index("jobs_ended", "jobs", ["ended"])
     _only("jobs", "jobs_one_holds_a_lock", ["lock"], "state = 'running'")
 

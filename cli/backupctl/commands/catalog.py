@@ -7,7 +7,7 @@ import click
 
 from backupctl import output
 from backupctl.options import Settings, global_options, option, settings_of, verb
-from backupctl.policies import folder_of, reading_settings
+from backupctl.policies import find_policy, folder_of, reading_settings
 from backupctl.progress import TerminalReporter
 from backupctl.session import opened
 from backupctl.verbs import VerbGroup
@@ -15,7 +15,7 @@ from backupctl.verbs import VerbGroup
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from backupd.catalog.snapshots import Snapshot
+    from backupd.jobs.cataloging import Look
     from backupd.policy.model import Policy
 
 
@@ -33,8 +33,9 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     metavar="URL",
     help="A file, or postgresql://user@host/database (default: catalog.sqlite in --state).",
 )
+@option("--policy", metavar="NAME", help="Only the repository of this policy.")
 @verb
-def rebuild(settings: Settings, catalog: str | None) -> None:
+def rebuild(settings: Settings, catalog: str | None, policy: str | None) -> None:
     """Write the catalog's list of snapshots anew, from the repositories themselves.
 
     The repositories are those of the policies in --config, or the one of --repository. A catalog that is not there is made. Its
@@ -43,28 +44,28 @@ def rebuild(settings: Settings, catalog: str | None) -> None:
     from backupd.config.clock import now
     from backupd.config.paths import state_base
     from backupd.errors import BackupdError
+    from backupd.jobs.cataloging import Look, note
     from backupd.wiring import open_catalog
 
     moment = now()
     done: list[dict[str, Any]] = []
     failed: list[BackupdError] = []
-    seen: set[str | None] = set()
+    looks: dict[str | None, tuple[str, Look]] = {}
     with nullcontext() if settings.dry_run else open_catalog(state_base(settings.state), catalog) as target:
-        for policy in _policies(settings):
+        for one in _policies(settings, policy):
             try:
-                there = reading_settings(settings, policy) if policy else settings
-                if there.repository in seen:
-                    continue
-                seen.add(there.repository)
-                repository, snapshots = _read(there, moment)
+                there = reading_settings(settings, one) if one else settings
+                if there.repository not in looks:
+                    looks[there.repository] = _look(there, moment)
             except BackupdError as error:
                 failed.append(error)
                 continue
-            if target:
-                target.snapshots.replace(repository, snapshots)
-            done.append({"repository": repository, "snapshots": len(snapshots)})
+            repository, seen = looks[there.repository]
+            name, place = one.policy if one else None, str(there.repository)
+            vanished = note(target, name, place, repository, seen, moment) if target else 0
+            done.append(_values(name, repository, seen, vanished))
             if not settings.json:
-                output.say(f"{there.repository}: {len(snapshots)} snapshots")
+                output.say(f"{place}: {output.plural(len(seen.snapshots), 'snapshot')}")
     if failed:
         for other in failed[1:]:
             output.note(f"backupctl: {other.message}")
@@ -74,8 +75,20 @@ def rebuild(settings: Settings, catalog: str | None) -> None:
         output.document("catalog rebuild", {"repositories": done})
 
 
-def _policies(settings: Settings) -> "list[Policy | None]":
+def _values(policy: str | None, repository: str, seen: "Look", vanished: int) -> dict[str, Any]:
+    return {
+        "repository": repository,
+        "policy": policy,
+        "snapshots": len(seen.snapshots),
+        "vanished": vanished,
+        "problems": list(seen.problems),
+    }
+
+
+def _policies(settings: Settings, name: str | None) -> "list[Policy | None]":
     """Those whose repositories are read; None stands for the repository that the command line names."""
+    if name is not None:
+        return [find_policy(settings, name).policy]
     from backupd.config.policies import load_valid, policy_files
     from backupd.errors import UsageError
 
@@ -89,11 +102,11 @@ def _policies(settings: Settings) -> "list[Policy | None]":
     return [None]
 
 
-def _read(settings: Settings, moment: "datetime") -> "tuple[str, list[Snapshot]]":
-    """A repository's id, and its snapshots."""
+def _look(settings: Settings, moment: "datetime") -> "tuple[str, Look]":
+    """A repository's id, and what is in it."""
     from backupd.crypto.keyring import Right
-    from backupd.jobs.cataloging import read_snapshots
+    from backupd.jobs.cataloging import look
 
     with opened(settings, Right.LIST) as session:
         repo = session.opened.repo
-        return repo.id.hex(), read_snapshots(repo, moment, TerminalReporter(settings))
+        return repo.id.hex(), look(repo, moment, TerminalReporter(settings))

@@ -240,6 +240,10 @@ def _values(result: "BackupResult", report: TerminalReporter, settings: Settings
     return {
         "snapshot": result.snapshot,
         "source": result.source,
+        "writer": result.writer,
+        "seq": result.seq,
+        "taken_at": result.taken_at,
+        "repository": result.repository,
         "read_bytes": result.read_bytes,
         "stored_bytes": result.stored_bytes,
         "chunks": result.chunks,
