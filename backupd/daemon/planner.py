@@ -47,6 +47,13 @@ class Planner:
         self._memory.remember(new)
         self._planned = {task.name: known.get(task.name, now) for task in self._tasks}
 
+    def look_soon(self, policies: Iterable[str], now: datetime) -> None:
+        """Have the repositories of these policies looked at as soon as may be: nothing is known of them yet."""
+        wanted = set(policies)
+        for task in self._tasks:
+            if task.kind == "refresh" and task.policy.policy in wanted:
+                self._queue.submit(task.job(Planned(now, now)), now)
+
     def plan(self, now: datetime) -> list[JobSpec]:
         """Submit what is due; returns the jobs that are new."""
         found = []

@@ -128,6 +128,8 @@ class Loop:
         if parts.planner is not None:
             parts.planner.take(tasks, now)
             parts.timer(tasks)
+            known = parts.catalog.repositories.all()
+            parts.planner.look_soon((policy.policy for policy in found if policy.policy not in known), now)
         parts.adopted(found)
         names = [policy.policy for policy in found]
         parts.log.info("policies in force", policies=names, tasks=len(tasks), digest=found.digest)

@@ -134,8 +134,8 @@ class Schedule(Model):
     def _one_of_two(self) -> Self:
         if (self.cron is None) == (self.every is None):
             raise ValueError("give either cron or every")
-        if self.every and not timedelta(minutes=1) <= self.every <= timedelta(days=366):
-            raise ValueError("every must be between 1m and 366d")
+        if self.every and not timedelta(seconds=1) <= self.every <= timedelta(days=366):
+            raise ValueError("every must be between 1s and 366d")
         return self
 
 
