@@ -48,7 +48,7 @@ def rebuild(settings: Settings, catalog: str | None, policy: str | None) -> None
     from backupd.wiring import open_catalog
 
     moment = now()
-    done: list[dict[str, Any]] = []
+    done: dict[str, dict[str, Any]] = {}
     failed: list[BackupdError] = []
     looks: dict[str | None, tuple[str, Look]] = {}
     with nullcontext() if settings.dry_run else open_catalog(state_base(settings.state), catalog) as target:
@@ -63,22 +63,23 @@ def rebuild(settings: Settings, catalog: str | None, policy: str | None) -> None
             repository, seen = looks[there.repository]
             name, place = one.policy if one else None, str(there.repository)
             vanished = note(target, name, place, repository, seen, moment) if target else 0
-            done.append(_values(name, repository, seen, vanished))
-            if not settings.json:
+            if repository not in done and not settings.json:
                 output.say(f"{place}: {output.plural(len(seen.snapshots), 'snapshot')}")
+            entry = done.setdefault(repository, _values(repository, seen, vanished))
+            entry["policies"] += [name] if name else []
     if failed:
         for other in failed[1:]:
             output.note(f"backupctl: {other.message}")
-        failed[0].values = {"repositories": done}  # type: ignore[attr-defined]  # the JSON document shows them beside it
+        failed[0].values = {"repositories": [*done.values()]}  # type: ignore[attr-defined]  # the JSON document shows them beside it
         raise failed[0]
     if settings.json:
-        output.document("catalog rebuild", {"repositories": done})
+        output.document("catalog rebuild", {"repositories": [*done.values()]})
 
 
-def _values(policy: str | None, repository: str, seen: "Look", vanished: int) -> dict[str, Any]:
+def _values(repository: str, seen: "Look", vanished: int) -> dict[str, Any]:
     return {
         "repository": repository,
-        "policy": policy,
+        "policies": [],
         "snapshots": len(seen.snapshots),
         "vanished": vanished,
         "problems": list(seen.problems),
