@@ -42,7 +42,7 @@ def reason_of(alarms: Sequence[Alarm]) -> str:
     """The sentences of a record."""
     said = "; ".join(alarm.sentence() for alarm in alarms[:_TOLD])[:_REASON]
     more = len(alarms) - _TOLD
-    return f"{said}; and {more} more of this kind" if more > 0 else said
+    return f"{said}; and {more} more" if more > 0 else said
 
 
 class BrakeSetter:

@@ -63,7 +63,8 @@ def test_space_comes_back_after_the_wait(user: User) -> None:
     db.execute("drop table noise")
     db.execute("vacuum")
     db.close()
-    user.back_up(big, "--name", "gone")
+    assert user.back_up(big, "--name", "gone")["brake"]
+    assert user.run("brake", "release", "gone", "--yes", key="prune").code == 0
     first = user.run("prune", "--keep-last", "1", "--json", key="prune").document
     assert first["pending"] > 1_000_000
     assert first["pending_until"]
