@@ -64,8 +64,7 @@ class Verifications:
 
     def newest(self, *, ok_only: bool = False) -> dict[tuple[str, str], Verification]:
         """Of each policy and level the one that ended last; with `ok_only` among those that found nothing."""
-        chosen = [verifications.c.ok] if ok_only else []
-        query = newest_of(verifications, ("policy", "level"), "ended", 1, *chosen)
+        query = newest_of(verifications, ("policy", "level"), "ended", {"ok": True} if ok_only else None)
         with self._database.read() as connection:
             found = [_verification(row) for row in connection.execute(query)]
         return {(one.policy, one.level): one for one in found}
@@ -93,8 +92,7 @@ class Drills:
 
     def newest(self, *, passed_only: bool = False) -> dict[tuple[str, str], Drill]:
         """Of each policy and source the one that ended last; with `passed_only` among those that passed."""
-        chosen = [drills.c.passed] if passed_only else []
-        query = newest_of(drills, ("policy", "source"), "ended", 1, *chosen)
+        query = newest_of(drills, ("policy", "source"), "ended", {"passed": True} if passed_only else None)
         with self._database.read() as connection:
             found = [_drill(row) for row in connection.execute(query)]
         return {(one.policy, one.source): one for one in found}

@@ -143,11 +143,11 @@ class Database:
             )
         if self.has_other_tables(error):
             return damaged(self.name)
-        if isinstance(error, OperationalError) or error.connection_invalidated:
+        if not state or isinstance(error, OperationalError) or error.connection_invalidated:
             return Unreachable(
                 f"the catalog {self.name} cannot be reached" + (f" (SQLSTATE {state})" if state else ""),
                 object_name=self.name,
-                hint="does the server run, and has PGPASSFILE (or ~/.pgpass) the role's password?",
+                hint="is its URL right, does the server run, and has PGPASSFILE (or ~/.pgpass) the role's password?",
             )
         return None
 

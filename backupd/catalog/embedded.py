@@ -19,6 +19,8 @@ from backupd.catalog.queue import ENDED, Claim, Job, JobOutcome, JobSpec, JobSta
 from backupd.catalog.tables import jobs, microseconds
 
 _STATES: tuple[JobState, ...] = ("queued", "running", *ENDED)
+_DIGITS = 18
+"""An id of more digits than these is none of ours, and no database takes it."""
 _holders = jobs.alias("holders")
 
 
@@ -111,7 +113,7 @@ class EmbeddedQueue:
 
     def cancel(self, job: str, now: datetime) -> bool:
         """See `Queue.cancel`."""
-        if not job.isdecimal():
+        if not job.isdecimal() or len(job) > _DIGITS:
             return False
         with self._database.write() as connection:
             this = jobs.c.n == int(job)

@@ -9,7 +9,7 @@ from sqlalchemy import Row, Select, and_, delete, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from backupd.catalog.database import Database
-from backupd.catalog.newest import fields_of, newest_of
+from backupd.catalog.newest import fields_of, newest_few, newest_of
 from backupd.catalog.tables import runs
 
 _SOURCE = ("policy", "source")
@@ -116,13 +116,13 @@ class Runs:
 
     def last_good(self, kind: str = "run") -> dict[tuple[str, str | None], Run]:
         """Of each policy and source the newest run of this kind that is done."""
-        query = newest_of(runs, _SOURCE, "started", 1, runs.c.kind == kind, runs.c.outcome == "done")
+        query = newest_of(runs, _SOURCE, "started", {"kind": kind, "outcome": "done"})
         return {(run.policy, run.source): run for run in self._runs(query)}
 
     def last(self, count: int, kind: str = "run") -> Mapping[tuple[str, str | None], Sequence[Run]]:
         """Of each policy and source the newest runs of this kind, newest first; at most so many each."""
         found: dict[tuple[str, str | None], list[Run]] = {}
-        for run in self._runs(newest_of(runs, _SOURCE, "started", count, runs.c.kind == kind)):
+        for run in self._runs(newest_few(runs, _SOURCE, "started", count, {"kind": kind})):
             found.setdefault((run.policy, run.source), []).append(run)
         return found
 
@@ -132,7 +132,7 @@ class Runs:
 
     def purge(self, before: datetime) -> int:
         """Forget runs that ended before then, but not the newest good one of each policy, source and kind."""
-        good = newest_of(runs, ("kind", *_SOURCE), "started", 1, runs.c.outcome == "done").subquery()
+        good = newest_of(runs, ("kind", *_SOURCE), "started", {"outcome": "done"}).subquery()
         with self._database.write() as connection:
             old = delete(runs).where(runs.c.ended < before, runs.c.id.not_in(select(good.c.id)))
             return connection.execute(old).rowcount

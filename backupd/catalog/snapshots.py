@@ -99,10 +99,8 @@ class Snapshots:
 
     def newest(self, repository: str | None = None) -> Sequence[Snapshot]:
         """Of each repository, writer and source the newest one that is no checkpoint."""
-        chosen = [_GOOD, table.c.taken_at.is_not(None)]
-        if repository is not None:
-            chosen.append(table.c.repository == repository)
-        return self._snapshots(newest_of(table, ("repository", "writer", "source"), "taken_at", 1, *chosen))
+        where = {"kind": "snapshot", **({} if repository is None else {"repository": repository})}
+        return self._snapshots(newest_of(table, ("repository", "writer", "source"), "taken_at", where, tie="seq"))
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Of each repository and source how many there are, without checkpoints."""

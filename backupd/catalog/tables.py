@@ -173,7 +173,7 @@ snapshots = Table(
     "snapshots",
     metadata,
     _SnapshotColumns,
-    Index("snapshots_of_source", "kind", "repository", "writer", "source", "taken_at"),
+    Index("snapshots_of_source", "kind", "repository", "writer", "source", "taken_at", "seq"),
 )
 
 

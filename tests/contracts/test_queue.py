@@ -214,6 +214,7 @@ def test_a_queued_job_that_is_cancelled_never_runs(queue: Queue) -> None:
     assert queue.claim("w", NOW, LEASE) is None
     assert not queue.cancel("999999", NOW)
     assert not queue.cancel("no-id", NOW)
+    assert not queue.cancel("9" * 40, NOW)
 
 
 def test_a_running_job_that_is_cancelled_keeps_its_lock_until_it_stopped(queue: Queue) -> None:

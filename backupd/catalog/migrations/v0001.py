@@ -108,7 +108,7 @@ def _snapshots() -> None:
         *_optional(_MOMENT, "taken_at", "stored_at", "drilled_at"),
         *_optional(_BIG, "rows"),
     )
-    op.create_index("snapshots_of_source", "snapshots", ["kind", "repository", "writer", "source", "taken_at"])
+    op.create_index("snapshots_of_source", "snapshots", ["kind", "repository", "writer", "source", "taken_at", "seq"])
 
 
 def _checks() -> None:

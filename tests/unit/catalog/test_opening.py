@@ -204,6 +204,7 @@ def test_a_server_that_is_not_there_is_unreachable(postgres_servers: Callable[[i
         "postgresql://u@127.0.0.1:1/db",
         server_url(server, "no_such_database"),
         f"postgresql://{server.scram_user}@{server.host}:{server.port}/postgres",
+        server_url(server, "postgres") + "?no_such_option=1",
     ):
         with pytest.raises(Unreachable, match="cannot be reached") as caught:
             open_catalog(Path("unused"), url, timeout=2)
@@ -221,6 +222,22 @@ def test_a_newer_catalog_on_a_server_is_refused(postgres_servers: Callable[[int]
     server.psql(name, "update backupd.alembic_version set version_num = '9999'")
     with pytest.raises(SafetyRefused, match="newer version"):
         open_catalog(Path("unused"), url)
+    server.drop_database(name)
+
+
+def test_a_locked_catalog_on_a_server_is_tried_again(postgres_servers: Callable[[int], PostgresServer]) -> None:
+    """A process that keeps the right to write makes others wait for so long and no longer; readers do not wait."""
+    server = postgres_servers(18)
+    name = server.create_database()
+    url = server_url(server, name)
+    holder = open_server(Server(server.host, server.port, server.superuser, name), 5)
+    with open_catalog(Path("unused"), url, timeout=0.2) as catalog:
+        with holder.write(), pytest.raises(TryAgain, match="locked for too long"):
+            catalog.heartbeats.beat("daemon", NOW)
+        catalog.heartbeats.beat("daemon", NOW)
+        with holder.write():
+            assert catalog.heartbeats.all() == {"daemon": NOW}
+    holder.close()
     server.drop_database(name)
 
 
