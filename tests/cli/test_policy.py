@@ -263,7 +263,16 @@ def test_plan(user: User) -> None:
     assert done.document["keep"] == []
     back = user.run("policy", "plan", str(strict), str(generous), "--json", key="check").document
     assert (len(back["forget"]), len(back["keep"])) == (0, 2)
-    assert "would forget 2 snapshots" in user.run("policy", "plan", str(generous), str(strict), key="check").out
+    assert back["freed_after_hours"] > 0
+    text = user.run("policy", "plan", str(generous), str(strict), key="check").out
+    assert "the next prune would forget 2 snapshots that the old one keeps" in text
+    assert "what is kept: last 9, daily 7, at least 1 becomes last 1, at least 1" in text
+    assert "hours later" in text
+    moved = user.folder / "moved.yaml"
+    moved.write_text(old.read_text().replace("/repo", "/elsewhere"))
+    assert (
+        "no snapshot of the old one is forgotten" in user.run("policy", "plan", "nightly", str(moved), key="check").out
+    )
     assert user.run("policy", "plan", "nightly", "nightly", key="check").out == "nothing changes\n"
     assert user.run("policy", "plan", "nightly", "nobody", key="check").code == 2
     assert user.run("policy", "plan", "nightly", str(strict), key="write").code == 12
