@@ -1,8 +1,9 @@
 """Reads policy files: a set is taken whole or not at all, and what is wrong is told with its line and column."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ class PolicyFile:
     policy: Policy
     file: Path
     warnings: tuple[Fault, ...] = ()
+    document: Document = field(default_factory=lambda: Document(None), repr=False, compare=False)
+
+    def at(self, where: Where, message: str) -> Fault:
+        """A finding about a place in the file."""
+        return Fault(str(self.file), *self.document.place(where), f"{'.'.join(map(str, where))}: {message}")
 
 
 @dataclass(slots=True)
@@ -85,7 +91,23 @@ def load(paths: Sequence[Path]) -> PolicySet:
             continue
         names[name] = path
         result.files.append(loaded)
+    result.files = _meetings(result.files)
     return result
+
+
+def _meetings(files: list[PolicyFile]) -> list[PolicyFile]:
+    """The same, with a warning where two policies write one source name into one repository: both forget in it."""
+    first: dict[tuple[str, str], str] = {}
+    found = []
+    for loaded in files:
+        place, more = str(repository_of(loaded.policy)), []
+        for n, source in enumerate(loaded.policy.sources):
+            other = first.setdefault((place, source.name), loaded.policy.policy)
+            if other != loaded.policy.policy:
+                said = f"policy {other} stores a source of this name in the same repository: each one's retention forgets both's"
+                more.append(loaded.at(("sources", n, "name"), said))
+        found.append(replace(loaded, warnings=(*loaded.warnings, *more)))
+    return found
 
 
 def load_valid(paths: Sequence[Path]) -> list[PolicyFile]:
@@ -125,7 +147,7 @@ def _load_one(path: Path) -> PolicyFile:
     check.policy(policy)
     if check.faults:
         raise _Faults(sorted(check.faults))
-    return PolicyFile(policy, path, tuple(check.warnings))
+    return PolicyFile(policy, path, tuple(check.warnings), document)
 
 
 def _fault(path: Path, document: Document, error: Any) -> Fault:
@@ -165,6 +187,23 @@ class _Check:
         if rpo and gap and rpo < gap:
             said = f"runs are up to {written(gap)} apart: this cannot be kept"
             self.warnings.append(self._at(("objectives", "rpo"), said))
+        self._rhythms(policy, gap)
+
+    def _rhythms(self, policy: Policy, gap: timedelta | None) -> None:
+        """Proofs that come more rarely than snapshots go, and runs of which each is put off."""
+        longest = policy.retention.keep.longest(gap) if policy.retention else None
+        proofs: list[tuple[Where, timedelta]] = [(("verify", n, "every"), v.every) for n, v in enumerate(policy.verify)]
+        if policy.drill:
+            proofs.append((("drill", "every"), policy.drill.every))
+        for where, every in proofs:
+            if longest is not None and every > longest:
+                said = f"nothing is kept for longer than {written(longest)}: some snapshots are never looked at"
+                self.warnings.append(self._at(where, said))
+        if policy.schedule and policy.schedule.blackout:
+            coming = list(islice(policy.timing(policy.sources[0].name).upcoming(_FROM), 100))
+            if all(planned.postponed for planned in coming):
+                said = "these windows put off every run: the schedule says other times than it means"
+                self.warnings.append(self._at(("schedule", "blackout"), said))
 
     def _source(self, source: Source, where: Where) -> None:
         try:

@@ -133,6 +133,35 @@ class Wrapped(Protocol):
         """The other one."""
 
 
+@dataclass(frozen=True, slots=True)
+class LockFacts:
+    """What a store says of versions and locks.
+
+    Attributes:
+        versioned: whether what is removed or overwritten can be brought back; None if the store does not say.
+        enabled: whether objects can be locked; None if the store does not say.
+        mode: `compliance` or `governance`, in which a new object is locked unless it asks for something else; None if it is not.
+        days: and for how long.
+    """
+
+    versioned: bool | None = None
+    enabled: bool | None = None
+    mode: str | None = None
+    days: int | None = None
+
+
+@runtime_checkable
+class Lockable(Protocol):
+    """A store that can lock objects."""
+
+    def lock_facts(self) -> LockFacts:
+        """What it does with locks; only asks.
+
+        Raises:
+            StoreUnavailable, StoreMissing.
+        """
+
+
 @runtime_checkable
 class LocalObjects(Protocol):
     """A store whose objects are plain files of this machine, so that pieces of one can be read without asking each time."""

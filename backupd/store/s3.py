@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from backupd.errors import UsageError
 from backupd.store.base import (
     MAX_OBJECT_BYTES,
+    LockFacts,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -151,6 +152,29 @@ class S3Store:
         fields: dict[str, Any] = {"Bucket": self._bucket, "Key": key}
         with suppress(ObjectMissing):
             self._patience.insist(name, lambda _: _told(lambda: self._client.delete_object(**fields)))
+
+    def lock_facts(self) -> LockFacts:
+        """Whether the bucket keeps versions and locks objects; what the credentials may not ask is not known."""
+        versions = self._asked(lambda: self._client.get_bucket_versioning(Bucket=self._bucket))
+        versioned = None if versions is None else versions.get("Status") == "Enabled"
+        locks = self._asked(lambda: self._client.get_object_lock_configuration(Bucket=self._bucket))
+        if locks is None:
+            return LockFacts(versioned)
+        about = locks.get("ObjectLockConfiguration", {})
+        default = about.get("Rule", {}).get("DefaultRetention", {})
+        days = default.get("Days") or (default.get("Years") or 0) * 365 or None
+        mode = str(default.get("Mode", "")).lower() or None
+        return LockFacts(versioned, about.get("ObjectLockEnabled") == "Enabled", mode, days)
+
+    def _asked(self, call: Callable[[], Any]) -> Mapping[str, Any] | None:
+        """An answer about the bucket; an empty one if there is no such configuration, None if it may not be asked."""
+        try:
+            answer: Mapping[str, Any] = self._patience.insist(None, lambda _: _told(call))
+        except ObjectMissing:
+            return {}
+        except StoreRefused:
+            return None
+        return answer
 
     def close(self) -> None:
         """Give the connections back."""

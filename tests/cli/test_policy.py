@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,10 @@ def test_check(user: User) -> None:
     assert good.code == 0
     document = good.document
     assert document["schema"] == "backupctl/policy-check/1"
-    assert document["policies"] == [{"name": "nightly", "file": f"{user.folder}/policies/nightly.yaml"}]
+    (listed,) = document["policies"]
+    assert (listed["name"], listed["file"]) == ("nightly", f"{user.folder}/policies/nightly.yaml")
+    assert listed["next"] == document["next"][0]["next"]
+    assert (listed["repository"]["read"], listed["repository"]["keys"]) == (True, ["prune", "write"])
     assert document["errors"] == []
     assert [len(s["next"]) for s in document["next"]] == [5, 5]
     said = user.run("policy", "check", "policies/nightly.yaml").out
@@ -59,6 +63,63 @@ def test_check(user: User) -> None:
     assert f"{bad}:2:32: " in user.run("policy", "check", str(bad)).err
     assert user.run("policy", "check", "missing.yaml").code == 2
     assert user.run("policy", "check", env=user.env(BACKUPCTL_CONFIG=str(user.folder / "keys"))).code == 2
+
+
+def faults(document: dict[str, Any], what: str = "warnings") -> list[str]:
+    """Lines and messages."""
+    return [f"{f['line']} {f['message']}" for f in document[what]]
+
+
+def test_check_reads_the_repository(user: User) -> None:
+    """Not there, no key at hand, keys of another role or another repository: with line and column; the sources are not asked."""
+    path = user.folder / "policies/nightly.yaml"
+    text = path.read_text()
+    for name in ("music", "shop"):
+        (user.folder / f"{name}.db").unlink()
+    said = user.run("policy", "check")
+    assert said.code == 0
+    assert "was read: trust version 1; keys here: prune, write" in said.out
+    assert said.err == ""
+    path.write_text(text.replace("keys/prune.key", "keys/check.key"))
+    wrong = user.run("policy", "check", "--json")
+    assert wrong.code == 2
+    assert faults(wrong.document, "errors") == ["9 keys.prune: this is a check key"]
+    other = user.folder / "other"
+    other.mkdir()
+    User(other).init()
+    path.write_text(text.replace("keys/prune.key", "other/keys/prune.key"))
+    wrong = user.run("policy", "check", "--json")
+    assert wrong.code == 2
+    assert "9 keys.prune: this key is of another repository" in faults(wrong.document, "errors")[0]
+    path.write_text(text.replace("keys/prune.key", "keys/gone.key"))
+    missing = user.run("policy", "check", "--json")
+    assert missing.code == 0
+    assert len(faults(missing.document)) == 1
+    assert faults(missing.document)[0].startswith("9 keys.prune:")
+    assert missing.document["policies"][0]["repository"]["keys"] == ["write"]
+
+
+def test_check_without_a_repository(user: User) -> None:
+    """That it could not be looked at is a warning, and with --require-repository the failure it is; asked to, nothing is read."""
+    path = user.folder / "policies/nightly.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("/repo", "/elsewhere"))
+    gone = user.run("policy", "check", "--json")
+    assert gone.code == 0
+    assert faults(gone.document)[0].startswith("8 repository: it could not be looked at")
+    assert gone.document["policies"][0]["repository"]["error"]["code"] == "no_repository"
+    required = user.run("policy", "check", "--require-repository", "--json")
+    assert (required.code, required.document["error"]["code"]) == (10, "no_repository")
+    assert required.document["policies"][0]["name"] == "nightly"
+    path.write_text("".join(line for line in text.splitlines(True) if not line.startswith("keys:")))
+    keyless = user.run("policy", "check", "--json")
+    assert keyless.code == 0
+    assert "8 repository: it was not looked at: no key" in faults(keyless.document)[0]
+    assert user.run("policy", "check", "--require-repository").code == 12
+    assert user.run("policy", "check", "--require-repository", key="check").code == 0
+    quiet = user.run("policy", "check", "--no-repository", "--json")
+    assert (quiet.code, quiet.document["warnings"], quiet.document["policies"][0]["repository"]) == (0, [], None)
+    assert user.run("policy", "check", "--no-repository", "--require-repository").code == 2
 
 
 def test_next(user: User) -> None:
@@ -202,7 +263,16 @@ def test_plan(user: User) -> None:
     assert done.document["keep"] == []
     back = user.run("policy", "plan", str(strict), str(generous), "--json", key="check").document
     assert (len(back["forget"]), len(back["keep"])) == (0, 2)
-    assert "would forget 2 snapshots" in user.run("policy", "plan", str(generous), str(strict), key="check").out
+    assert back["freed_after_hours"] > 0
+    text = user.run("policy", "plan", str(generous), str(strict), key="check").out
+    assert "the next prune would forget 2 snapshots that the old one keeps" in text
+    assert "what is kept: last 9, daily 7, at least 1 becomes last 1, at least 1" in text
+    assert "hours later" in text
+    moved = user.folder / "moved.yaml"
+    moved.write_text(old.read_text().replace("/repo", "/elsewhere"))
+    assert (
+        "no snapshot of the old one is forgotten" in user.run("policy", "plan", "nightly", str(moved), key="check").out
+    )
     assert user.run("policy", "plan", "nightly", "nightly", key="check").out == "nothing changes\n"
     assert user.run("policy", "plan", "nightly", "nobody", key="check").code == 2
     assert user.run("policy", "plan", "nightly", str(strict), key="write").code == 12

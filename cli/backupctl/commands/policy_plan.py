@@ -26,24 +26,42 @@ def command(settings: Settings, old: str, new: str) -> None:
 
     The repository is read with a check, prune or read key: the policy's, or --key. Nothing is changed.
     """
+    from backupd.config.clock import now
+    from backupd.config.policies import repository_of
+    from backupd.policy.differences import differences
+
     before, after = find_policy(settings, old).policy, find_policy(settings, new).policy
     changes = _changes(before.model_dump(mode="json"), after.model_dump(mode="json"))
-    snapshots = _snapshots(settings, after)
+    moved = repository_of(before) != repository_of(after)
+    snapshots, grace = ([], 0) if moved else _snapshots(settings, before, after)
     goes, stays = _difference(before, after, snapshots)
+    said = differences(before, after, now())
     if settings.json:
-        values = {"changes": changes, "forget": [_listed(c) for c in goes], "keep": [_listed(c) for c in stays]}
+        values = {
+            "changes": changes,
+            "said": said,
+            "forget": [_listed(c) for c in goes],
+            "keep": [_listed(c) for c in stays],
+            "freed_after_hours": None if moved else grace,
+        }
         output.document("policy-plan", values)
         return
     if not changes:
         output.say("nothing changes")
         return
-    output.table(["what", "old", "new"], [[c["path"], _short(c["old"]), _short(c["new"])] for c in changes])
+    for sentence in said:
+        output.say(sentence)
     output.say("")
+    if moved:
+        output.say("another repository: no snapshot of the old one is forgotten, and no policy prunes it any more")
+        return
     for word, some in (("forget", goes), ("keep", stays)):
         more = "that the old one keeps" if word == "forget" else "that the old one would forget"
-        output.say(f"the new policy would {word} {output.plural(len(some), 'snapshot')} {more}")
+        output.say(f"the next prune would {word} {output.plural(len(some), 'snapshot')} {more}")
         for candidate in some:
             output.say(f"  {candidate.id[:12]}  {candidate.source[-1]}  {candidate.stored_at:%Y-%m-%d %H:%M}")
+    if goes:
+        output.say(f"what only they need is removed by a prune at least {grace} hours later, or when its lock ends")
 
 
 def _changes(old: Any, new: Any, path: str = "") -> list[dict[str, Any]]:
@@ -56,29 +74,25 @@ def _changes(old: Any, new: Any, path: str = "") -> list[dict[str, Any]]:
     return [] if old == new else [{"path": path, "old": old, "new": new}]
 
 
-def _short(value: Any) -> str:
-    text = "-" if value is None else str(value)
-    return text if len(text) <= 48 else text[:45] + "..."
-
-
 def _listed(candidate: "Candidate") -> dict[str, Any]:
     from backupd.config.clock import stamp
 
     return {"snapshot": candidate.id, "source": candidate.source[-1], "stored_at": stamp(candidate.stored_at)}
 
 
-def _snapshots(settings: Settings, policy: "Policy") -> "list[Candidate]":
-    """The snapshots of the policy's sources, as a retention rule sees them."""
+def _snapshots(settings: Settings, before: "Policy", after: "Policy") -> "tuple[list[Candidate], int]":
+    """The snapshots of sources that both policies name, as a retention rule sees them; and how long garbage waits, in hours."""
     from backupd.crypto.keyring import Right
     from backupd.jobs.prune import all_candidates
 
-    names = {source.name for source in policy.sources}
-    role = next((role for role in _ORDER if getattr(policy.keys, role)), "check")
-    with opened(settings_for(replace(settings, repository=None), policy, role), Right.CHECK) as session:
+    names = {source.name for source in before.sources} & {source.name for source in after.sources}
+    role = next((role for role in _ORDER if getattr(after.keys, role)), "check")
+    with opened(settings_for(replace(settings, repository=None), after, role), Right.CHECK) as session:
         repo = session.opened.repo
         history = repo.history()
         found = all_candidates(repo, history.views, history.records)
-    return [candidate for candidate in found if candidate.source[-1] in names]
+        grace = repo.trust.policy.grace_hours
+    return [candidate for candidate in found if candidate.source[-1] in names], grace
 
 
 def _difference(

@@ -875,6 +875,44 @@ def test_segments_of_old_sessions_are_not_read_each_night(world: World) -> None:
     world.assert_whole()
 
 
+def test_a_fresh_index_knows_what_forgotten_sessions_stored(world: World) -> None:
+    """A machine that lost its cache stores nothing again, though no snapshot that is left names the segments of what it needs."""
+    world.source = make_customers(world.root / "big.db", 60_000)  # enough for lists of more than one level
+    content = world.kept[world.night()]
+    world.later(days=1)
+    done = world.kit.backup(world.source, clock=lambda: world.now, name="crm")
+    world.prune()
+    (view,) = world.kit.history().views
+    assert view.structure.segments == ()
+    shutil.rmtree(world.kit.places("writer").cache)
+    shutil.rmtree(world.kit.versions())
+    world.later(days=1)
+    again = world.kit.backup(world.source, clock=lambda: world.now, name="crm")
+    assert (again.chunks["full"], again.chunks["reused"]) == (0, again.chunks["total"])
+    other = world.kit.backup(world.source, clock=lambda: world.now, name="other")
+    assert other.chunks["full"] == 0
+    world.kept = dict.fromkeys((done.snapshot, again.snapshot, other.snapshot), content)
+    world.assert_whole()
+
+
+def test_lists_that_cannot_be_read_cost_space(world: World) -> None:
+    """Filling a fresh index, damage is told and left out: the run stores anew what it does not know, and is whole."""
+    world.source = make_customers(world.root / "big.db", 60_000)
+    content = world.kept.pop(world.night())
+    world.later(days=1)
+    world.kit.backup(world.source, clock=lambda: world.now, name="crm")
+    world.prune()
+    for name in names(world.kit.store, "packs/"):
+        world.kit.store.put(name, bytes(len(world.kit.store.get(name))), create_only=False)
+    shutil.rmtree(world.kit.places("writer").cache)
+    shutil.rmtree(world.kit.versions())
+    report = Tally()
+    done = world.kit.backup(world.source, clock=lambda: world.now, name="crm", report=report)
+    assert done.chunks["full"] >= done.chunks["total"] - 3  # but for what stands in the snapshot's own top
+    assert [p.kind for p in report.problems] == ["damaged"]
+    assert world.kit.restore(done.snapshot).read_bytes() == content
+
+
 def test_notes_do_not_keep_what_is_gone(world: World) -> None:
     """When the pack that a note names goes, its segment is read again, and goes too."""
     cache = world.root / "notes"

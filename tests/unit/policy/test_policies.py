@@ -167,6 +167,48 @@ def test_an_objective_that_the_schedule_cannot_keep(tmp_path: Path) -> None:
     assert (warning.line, "3d apart" in warning.message) == (5, True)
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (
+            "retention: {keep: {last: 3}}\nschedule: {every: 1d}\ndrill: {every: 7d}\n",
+            6,
+            "drill.every: nothing is kept",
+        ),
+        (
+            "retention: {keep: {within: 2d}}\nverify: [{level: bytes, every: 3d}]\n",
+            5,
+            "verify.0.every: nothing is kept",
+        ),
+        (
+            "schedule: {cron: '0 2 * * *', blackout: ['01:00-03:00']}\n",
+            4,
+            "schedule.blackout: these windows put off every run",
+        ),
+        ("schedule: {every: 1h, blackout: ['08:00-18:00']}\nobjectives: {rpo: 4h}\n", 5, "up to 11h apart"),
+    ],
+)
+def test_what_will_disappoint(tmp_path: Path, text: str, line: int, said: str) -> None:
+    """Proofs that come too rarely, windows that put off every run or make gaps that are too long: warnings."""
+    path = tmp_path / "p.yaml"
+    path.write_text(SMALL + text)
+    (loaded,) = load_valid([path])
+    (warning,) = loaded.warnings
+    assert warning.line == line
+    assert said in warning.message
+
+
+def test_two_policies_for_one_source(tmp_path: Path) -> None:
+    """Of one name in one repository, both would forget: a warning at the second one's."""
+    (tmp_path / "a.yaml").write_text(SMALL)
+    (tmp_path / "b.yaml").write_text(SMALL.replace("policy: p", "policy: q").replace("file:///backup", "/backup"))
+    (tmp_path / "c.yaml").write_text(SMALL.replace("policy: p", "policy: r").replace("/backup", "/elsewhere"))
+    first, second, third = load_valid(policy_files([tmp_path]))
+    assert (first.warnings, third.warnings) == ((), ())
+    assert [(w.line, w.column) for w in second.warnings] == [(2, 18)]
+    assert "policy p stores a source of this name" in second.warnings[0].message
+
+
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no policy in"):
         policy_files([tmp_path])

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backupd.errors import UsageError
 from backupd.store.base import (
+    Lockable,
+    LockFacts,
     ObjectExists,
     ObjectMissing,
     ShortRead,
@@ -467,3 +470,39 @@ def test_the_url() -> None:
     store = S3Store("bucket", "/a/b/", endpoint="https://s3.example.com:9000", region="eu-1")
     assert store.url == "s3://bucket/a/b?endpoint=https://s3.example.com:9000&region=eu-1"
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("versioning", "default", "expected"),
+    [
+        (False, None, LockFacts(False, False)),
+        (True, {}, LockFacts(True, True)),
+        (True, {"Mode": "COMPLIANCE", "Days": 35}, LockFacts(True, True, "compliance", 35)),
+        (True, {"Mode": "GOVERNANCE", "Years": 2}, LockFacts(True, True, "governance", 730)),
+    ],
+)
+def test_what_a_bucket_says_of_locks(versioning: bool, default: dict[str, object] | None, expected: LockFacts) -> None:
+    """As moto plays it; only questions are asked, and a bucket without a configuration locks nothing."""
+    import boto3
+    from moto import mock_aws
+
+    with mock_aws():
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="bucket", ObjectLockEnabledForBucket=default is not None)
+        if default:
+            rule: Any = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": default}}
+            client.put_object_lock_configuration(Bucket="bucket", ObjectLockConfiguration=rule)
+        store = S3Store("bucket", "p", region="us-east-1")
+        assert isinstance(store, Lockable)
+        assert store.lock_facts() == expected
+        assert list(store.list()) == []
+        store.close()
+
+
+def test_what_may_not_be_asked_is_not_known(store: S3Store, server: ScriptedS3) -> None:
+    """A writer's credentials may lack these permissions: then nothing is claimed. No bucket is an error."""
+    server.script = [error("AccessDenied", 403)] * 2
+    assert store.lock_facts() == LockFacts()
+    server.script = [error("NoSuchBucket", 404)]
+    with pytest.raises(StoreMissing):
+        store.lock_facts()
