@@ -104,13 +104,22 @@ def of_policy(
     """The sources of a policy, by what its repository holds."""
     drills = _drills(records)
     found = []
-    for source in policy.sources:
-        mine = [view for view in views if view.source == source.name and view.structure.kind == "snapshot"]
-        status = SourceStatus(source.name, policy.policy, policy.objectives.rpo)
+    for name in _names(policy, views):
+        mine = [view for view in views if view.source == name and view.structure.kind == "snapshot"]
+        status = SourceStatus(name, policy.policy, policy.objectives.rpo)
         _fill(status, mine, drills, now)
         _schedule(status, policy, now)
         _judge(status, policy, now)
         found.append(status)
+    return found
+
+
+def _names(policy: Policy, views: Sequence[SnapshotView]) -> list[str]:
+    """The policy's sources; in place of one that stands for all databases of a server those that have snapshots."""
+    found = []
+    for source in policy.sources:
+        seen = sorted({view.source for view in views if source.covers(view.source)}) if source.all_databases else []
+        found += seen or [source.name]
     return found
 
 

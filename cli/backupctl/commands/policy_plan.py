@@ -73,12 +73,11 @@ def _snapshots(settings: Settings, policy: "Policy") -> "list[Candidate]":
     from backupd.jobs.prune import all_candidates
     from backupd.report import Tally
 
-    names = {source.name for source in policy.sources}
     role = next((role for role in _ORDER if getattr(policy.keys, role)), "check")
     with opened(settings_for(replace(settings, repository=None), policy, role), Right.CHECK) as session:
         repo = session.opened.repo
         found = all_candidates(repo, repo.history().views, list(repo.records(Tally().problem)))
-    return [candidate for candidate in found if candidate.source[-1] in names]
+    return [candidate for candidate in found if any(s.covers(candidate.source[-1]) for s in policy.sources)]
 
 
 def _difference(
