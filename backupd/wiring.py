@@ -12,7 +12,7 @@ from backupd.config.paths import Places, places, plain_environment
 from backupd.config.urls import DatabaseUrl, RepositoryUrl, parse_database
 from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
-from backupd.engines.base import Finding, ServerPlace, ServerTarget, Source, Target
+from backupd.engines.base import Finding, Listing, ServerPlace, ServerTarget, Source, Target
 from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
@@ -105,6 +105,22 @@ def open_source(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptio
         jobs=options.jobs,
         bin_folders=[Path(folder) for folder in options.tools],
     )
+
+
+def list_databases(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> Listing:
+    """The databases of the server behind a URL.
+
+    Raises:
+        Unreachable: no connection.
+    """
+    place = _place(url, options)
+    if url.engine == "postgresql":
+        from backupd.engines.postgres import databases as postgres_databases
+
+        return postgres_databases(place, timeout=timeout)
+    from backupd.engines.mariadb import databases as mariadb_databases
+
+    return mariadb_databases(place, timeout=timeout)
 
 
 def open_target(url: DatabaseUrl) -> Target:

@@ -176,6 +176,14 @@ class _Check:
             if source.name in names:
                 self.faults.append(self._at(("sources", n, "name"), f"two sources are called {source.name!r}"))
             names.add(source.name)
+            wide = next(
+                (s for s in policy.sources if s is not source and s.all_databases and s.covers(source.name)), None
+            )
+            if wide:
+                said = (
+                    f"this could be a database of {wide.name!r}, which stands for all of its server: call it otherwise"
+                )
+                self.faults.append(self._at(("sources", n, "name"), said))
             self._source(source, ("sources", n))
         place = self._repository(policy)
         for n, notify in enumerate(policy.notify):
@@ -218,8 +226,6 @@ class _Check:
             self.faults += [self._at((*where, name), "this means nothing for an SQLite file") for name in meaningless]
         elif source.capture == "native" and url.engine != "postgresql":
             self.faults.append(self._at((*where, "capture"), "native is for PostgreSQL"))
-        elif url.database == "*":
-            self.faults.append(self._at((*where, "url"), "all databases of a server is not built yet: name each"))
 
     def _repository(self, policy: Policy) -> RepositoryUrl | None:
         try:

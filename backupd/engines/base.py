@@ -190,6 +190,22 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Listed:
+    """A database that a server has; `refused` says why it cannot be captured, if that is known beforehand."""
+
+    name: str
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The databases of a server, by name, without those that are its own; and what may be missing among them."""
+
+    databases: tuple[Listed, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """What a look at a source found before anything is read.
 

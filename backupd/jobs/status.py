@@ -135,13 +135,22 @@ def of_policy(
 def of_known(policy: Policy, known: Mapping[str, Known], brakes: Sequence[Braked], now: datetime) -> list[SourceStatus]:
     """The sources of a policy, by what is known of their snapshots."""
     found = []
-    for source in policy.sources:
-        status = SourceStatus(source.name, policy.policy, policy.objectives.rpo)
+    for name in _names(policy, known):
+        status = SourceStatus(name, policy.policy, policy.objectives.rpo)
         _fill(status, known, brakes)
         _schedule(status, policy, now)
         _judge(status, policy, now)
         _tell_brake(status)
         found.append(status)
+    return found
+
+
+def _names(policy: Policy, known: Iterable[str]) -> list[str]:
+    """The policy's sources; in place of one that stands for all databases of a server those that have snapshots."""
+    found = []
+    for source in policy.sources:
+        seen = sorted(name for name in known if source.covers(name)) if source.all_databases else []
+        found += seen or [source.name]
     return found
 
 

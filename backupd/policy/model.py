@@ -4,6 +4,7 @@ The models are strict: unknown keys, wrong types and contradictions are refused.
 them. Secrets are named, never held.
 """
 
+import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -35,6 +36,8 @@ Many = Annotated[tuple[_Item, ...], BeforeValidator(lambda value: tuple(value) i
 Event = Literal[
     "success", "failure", "rpo_breach", "drill_failed", "brake", "verify_failed", "lock_short", "notify_failed"
 ]
+_EVERY_DATABASE = re.compile(r"(postgresql|mariadb|mysql)(\+\w+)?://[^?]*/(\*|%2[Aa])(\?|$)")
+SOURCE_NAME = r"^[^/@\\\x00-\x1f\x7f]{1,128}$"
 MONTH, YEAR = timedelta(days=28), timedelta(days=365)
 
 
@@ -54,7 +57,7 @@ class Subject(Model):
 class Source(Model):
     """A database."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[^/@\\\x00-\x1f\x7f]{1,128}$")]
+    name: Annotated[str, StringConstraints(pattern=SOURCE_NAME)]
     url: Text
     password: SecretRef | None = None
     subject: Subject | None = None
@@ -64,6 +67,15 @@ class Source(Model):
     check: bool = False
     jobs: Annotated[int, Field(ge=1, le=64)] = 2
     tags: Many[Text] = ()
+
+    @property
+    def all_databases(self) -> bool:
+        """Whether it stands for every database of a server, each of which is a source called NAME.DATABASE."""
+        return _EVERY_DATABASE.match(self.url) is not None
+
+    def covers(self, name: str) -> bool:
+        """Whether a source of that name in the repository is this one, or one of its databases."""
+        return name.startswith(f"{self.name}.") if self.all_databases else name == self.name
 
 
 class RepositoryRef(Model):

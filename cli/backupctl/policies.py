@@ -70,12 +70,12 @@ def reading_settings(settings: Settings, policy: "Policy") -> Settings:
 
 
 def sources_of(policy: "Policy", name: str | None) -> "list[Source]":
-    """The policy's sources, or the one of that name.
+    """The policy's sources, or the one of that name, or the one that stands for the server with that database.
 
     Raises:
         UsageError: there is none.
     """
-    found = [source for source in policy.sources if name in {None, source.name}]
+    found = [source for source in policy.sources if name in {None, source.name} or source.covers(name or "")]
     if not found:
         names = ", ".join(source.name for source in policy.sources)
         raise UsageError(f"policy {policy.policy} has no source {name!r}", hint=f"it has: {names}")

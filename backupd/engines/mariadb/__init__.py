@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from backupd.engines.base import ServerPlace
 
 if TYPE_CHECKING:
-    from backupd.engines.base import Finding
+    from backupd.engines.base import Finding, Listing
     from backupd.engines.mariadb.restore import MariaTarget
     from backupd.engines.mariadb.source import MariaSource
 
@@ -40,6 +40,17 @@ def open_target(place: ServerPlace, *, timeout: float = 30.0, bin_folders: Seque
     from backupd.engines.mariadb.restore import MariaTarget
 
     return MariaTarget(place, timeout=timeout, bin_folders=bin_folders)
+
+
+def databases(place: ServerPlace, *, timeout: float = 30.0) -> "Listing":
+    """The databases of the server that the account sees; the place's own is not looked at.
+
+    Raises:
+        Unreachable: nobody there, or the user is refused.
+    """
+    from backupd.engines.mariadb.listing import databases as listed
+
+    return listed(place, timeout=timeout)
 
 
 def preflight(

@@ -16,7 +16,7 @@ TRANSACTIONAL = frozenset({"innodb", "rocksdb"})
 ELSEWHERE = frozenset({"mrg_myisam", "federated", "connect", "spider", "blackhole", "oqgraph", "sphinx"})
 """Engines that hold no rows of their own."""
 
-_SYSTEM_SCHEMAS = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
+SYSTEM_SCHEMAS = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
 _ROW_START, _ROW_END = "ROW START", "ROW END"
 
 
@@ -108,7 +108,7 @@ class Catalog:
 
 def is_system(database: str) -> bool:
     """Whether a database is the server's own."""
-    return database.lower() in _SYSTEM_SCHEMAS
+    return database.lower() in SYSTEM_SCHEMAS
 
 
 class Reader:

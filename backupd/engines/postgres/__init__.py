@@ -6,13 +6,13 @@ Importing this package is cheap; the driver is imported where it is used.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from backupd.engines.base import Finding, ServerPlace
+from backupd.engines.base import Finding, Listing, ServerPlace
 
 if TYPE_CHECKING:
     from backupd.engines.postgres.capture import PostgresSource
     from backupd.engines.postgres.restore import PostgresTarget
 
-__all__ = ["open_source", "open_target", "preflight"]
+__all__ = ["databases", "open_source", "open_target", "preflight"]
 
 
 def open_source(
@@ -53,6 +53,17 @@ def open_target(place: ServerPlace, *, timeout: float = 30.0, bin_folders: Seque
     from backupd.engines.postgres.restore import PostgresTarget
 
     return PostgresTarget(place, timeout=timeout, bin_folders=tuple(bin_folders))
+
+
+def databases(place: ServerPlace, *, timeout: float = 30.0) -> Listing:
+    """The databases of the server; the place's own is not looked at.
+
+    Raises:
+        Unreachable: no connection.
+    """
+    from backupd.engines.postgres.listing import databases as listed
+
+    return listed(place, timeout=timeout)
 
 
 def preflight(place: ServerPlace, *, timeout: float = 30.0, bin_folders: Sequence[str] = ()) -> list[Finding]:

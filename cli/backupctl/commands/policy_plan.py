@@ -85,14 +85,17 @@ def _snapshots(settings: Settings, before: "Policy", after: "Policy") -> "tuple[
     from backupd.crypto.keyring import Right
     from backupd.jobs.prune import all_candidates
 
-    names = {source.name for source in before.sources} & {source.name for source in after.sources}
     role = next((role for role in _ORDER if getattr(after.keys, role)), "check")
     with opened(settings_for(replace(settings, repository=None), after, role), Right.CHECK) as session:
         repo = session.opened.repo
         history = repo.history()
         found = all_candidates(repo, history.views, history.records)
         grace = repo.trust.policy.grace_hours
-    return [candidate for candidate in found if candidate.source[-1] in names], grace
+    return [c for c in found if all(_covers(policy, c.source[-1]) for policy in (before, after))], grace
+
+
+def _covers(policy: "Policy", name: str) -> bool:
+    return any(source.covers(name) for source in policy.sources)
 
 
 def _difference(

@@ -12,6 +12,8 @@ from backupctl.progress import TerminalReporter
 from backupctl.session import opened, repository_url
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from backupd.jobs.prune import Prune, PruneResult
     from backupd.policy.retention import Rule, Verdict
     from backupd.repo.repository import History
@@ -80,9 +82,9 @@ def command(
     """
     from backupd.errors import UsageError
 
-    rule, zone = _rule(values), "UTC"
+    rule, zone, meant = _rule(values), "UTC", None
     if policy:
-        settings, source, rule, zone = _of_policy(settings, policy, source, rule)
+        settings, meant, rule, zone = _of_policy(settings, policy, source, rule)
     if rule.empty and not gc_only:
         raise UsageError(
             "nothing was said of what to keep",
@@ -92,7 +94,7 @@ def command(
         raise UsageError("--gc-only forgets nothing, so it takes no --keep options")
     report = TerminalReporter(settings)
     with _prune(settings, report, accept_damage, copied) as work:
-        chosen = _of_names(work.history, source) if policy else _chosen(work.history, source)
+        chosen = _of_sources(work.history, meant) if meant else _chosen(work.history, source)
         result = work.by_rule(rule, lambda view: view.id in chosen, ZoneInfo(zone))
     report.clear()
     _tell(settings, "prune", result, report)
@@ -100,8 +102,8 @@ def command(
 
 def _of_policy(
     settings: Settings, text: str, source: tuple[str, ...], rule: "Rule"
-) -> "tuple[Settings, tuple[str, ...], Rule, str]":
-    """A policy's repository, prune key, sources, rule and time zone."""
+) -> "tuple[Settings, Callable[[str], bool], Rule, str]":
+    """A policy's repository and prune key, which sources are meant, its rule and time zone."""
     from backupctl.policies import find_policy, settings_for, sources_of
     from backupd.errors import UsageError
     from backupd.policy.retention import Rule
@@ -111,11 +113,18 @@ def _of_policy(
         raise UsageError(f"policy {policy.policy} says what to keep: leave the --keep options out")
     if policy.retention is None:
         raise UsageError(f"policy {policy.policy} has no retention: everything is kept", object_name=policy.policy)
-    for name in source:
-        sources_of(policy, name)
-    names = source or tuple(s.name for s in policy.sources)
+    meant = [
+        one.covers if name in {None, one.name} else str(name).__eq__
+        for name in source or (None,)
+        for one in sources_of(policy, name)
+    ]
     zone = policy.schedule.timezone if policy.schedule else "UTC"
-    return settings_for(settings, policy, "prune"), names, policy.retention.rule, zone
+    return (
+        settings_for(settings, policy, "prune"),
+        lambda name: any(fits(name) for fits in meant),
+        policy.retention.rule,
+        zone,
+    )
 
 
 def _rule(values: dict[str, Any]) -> "Rule":
@@ -141,9 +150,9 @@ def _chosen(history: "History", sources: tuple[str, ...]) -> set[str]:
     return chosen
 
 
-def _of_names(history: "History", names: tuple[str, ...]) -> set[str]:
+def _of_sources(history: "History", meant: "Callable[[str], bool]") -> set[str]:
     """Ids of the snapshots of a policy's sources, of whichever writer; some may have none yet."""
-    return {view.id for view in history.views if view.source in names}
+    return {view.id for view in history.views if meant(view.source)}
 
 
 class _prune:  # noqa: N801  # a context manager, used as a function

@@ -92,6 +92,8 @@ def command(
     if not source:
         raise UsageError("no source was given", hint="name the database with --source, for example --source app.db")
     url = parse_database(source)
+    if url.engine != "sqlite" and url.database == "*":
+        raise UsageError("all databases of a server are for a policy", hint="name one database, or write a policy")
     served = build_options(server, native=capture == "native", exclude=table_names(exclude), globals=with_globals)
     _refuse_meaningless(url.engine, served)
     report = TerminalReporter(settings)
@@ -141,22 +143,26 @@ def _take(
 
 def _run_policy(settings: Settings, text: str, name: str | None, base: "BackupOptions", server: dict[str, Any]) -> None:
     """Take a snapshot of each source of a policy; one that fails does not keep the others from being taken."""
+    from backupctl.databases import planned_sources
     from backupctl.policies import find_policy, settings_for, sources_of
-    from backupd.errors import BackupdError
 
     policy = find_policy(settings, text).policy
-    sources = sources_of(policy, name)
+    meant = sources_of(policy, name)
     settings = settings_for(settings, policy, "write")
+    sources = planned_sources(settings, meant, name, server)
+    several = len(sources) > 1 or any(source.all_databases for source in meant)
     done: list[dict[str, Any]] = []
     failed: list[BackupdError] = []
-    for source in sources:
+    for source, refused in sources:
         report = TerminalReporter(settings)
         try:
+            if refused:
+                raise refused
             result = _run_source(settings, policy, source, base, server, report)
         except BackupdError as error:
             report.clear()
             failed.append(error)
-            if len(sources) == 1:
+            if not several:
                 raise
             done.append({"source": source.name, "error": output.error_values(error)})
             output.note(f"{source.name}: {error.message}")
@@ -168,7 +174,7 @@ def _run_policy(settings: Settings, text: str, name: str | None, base: "BackupOp
     if failed:
         raise _several(failed, done)
     if settings.json:
-        output.document("run", done[0] if len(done) == 1 else {"policy": policy.policy, "runs": done})
+        output.document("run", {"policy": policy.policy, "runs": done} if several else done[0])
 
 
 def _several(failed: "list[BackupdError]", done: list[dict[str, Any]]) -> "BackupdError":

@@ -155,8 +155,21 @@ def test_what_means_nothing(tmp_path: Path) -> None:
     ]
     text = SMALL.replace("'sqlite:////srv/a.db'", "'mariadb://u@h/db', capture: native")
     assert "native is for PostgreSQL" in faults(tmp_path, text)[0]
-    text = SMALL.replace("'sqlite:////srv/a.db'", "'postgresql://u@h/*'")
-    assert "not built yet" in faults(tmp_path, text)[0]
+
+
+def test_all_databases_of_a_server(tmp_path: Path) -> None:
+    """A * stands for every database; another source may not be called as one of them would be."""
+    path = tmp_path / "p.yaml"
+    path.write_text(SMALL.replace("'sqlite:////srv/a.db'", "'postgresql://u@h:5432/*?sslmode=require'"))
+    (source,) = load_valid([path])[0].policy.sources
+    assert source.all_databases
+    assert source.covers(f"{source.name}.crm")
+    assert not source.covers(source.name)
+    for url in ("postgresql://u@h/a*", "sqlite:////srv/*", "/srv/*", "postgresql://u@h/db?x=/*"):
+        assert not source.model_copy(update={"url": url}).all_databases
+    two = f"{{name: {source.name}.crm, url: 'sqlite:////srv/b.db'}}"
+    text = path.read_text().replace("sources: [", f"sources: [{two}, ")
+    assert "could be a database of" in faults(tmp_path, text)[0]
 
 
 def test_an_objective_that_the_schedule_cannot_keep(tmp_path: Path) -> None:
