@@ -3,10 +3,10 @@
 # docker, its compose plugin and openssl. BACKUPCTL_PASSPHRASE_FILE names a file with the passphrase of read, root and recovery key.
 set -eu
 umask 077
+passphrase=$(realpath "${BACKUPCTL_PASSPHRASE_FILE:?name a file that holds a long passphrase for read.key, root.key and recovery.key}")
 cd "$(dirname "$0")"
 secrets=compose-secrets
 image=backupd:0.1
-: "${BACKUPCTL_PASSPHRASE_FILE:?name a file that holds a long passphrase for read.key, root.key and recovery.key}"
 
 mkdir -p "$secrets"
 [ -e "$secrets/postgres-password" ] || openssl rand -hex 24 > "$secrets/postgres-password"
@@ -17,16 +17,16 @@ if [ ! -e "$secrets/s3.env" ]; then
   # in earnest a user of its own with the rights of deploy/iam/writer.json
   printf 'AWS_ACCESS_KEY_ID=%s\nAWS_SECRET_ACCESS_KEY=%s\n' "$access" "$secret" > "$secrets/s3-client.env"
 fi
-# read by the container's users: 999 is the postgres image's, 10001 ours, both in a container only
-chmod 0711 "$secrets"
-chmod 0644 "$secrets/postgres-password"
-chown 10001:10001 "$secrets/page-token"
+cp "$secrets/postgres-password" "$secrets/crm-password"
+# the users who read them inside: 999 is the postgres image's, 10001 ours
+chown 999:999 "$secrets/postgres-password"
+chown 10001:10001 "$secrets/crm-password" "$secrets/page-token"
 
 docker build --file Dockerfile --tag "$image" ..
 docker compose up --detach --wait s3
 
 in_network() {  # a program of the image beside the S3 server, with nothing of the daemon's
-  docker run --rm --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+  docker run --rm --read-only --tmpfs /tmp --tmpfs /var/cache/backupd:uid=10001,gid=10001 --cap-drop ALL --security-opt no-new-privileges \
     --network "container:$(docker compose ps --quiet s3)" --env-file "$secrets/s3-client.env" "$@"
 }
 
@@ -37,9 +37,9 @@ s3 = boto3.client("s3", endpoint_url="http://127.0.0.1:7070", region_name="us-ea
 s3.create_bucket(Bucket="backups")
 s3.put_bucket_versioning(Bucket="backups", VersioningConfiguration={"Status": "Enabled"})
 '
-  # init runs as root of this machine's folder, in a container that ends: the daemon never sees what it leaves in made/
+  # init writes all six keys into made/, from a container that ends; the daemon's own never sees that folder
   install -d -o 10001 -g 10001 "$secrets/made"
-  install -o 10001 -g 10001 -m 0400 "$BACKUPCTL_PASSPHRASE_FILE" "$secrets/made/passphrase"
+  install -o 10001 -g 10001 -m 0400 "$passphrase" "$secrets/made/passphrase"
   in_network --volume "$PWD/$secrets/made:/made" --env BACKUPCTL_PASSPHRASE_FILE=/made/passphrase "$image" \
     backupctl init "s3://backups/crm?endpoint=http://127.0.0.1:7070&region=us-east-1" --keys /made/keys
   rm "$secrets/made/passphrase"
@@ -47,7 +47,6 @@ s3.put_bucket_versioning(Bucket="backups", VersioningConfiguration={"Status": "E
   mv "$secrets/made/keys/write.key" "$secrets/made/keys/check.key" "$secrets/keys/"
   mv "$secrets"/made/keys/*.key "$secrets/offline/"
   rm -r "$secrets/made"
-  chmod 0711 "$secrets/keys"
   chown -R 0:0 "$secrets/offline"
   echo "Take $secrets/offline/ away from this machine now: recovery.key and read.key open everything, prune.key deletes, root.key changes who may." >&2
 fi

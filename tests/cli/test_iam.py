@@ -185,7 +185,7 @@ def test_a_writer_without_verification_cannot_read_packs(place: Place) -> None:
 
 
 def test_requests_that_no_role_may_make(place: Place) -> None:
-    """Deleting, unlocking and changing the bucket are refused, and so is whatever lies outside the prefix."""
+    """Unlocking, the bucket and what lies outside the prefix are closed; the pruner alone removes, and not everything."""
     bucket, pack = place.bucket.name, place.pack
     place.owner.put_object(Bucket=bucket, Key="elsewhere/object", Body=b"of somebody else")
     everybody: list[Callable[[S3Client], object]] = [
@@ -210,6 +210,9 @@ def test_requests_that_no_role_may_make(place: Place) -> None:
     assert place.refuses("restorer", lambda s3: s3.put_object(Bucket=bucket, Key=pack, Body=b"x"))
     for name in (pack, place.listed("snapshots/")[0], place.listed("trust/")[0]):
         assert place.refuses("pruner", lambda s3, name=name: s3.put_object(Bucket=bucket, Key=name, Body=b"x")), name  # type: ignore[misc]
+    for prefix in ("snapshots", "sessions", "index", "packs", "gc", "probe"):
+        name = f"{PREFIX}/{prefix}/of-nobody"
+        assert not place.refuses("pruner", lambda s3, name=name: s3.delete_object(Bucket=bucket, Key=name)), name  # type: ignore[misc]
     trust, record = place.listed("trust/")[0], f"{PREFIX}/records/read/000000000001"
     for name in (trust, record):
         assert place.refuses("pruner", lambda s3, name=name: s3.delete_object(Bucket=bucket, Key=name)), name  # type: ignore[misc]
