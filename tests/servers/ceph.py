@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,11 +29,16 @@ START_SECONDS = 90
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server: where it is and who may use it."""
+    """A running server: where it is and who may use it.
+
+    Attributes:
+        new_user: makes one more user, who may do nothing until a bucket's policy says so; gives access key and secret key.
+    """
 
     endpoint: str
     access_key: str
     secret_key: str = field(repr=False)
+    new_user: Callable[[str], tuple[str, str]] = field(repr=False)
     region: str = "us-east-1"
 
 
@@ -179,10 +184,15 @@ class _Cluster:
         self.start("ceph-osd", "-i", "0")
         self.start("radosgw", "-n", "client.rgw")
         self._wait_for_gateway()
+        access, secret = self.new_user("tests")
+        return Server(f"http://127.0.0.1:{self.rgw_port}", access, secret, self.new_user)
+
+    def new_user(self, name: str) -> tuple[str, str]:
+        """Make a user; returns access key and secret key."""
         access, secret = f"AK{secrets.token_hex(9).upper()}", secrets.token_hex(20)
-        user = ["--uid=tests", "--display-name=tests", f"--access-key={access}", f"--secret={secret}"]
+        user = [f"--uid={name}", f"--display-name={name}", f"--access-key={access}", f"--secret={secret}"]
         self.run("radosgw-admin", "-c", self.conf, "user", "create", *user)
-        return Server(f"http://127.0.0.1:{self.rgw_port}", access, secret)
+        return access, secret
 
     def _wait_for_gateway(self) -> None:
         for _ in range(START_SECONDS * 10):
