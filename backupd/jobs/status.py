@@ -251,6 +251,8 @@ def age(length: timedelta) -> str:
     minutes = int(length.total_seconds()) // 60
     if minutes < 0:
         return "less than nothing"
+    if minutes == 0:
+        return "a minute"
     if minutes < 120:
         return f"{minutes} minutes" if minutes != 1 else "a minute"
     hours = minutes // 60
