@@ -68,7 +68,10 @@ class Books:
         else:
             again = self._again(claim, ended.code, now)
             mine = queue.fail(claim, now, end.error_message or "", again)
-        runs.finish(run, now, end if mine else replace(end, outcome="lost"))
+        end = end if mine else replace(end, outcome="lost")
+        if runs.finish(run, now, end):
+            facts = {"policy": spec.policy, "source": spec.source, "outcome": end.outcome, "exit": end.error_exit}
+            self._catalog.audit.append("backupd", spec.kind, end.snapshot or spec.policy, now, facts)
         if mine:
             self._consequences(claim, ended, end, now, again)
 

@@ -80,3 +80,32 @@ def test_verify(ready: User, tmp_path: Path) -> None:
     assert bad.code == 4
     assert bad.document["error"]["object"] == "records/read/000000000002"
     assert bad.document["problems"][0]["kind"] == "missing"
+
+
+def test_the_daemons_own_history_stands_among_it(tmp_path: Path) -> None:
+    """What the daemon wrote down is shown beside the repository's history; one entry changed by hand is exit 4, naming it."""
+    import sqlite3
+    from datetime import UTC, datetime
+
+    from backupd.config.paths import state_base
+    from backupd.wiring import open_catalog
+
+    user = User(tmp_path)
+    user.init()
+    user.back_up()
+    assert not list(tmp_path.rglob("catalog.sqlite"))
+    base = state_base(str(Path(user.env()["XDG_STATE_HOME"]) / "backupd"))
+    with open_catalog(base) as catalog:
+        for n in range(3):
+            facts = {"source": "chinook", "outcome": "failed", "exit": 14}
+            catalog.audit.append("backupd", "run", f"policy-{n}", datetime.now(UTC), facts)
+    shown = user.run("audit", "show", "--json", key="check").document["entries"]
+    assert [(e["role"], e["action"], e["source"]) for e in shown[-3:]] == [("daemon", "daemon run", "chinook")] * 3
+    assert user.run("audit", "verify", "--json", key="check").document["checked"]["catalog"] == 3
+    database = sqlite3.connect(base / "catalog.sqlite")
+    database.execute("update audit set object = 'policy-9' where n = 2")
+    database.commit()
+    database.close()
+    done = user.run("audit", "verify", "--json", key="check")
+    assert done.code == 4
+    assert done.document["error"]["object"] == "catalog entry 2"
