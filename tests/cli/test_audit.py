@@ -68,7 +68,7 @@ def test_verify(ready: User, tmp_path: Path) -> None:
     """A whole history says what was checked; a removed record is 4 and named; it takes the check right."""
     good = ready.run("audit", "verify", "--json", key="check")
     assert good.code == 0, good.out
-    assert good.document["checked"] == {"records": 7, "snapshots": 1, "writers": 1, "trust": 1}
+    assert good.document["checked"] == {"records": 7, "snapshots": 1, "writers": 1, "trust": 1, "catalog": 0}
     assert good.document["problems"] == []
     assert "the history is whole: 7 records, 1 snapshot of 1 writer" in ready.run("audit", "verify", key="check").out
     assert ready.run("audit", "verify", key="write").code == 12
