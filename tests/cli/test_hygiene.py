@@ -190,7 +190,7 @@ def test_debug_and_json_have_variables(user: User) -> None:
         (["keys", "--quiet", "new"], "keys-new"),
         (["diff", "a", "b"], "diff"),
         (["policy", "check", "x.yaml"], "policy-check"),
-        (["brake", "nonsense"], "brake"),
+        (["brake", "nonsense"], "usage"),
         (["hold", "nonsense"], "usage"),
         (["hold", "list"], "hold-list"),
         (["prune"], "prune"),
