@@ -119,13 +119,11 @@ class Books:
         else:
             self._other(policy, claim, document, end, now, again)
 
-    def lost(self, spec: JobSpec, job: str, now: datetime) -> None:
-        """A job's last attempt ended with its worker: it failed for good, and people hear of it."""
+    def lost(self, spec: JobSpec, job: str, now: datetime, why: str) -> None:
+        """A job is over, and nobody wrote down how: it failed for good, and people hear of it."""
         policy = self._policy(spec.policy)
         if policy is not None:
-            self._failed(
-                policy, spec, job, RunEnd("lost", "lost", int(Exit.FAILED), "its worker was gone each time"), now
-            )
+            self._failed(policy, spec, job, RunEnd("lost", "lost", int(Exit.FAILED), why), now)
 
     # ---- runs
 
