@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import apsw
+import pytest
 
 from backupd.errors import Exit
 from tests.daemon.kit import PATIENCE, Daemon, Site, until
+from tests.servers.listening import listening
 
 
 def test_it_works_reloads_and_ends(site: Site) -> None:
@@ -219,3 +221,57 @@ def test_a_source_with_the_name_of_an_option_is_a_source(site: Site) -> None:
         daemon.wait_for("ready")
         until(lambda: site.done("--help") >= 1)
         assert daemon.stop() == 0
+
+
+@pytest.mark.slow
+def test_nothing_grows_over_thirty_runs(site: Site) -> None:
+    """Neither descriptors nor processes nor files; and whoever hears of it hears of each run."""
+    site.write(sources=("one",), schedule={"every": "1s"})
+    with site.daemon("--jobs", "1") as daemon:
+        daemon.wait_for("ready")
+        until(lambda: site.done("one") >= 3)
+        daemon.get("/")
+        before = set(os.listdir(f"/proc/{daemon.pid}/fd")), len(list((site.state / "daemon").iterdir()))
+        until(lambda: site.done("one") >= 33, 240)
+        daemon.get("/")
+        after = set(os.listdir(f"/proc/{daemon.pid}/fd")), len(list((site.state / "daemon").iterdir()))
+        assert len(after[0]) <= len(before[0]) + 4, "those of one job more or less"
+        assert after[1] == before[1]
+        assert len(daemon.children()) <= 1
+        assert daemon.stop() == 0
+    assert len(site.snapshots()) == site.done("one")
+
+
+def test_a_notice_that_was_not_sent_when_the_daemon_died_is_sent_by_the_next(site: Site) -> None:
+    """A run fails for good while the webhook's server is down; kill -9; the next daemon tells it."""
+    with listening() as server:
+        address = site.folder / "webhook"
+        address.write_text(server.url("/not-a-word-of-this"))
+        site.write(
+            sources=("one",),
+            schedule={"every": "366d"},
+            retries={"attempts": 1},
+            hooks={"before": ["exit 7"]},
+            notifiers={"ops": {"webhook": f"file:{address}"}},
+            notify=[{"on": ["failure"], "to": "ops"}],
+        )
+        server.status = 503
+        with site.daemon("--role", "scheduler", "--role", "worker") as first:
+            first.wait_for("ready")
+            submit(site)
+            first.wait_for("not told")
+            os.kill(first.pid, signal.SIGKILL)
+            first.process.wait()
+        server.status = 200
+        server.asked.clear()
+        with site.catalog() as catalog:  # no need to wait half a minute for the next try
+            (waiting,) = catalog.outbox.list(waiting_only=True)
+            catalog.outbox.failed(waiting.id, waiting.enqueued, waiting.enqueued, "soon")
+        with site.daemon("--role", "scheduler", name="second") as second:
+            second.wait_for("told")
+            assert second.stop() == 0
+        assert len(server.asked) == 1
+        assert b"Backup of crm/one failed" in server.asked[0].body
+        assert b"hook" not in server.asked[0].body
+        everything = b"".join(path.read_bytes() for path in site.state.iterdir() if path.is_file())
+        assert b"not-a-word-of-this" not in everything + first.log.read_bytes() + second.log.read_bytes()
