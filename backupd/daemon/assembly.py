@@ -34,6 +34,9 @@ from backupd.jobs.status import SourceStatus
 from backupd.policy.model import Policy
 from backupd.wiring import CATALOG, open_catalog
 
+CATALOG_WAIT = 10.0
+"""Seconds to wait for another writer: a round waits twice at most, and the service manager's watchdog no longer than a minute."""
+
 
 def run_daemon(
     options: Options, clock: Callable[[], datetime], ticks: Callable[[], float], systemd: Systemd, log: Logger
@@ -48,7 +51,7 @@ def run_daemon(
     name = worker_name(os.uname().nodename)
     with ExitStack() as stack:
         before = stack.enter_context(only_one(options.state, options.roles, name))
-        catalog = stack.enter_context(open_catalog(options.state, options.catalog))
+        catalog = stack.enter_context(open_catalog(options.state, options.catalog, timeout=CATALOG_WAIT))
         _bury(catalog, before, clock(), log)
         signals = Signals()
         stack.callback(signals.close)

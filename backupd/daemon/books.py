@@ -122,7 +122,9 @@ class Books:
     def lost(self, spec: JobSpec, job: str, now: datetime, why: str) -> None:
         """A job is over, and nobody wrote down how: it failed for good, and people hear of it."""
         policy = self._policy(spec.policy)
-        if policy is not None:
+        if policy is not None and spec.kind == "verify":
+            self._verify_failed(policy, spec, job, now, why, 0)
+        elif policy is not None:
             self._failed(policy, spec, job, RunEnd("lost", "lost", int(Exit.FAILED), why), now)
 
     # ---- runs
@@ -156,7 +158,7 @@ class Books:
 
     def _failed(self, policy: Policy, spec: JobSpec, job: str, end: RunEnd, now: datetime) -> None:
         sentence = end.error_message or "it failed"
-        source = spec.source or spec.kind
+        source = spec.source if spec.kind == "run" and spec.source else spec.kind
         opened = self._catalog.alerts.open("failure", policy.policy, source, sentence, now)
         code, word = end.error_exit or int(Exit.FAILED), end.error_code or "failed"
         self._tell(policy, self._failure(policy, spec, job, now, code, word))
@@ -206,14 +208,16 @@ class Books:
             return
         begun = endings.moment(claim.spec.payload.get("due")) or now
         self._catalog.verifications.add(Verification(policy.policy, level, min(begun, now), now, ok, problems))
-        key = f"level {level}"
-        if ok:
-            if self._catalog.alerts.close("verify_failed", policy.policy, key, now):
-                self._tell(policy, notices.verify_passed(policy.policy, claim.id, now, level=level))
-            return
-        said = f"{problems} problems" if problems else end.error_message or "it could not be done"
-        opened = self._catalog.alerts.open("verify_failed", policy.policy, key, said, now)
-        self._tell(policy, notices.verify_failed(policy.policy, claim.id, now, level=level, problems=problems))
+        if not ok:
+            said = f"{problems} problems" if problems else end.error_message or "it could not be done"
+            self._verify_failed(policy, claim.spec, claim.id, now, said, problems)
+        elif self._catalog.alerts.close("verify_failed", policy.policy, _level(claim.spec), now):
+            self._tell(policy, notices.verify_passed(policy.policy, claim.id, now, level=level))
+
+    def _verify_failed(self, policy: Policy, spec: JobSpec, job: str, now: datetime, said: str, problems: int) -> None:
+        opened = self._catalog.alerts.open("verify_failed", policy.policy, _level(spec), said, now)
+        level = str(spec.payload.get("level", ""))
+        self._tell(policy, notices.verify_failed(policy.policy, job, now, level=level, problems=problems))
         self._catalog.alerts.mark_told(opened.alert.id, now)
 
     def _other(
@@ -240,3 +244,8 @@ class Books:
         gone = endings.forgotten_in(document)
         if seen is not None and gone:
             self._catalog.snapshots.remove(seen.repository, gone)
+
+
+def _level(spec: JobSpec) -> str:
+    """What an alert of a verification is about."""
+    return f"level {spec.payload.get('level', '')}"

@@ -39,10 +39,13 @@ class Recovery:
 
     def _orphans(self, now: datetime) -> None:
         """Runs that have not ended though their jobs have: their worker died between writing down the one and the other."""
-        left = [run for run in self._catalog.runs.unfinished() if run.job and abs(now - run.started) > _GRACE]
+        queue, left = self._catalog.queue, [run for run in self._catalog.runs.unfinished() if run.job]
+        if left:
+            running = {(job.id, job.attempt) for job in queue.list(["running"], limit=_LOOK_AT)}
+            left = [r for r in left if (r.job, r.attempt) not in running and abs(now - r.started) > _GRACE]
         if not left:
             return
-        jobs = {job.id: job for job in self._catalog.queue.list(limit=_LOOK_AT)}
+        jobs = {job.id: job for job in queue.list(limit=_LOOK_AT)}
         for run in left:
             job = jobs.get(run.job or "")
             end = _end_of(run, job, now)

@@ -327,9 +327,13 @@ def test_a_job_whose_every_worker_died_is_told_as_failed(office: Office) -> None
     claim = office.claim(max_attempts=1)
     office.told.notices.clear()
     (lost,) = office.catalog.queue.recover(later(500))
-    office.books.lost(lost.spec, lost.id, later(500))
+    office.books.lost(lost.spec, lost.id, later(500), "its worker was gone")
     assert claim.id == lost.id
     assert (office.told.take(), office.alerts()) == ([("failure", False)], [("failure", "db")])
+    office.books.lost(spec(kind="verify", source=None, payload={"level": "bytes"}), "7", later(500), "gone")
+    assert (office.told.take(), office.alerts()[-1]) == ([("verify_failed", False)], ("verify_failed", "level bytes"))
+    office.books.lost(spec(kind="prune", source=None), "8", later(500), "gone")
+    assert (office.told.take(), office.alerts()[-1]) == ([("failure", False)], ("failure", "prune"))
 
 
 def test_a_start_is_told_once_however_often_it_is_tried(office: Office) -> None:
