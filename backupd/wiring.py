@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from backupd.notify.http import Limits
     from backupd.policy.model import Notifier as NotifierModel
 
+CATALOG = "catalog.sqlite"
+"""The catalog's file in the state folder."""
+
 
 def open_store(
     url: RepositoryUrl, *, create: bool = False, upload: int | None = None, download: int | None = None
@@ -177,7 +180,7 @@ def open_catalog(state_folder: Path, url: str | None = None, *, timeout: float =
     from backupd.catalog.places import Server
 
     if url is None:
-        return opened_catalog(state_folder / "catalog.sqlite", timeout=timeout)
+        return opened_catalog(state_folder / CATALOG, timeout=timeout)
     place = parse_database(url)
     if place.engine == "sqlite":
         return opened_catalog(place.path, timeout=timeout)
