@@ -21,6 +21,7 @@ from backupd.store.base import ObjectStore
 
 if TYPE_CHECKING:
     from backupd.catalog.opening import Catalog
+    from backupd.catalog.places import Server
     from backupd.notify.base import Notifier
     from backupd.notify.http import Limits
     from backupd.policy.model import Notifier as NotifierModel
@@ -177,17 +178,32 @@ def open_catalog(state_folder: Path, url: str | None = None, *, timeout: float =
         IntegrityError, SafetyRefused, Unreachable, StorageRefused, TryAgain: see `backupd.catalog.opening`.
     """
     from backupd.catalog.opening import open_catalog as opened_catalog
+
+    return opened_catalog(_catalog_place(state_folder, url), timeout=timeout)
+
+
+def find_catalog(state_folder: Path, url: str | None = None, *, timeout: float = 5.0) -> "Catalog | None":
+    """The same, if it is there and of this program's version: nothing is made, and nothing upgraded; otherwise None.
+
+    Raises:
+        BackupdError: as `open_catalog`.
+    """
+    from backupd.catalog.opening import find_catalog as found_catalog
+
+    return found_catalog(_catalog_place(state_folder, url), timeout=timeout)
+
+
+def _catalog_place(state_folder: Path, url: str | None) -> "Path | Server":
     from backupd.catalog.places import Server
 
     if url is None:
-        return opened_catalog(state_folder / CATALOG, timeout=timeout)
+        return state_folder / CATALOG
     place = parse_database(url)
     if place.engine == "sqlite":
-        return opened_catalog(place.path, timeout=timeout)
+        return place.path
     if place.engine != "postgresql":
         raise UsageError("a catalog is a file or on a PostgreSQL server", hint="write postgresql://user@host/database")
-    server = Server(place.host, place.port, place.user, place.database, place.options)
-    return opened_catalog(server, timeout=timeout)
+    return Server(place.host, place.port, place.user, place.database, place.options)
 
 
 def open_notifier(
