@@ -190,12 +190,15 @@ class Prune:
             raise MissingRight(
                 f"{history.hidden} snapshots cannot be opened with the keys at hand: what they need is not known"
             )
-        if self._hidden:
+        if self._hidden and not self._accept:
             raise MissingRight(
                 f"{len(self._hidden)} records cannot be opened with the keys at hand, the first is {self._hidden[0]}: one of"
                 " them may be a hold or a brake",
                 object_name=self._hidden[0],
+                hint="a prune key opens what honest keys seal: find out who signed it (`backupctl audit verify`);"
+                " --accept-damage goes on without what cannot be read",
             )
+        self._problems += [Problem(name, "sealed", "no key at hand opens it") for name in self._hidden]
         self._problems += [problem for problem in history.problems if problem.kind != "unknown"]
         self._problems += _record_problems(self._repo, self._records)
         self._stop(self._problems)
