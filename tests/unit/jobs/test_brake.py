@@ -12,7 +12,7 @@ import pytest
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Right
 from backupd.crypto.primitives import expand
-from backupd.errors import IntegrityError, MissingRight, SafetyRefused
+from backupd.errors import IntegrityError, MissingRight, SafetyRefused, TryAgain
 from backupd.jobs.backup import BackupResult
 from backupd.jobs.brake import BrakeSetter, in_force, release
 from backupd.jobs.prune import Prune, PruneResult
@@ -367,6 +367,22 @@ def test_a_record_that_does_not_open_stops_every_prune(ward: Ward) -> None:
         ward.prune()
     assert "--accept-damage" in (refused.value.hint or "")
     assert [v.keep for v in ward.prune(accept_damage=True).verdicts] == [True, False]
+
+
+@pytest.mark.parametrize("kind", ["brake", "hold"])
+def test_what_is_said_while_a_prune_reads_lists_is_heard(ward: Ward, kind: str) -> None:
+    """A brake or a hold that is set between the reading of the records and the signature stops the prune; the next one obeys."""
+    old, _ = ward.night().snapshot, ward.night()
+    repo = ward.kit.repo(Role.PRUNE, host="pruner")
+    work = Prune(repo, ward.now, Tally())
+    braked(ward) if kind == "brake" else ward.kit.put_record(
+        Role.PRUNE, 1, {"type": "hold", "created": "2026-03-02T00:00:00Z", "snapshot": old, "reason": "a case"}
+    )
+    before = names(ward.kit.store)
+    with pytest.raises(TryAgain, match=f"a {kind} was set"):
+        work.by_rule(Rule(last=1), lambda _: True)
+    assert names(ward.kit.store) == before
+    assert [v.keep for v in ward.prune().verdicts] == [True, True]
 
 
 def test_a_brake_outlives_trust_in_its_host(ward: Ward) -> None:
