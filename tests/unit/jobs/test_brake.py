@@ -17,6 +17,7 @@ from backupd.jobs.backup import BackupResult
 from backupd.jobs.brake import BrakeSetter, in_force, release
 from backupd.jobs.prune import Prune, PruneResult
 from backupd.jobs.status import Level, of_repository
+from backupd.policy.nights import Kind
 from backupd.policy.retention import Rule
 from backupd.policy.sudden import Alarm
 from backupd.repo.brakes import Brake
@@ -413,6 +414,22 @@ def test_the_same_brake_is_set_once(ward: Ward) -> None:
     ward.release()
     assert setter().set([ALARM], done.snapshot, ward.now) == {}
     assert setter().set([ALARM], "cd" * 32, ward.now) != first
+
+
+def test_a_release_is_not_asked_for_again_each_night(ward: Ward) -> None:
+    """What compresses worse for good stays sudden for a week: who said once that it was meant need not say so every morning."""
+    ward.night()
+
+    def put(kind: Kind) -> dict[str, str]:
+        ward.now += timedelta(days=1)
+        setter = BrakeSetter(ward.kit.repo(Role.WRITE), ward.kit.signer(Role.WRITE), ward.kit.writer, "crm")
+        return setter.set([replace(ALARM, kind=kind)], f"{ward.now.day:02d}" * 32, ward.now)
+
+    assert all([put("entropy_up"), put("rows_gone")])
+    ward.release()
+    assert [bool(put("entropy_up")) for _ in range(5)] == [False] * 5
+    assert put("rows_gone")
+    assert put("entropy_up")
 
 
 def test_a_book_opens_for_its_own_source_and_key_alone(tmp_path: Path) -> None:
