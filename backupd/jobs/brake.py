@@ -6,12 +6,13 @@ numbers and never a table's name.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from backupd.config.clock import fine_stamp
+from backupd.config.clock import fine_stamp, parse_stamp
 from backupd.crypto.keyring import Signer
 from backupd.jobs.verify import append_record
-from backupd.policy.sudden import Alarm
+from backupd.policy.nights import WEEK
+from backupd.policy.sudden import LEARNT_SLOWLY, Alarm
 from backupd.repo.brakes import Brake, brakes_set
 from backupd.repo.records import Record
 from backupd.repo.repository import Repository
@@ -69,13 +70,14 @@ class BrakeSetter:
 
         Returns:
             Of each kind the record of the brake in force; kinds for which a person released the brake after this very
-            snapshot are left out.
+            snapshot are left out, and so is one that the judgement learns slowly, for as long as that takes.
 
         Raises:
             BackupdError: a record could not be stored.
         """
         found = {kind: brake.record for brake in self._in_force for kind in brake.kinds}
         done = {kind for brake in self._over if brake.snapshot == snapshot for kind in brake.kinds}
+        done |= {kind for brake in self._over if _set_within(brake, WEEK, now) for kind in brake.kinds} & LEARNT_SLOWLY
         fresh = [alarm for alarm in alarms if alarm.kind not in found and alarm.kind not in done]
         if fresh:
             kinds = list(dict.fromkeys(alarm.kind for alarm in fresh))
@@ -95,6 +97,13 @@ class BrakeSetter:
             )
             found |= dict.fromkeys(kinds, name)
         return {kind: record for kind, record in found.items() if kind in {alarm.kind for alarm in alarms}}
+
+
+def _set_within(brake: Brake, length: timedelta, now: datetime) -> bool:
+    try:
+        return now - parse_stamp(brake.since) <= length
+    except (ValueError, OverflowError):
+        return False
 
 
 def release(repo: Repository, signer: Signer, brakes: Sequence[Brake], reason: str | None, now: datetime) -> list[str]:

@@ -11,6 +11,7 @@ from backupd.config.clock import parse_stamp
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.status import drills_by_snapshot
 from backupd.repo.brakes import brakes_set
+from backupd.repo.format import snapshot_name
 from backupd.repo.records import Record
 from backupd.repo.repository import Repository, SnapshotView, pruned_snapshots
 from backupd.report import Reporter
@@ -25,6 +26,8 @@ class Look:
     Attributes:
         snapshots: all that it holds.
         pruned: ids of those that somebody signed away.
+        shut: names of snapshot objects that are there and are not in `snapshots`: they do not verify, are not trusted any
+            more, or the key at hand does not open them.
         brakes: those in force.
         problems: what is wrong with it.
         size: bytes of everything in it.
@@ -32,6 +35,7 @@ class Look:
 
     snapshots: list[Snapshot]
     pruned: frozenset[str]
+    shut: frozenset[str]
     brakes: tuple[Brake, ...]
     problems: tuple[str, ...]
     size: int
@@ -52,19 +56,31 @@ def look(repo: Repository, now: datetime, report: Reporter) -> Look:
         report.problem(problem)
     if history.hidden:
         report.warning(f"{history.hidden} snapshots are left out: the key at hand does not open their structure")
+    there = {info.name: info.size for info in repo.store.list("")}
+    read = {view.object.name for view in history.views}
     return Look(
         listed(repo.id, history.views, history.records, now),
         frozenset(digest.hex() for digest in pruned_snapshots(history.records).values()),
+        frozenset(name for name in there if name.startswith("snapshots/") and name not in read),
         tuple(
             Brake(brake.source, brake.writer.hex(), _moment(brake.since), brake.reason, brake.record)
             for brake in brakes_set(history.records)[0]
         ),
         tuple(f"{problem.object}: {problem.detail}" for problem in found if problem.kind != "unknown")[:_MOST_PROBLEMS],
-        sum(info.size for info in repo.store.list("")),
+        sum(there.values()),
     )
 
 
-def note(catalog: Catalog, policy: str | None, place: str, repository: str, seen: Look, now: datetime) -> int:
+def note(
+    catalog: Catalog,
+    policy: str | None,
+    place: str,
+    repository: str,
+    seen: Look,
+    now: datetime,
+    *,
+    accept: bool = False,
+) -> int:
     """Write down what was seen; returns how many snapshots are gone that nobody signed away.
 
     Args:
@@ -74,19 +90,25 @@ def note(catalog: Catalog, policy: str | None, place: str, repository: str, seen
         repository: its id, hex.
         seen: the look at it.
         now: when it began: what was written down since then stays.
+        accept: a person has looked: those that are gone are not remembered any longer.
     """
     there = {snapshot.id for snapshot in seen.snapshots}
-    known = catalog.snapshots.list(repository=repository)
-    gone = [s for s in known if s.id not in there and s.id not in seen.pruned and s.last_seen < now]
+    known = [s for s in catalog.snapshots.list(repository=repository) if s.id not in there and s.last_seen < now]
+    gone = [s for s in known if s.id not in seen.pruned and _object(s) not in seen.shut]
     before = catalog.repositories.all().get(policy or "")
     # what was gone at an earlier look is not known any more: it is remembered by its number, until a person has looked
     vanished = len(gone) + (before.vanished if before and before.repository == repository else 0)
     catalog.snapshots.replace(repository, seen.snapshots, since=now)
     if policy is not None:
+        told = 0 if accept else vanished
         catalog.repositories.put(
-            Seen(policy, repository, place, now, seen.size, seen.problems, seen.brakes, vanished=vanished)
+            Seen(policy, repository, place, now, seen.size, seen.problems, seen.brakes, vanished=told)
         )
     return vanished
+
+
+def _object(snapshot: Snapshot) -> str:
+    return snapshot_name(bytes.fromhex(snapshot.writer), snapshot.seq)
 
 
 def listed(

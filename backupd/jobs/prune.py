@@ -15,7 +15,7 @@ from backupd.config.clock import parse_stamp, stamp
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Right, Signer
 from backupd.crypto.primitives import sha256
-from backupd.errors import IntegrityError, KeyProblem, MissingRight, SafetyRefused, StorageRefused
+from backupd.errors import IntegrityError, KeyProblem, MissingRight, SafetyRefused, StorageRefused, TryAgain
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.leavings import Leavings
 from backupd.jobs.needed import packs_needed
@@ -190,12 +190,15 @@ class Prune:
             raise MissingRight(
                 f"{history.hidden} snapshots cannot be opened with the keys at hand: what they need is not known"
             )
-        if self._hidden:
+        if self._hidden and not self._accept:
             raise MissingRight(
                 f"{len(self._hidden)} records cannot be opened with the keys at hand, the first is {self._hidden[0]}: one of"
                 " them may be a hold or a brake",
                 object_name=self._hidden[0],
+                hint="a prune key opens what honest keys seal: find out who signed it (`backupctl audit verify`);"
+                " --accept-damage goes on without what cannot be read",
             )
+        self._problems += [_sealed(name) for name in self._hidden]
         self._problems += [problem for problem in history.problems if problem.kind != "unknown"]
         self._problems += _record_problems(self._repo, self._records)
         self._stop(self._problems)
@@ -275,9 +278,31 @@ class Prune:
         ]
         self._stop(broken)
         if not self._dry:
+            self._hear()
             self._sign(rule)
             self._remove_signed()
         return self._collect(packs, live, forgotten)
+
+    def _hear(self) -> None:
+        """See that nobody set a brake or a hold since the records were read: lists of a long history take their time.
+
+        Raises:
+            TryAgain: somebody did; nothing was removed.
+            IntegrityError: what came since cannot be believed.
+        """
+        if not self._gone:
+            return
+        read = {record.name for record in self._records} | {problem.object for problem in self._problems}
+        problems: list[Problem] = []
+        for record in self._repo.records(problems.append, lambda name: problems.append(_sealed(name)), read):
+            if record.type in {"brake", "hold"}:
+                raise TryAgain(
+                    f"a {record.type} was set while this prune was at work; nothing was removed",
+                    object_name=record.name,
+                    hint="run it again",
+                )
+        self._problems += problems
+        self._stop(problems)
 
     def _sign(self, rule: str) -> None:
         for at in range(0, len(self._gone), _A_RECORD):
@@ -363,6 +388,10 @@ class Prune:
                 numbers[info.name.split("/")[1]] = int(info.name.split("/")[2])
         with contextlib.suppress(OSError):
             self._repo.ledger.remember(self._repo.trust.version, self._history.heads, records=numbers)
+
+
+def _sealed(name: str) -> Problem:
+    return Problem(name, "sealed", "no key at hand opens it, and it may be a hold or a brake")
 
 
 def _signer(repo: Repository) -> Signer:

@@ -69,14 +69,6 @@ class Night:
             sums[family] = None if rows is None or so_far is None else so_far + rows
         return sums
 
-    def rows_of(self, family: str) -> int | None:
-        """The rows of one family, 0 if it is not there; None where one of its tables was not counted."""
-        tables = self.tables or {}
-        if family in tables:
-            return tables[family]
-        counts = [rows for label, rows in tables.items() if label.startswith(f"{family}/")]
-        return None if None in counts else sum(rows or 0 for rows in counts)
-
 
 def family_of(label: str) -> str:
     """The family of a table."""

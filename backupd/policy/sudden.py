@@ -37,6 +37,8 @@ _LEAST_FRESH = 256 * 1024
 _ALIKE = 8
 """Nights that stored less than such a part of what tonight stored anew are no measure of how well it compresses."""
 _RANDOM, _ORDERLY = 0.9, 0.6
+LEARNT_SLOWLY: frozenset[Kind] = frozenset({"entropy_up"})
+"""Kinds that stay sudden for a week, night after night, whatever a person says of the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +124,13 @@ def _shrunk(
         for family, rows in night.families().items():
             was[family] = max(was.get(family, 0), rows or 0)
     found = []
+    nights: list[tuple[datetime, Mapping[str, int | None]]] = []
     for family, rows in was.items():
         left = now.get(family, 0)
         if left is None or family in told or rows - left < least or is_noise(rows, left, stage.table):
             continue
-        counts = _counts(before, family)
+        nights = nights or [(night.taken_at, night.families()) for night in before]
+        counts = _counts(nights, family)
         lately = [
             count for taken, count in counts if taken >= tonight.taken_at - (WEEK if stage is MATURE else 2 * WEEK)
         ]
@@ -140,9 +144,9 @@ def _shrunk(
     return found
 
 
-def _counts(nights: Iterable[Night], family: str) -> list[tuple[datetime, int]]:
+def _counts(nights: Iterable[tuple[datetime, Mapping[str, int | None]]], family: str) -> list[tuple[datetime, int]]:
     """The rows of a family; where it was missing it had none."""
-    return [(night.taken_at, rows) for night in nights if (rows := night.rows_of(family)) is not None]
+    return [(taken, rows) for taken, families in nights if (rows := families.get(family, 0)) is not None]
 
 
 def _missing(tonight: Night, before: Sequence[Night], recent: Sequence[Night], least: float) -> list[Alarm]:
@@ -155,13 +159,16 @@ def _missing(tonight: Night, before: Sequence[Night], recent: Sequence[Night], l
                 rows[label] = max(rows.get(label, 0), count or 0)
     gone = {label: count for label, count in rows.items() if count >= least}
     usual = _families_that_lose(before) if gone else frozenset()
+    heirs: dict[int, frozenset[str]] = {}  # of the night a table was last there: families with a new table since
     found = []
     for label, count in gone.items():
         had = [night for night in before if label in (night.tables or {})]
         passing = had[0] is not before[0] and tonight.taken_at - had[0].taken_at < WEEK
         family = family_of(label)
-        heirs = any(family_of(new) == family for new in there.keys() - (had[-1].tables or {}).keys())
-        if passing or heirs or family in usual:
+        last = had[-1]
+        if id(last) not in heirs:
+            heirs[id(last)] = frozenset(map(family_of, there.keys() - (last.tables or {}).keys()))
+        if passing or family in heirs[id(last)] or family in usual:
             continue
         why = f"it is missing, with {plural(count, 'row')}; in {plural(len(before), 'night')} nothing like it went"
         found.append(Alarm("table_missing", why, {"before": count, "now": 0, "lost": count}, label))

@@ -4,7 +4,7 @@ Everything read here is verified before it is believed: trust against the pin, s
 against itself and against what this machine remembers. Nothing here writes; see `writing`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -254,16 +254,20 @@ class Repository:
         return pruned_snapshots(self.records(lambda _: None))
 
     def records(
-        self, problem: Callable[[Problem], None], hidden: Callable[[str], None] = lambda _: None
+        self,
+        problem: Callable[[Problem], None],
+        hidden: Callable[[str], None] = lambda _: None,
+        known: Collection[str] = frozenset(),
     ) -> Iterator[Record]:
         """All records that verify.
 
         Args:
             problem: is told of the others.
             hidden: is told the names of those that the keys at hand do not open.
+            known: names of those that were read before; they are left out.
         """
         found: dict[Role, list[Record]] = {}
-        names = [info.name for info in self.store.list("records/")]
+        names = [info.name for info in self.store.list("records/") if info.name not in known]
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for name, record in zip(names, pool.map(self._try_record, names), strict=True):
                 if isinstance(record, Problem):

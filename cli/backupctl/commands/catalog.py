@@ -34,8 +34,9 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     help="A file, or postgresql://user@host/database (default: catalog.sqlite in --state).",
 )
 @option("--policy", metavar="NAME", help="Only the repository of this policy.")
+@option("--accept-vanished", is_flag=True, help="Warn no longer of snapshots that are gone and no record says why.")
 @verb
-def rebuild(settings: Settings, catalog: str | None, policy: str | None) -> None:
+def rebuild(settings: Settings, catalog: str | None, policy: str | None, accept_vanished: bool) -> None:
     """Write the catalog's list of snapshots anew, from the repositories themselves.
 
     The repositories are those of the policies in --config, or the one of --repository. A catalog that is not there is made. Its
@@ -62,9 +63,14 @@ def rebuild(settings: Settings, catalog: str | None, policy: str | None) -> None
                 continue
             repository, seen = looks[there.repository]
             name, place = one.policy if one else None, str(there.repository)
-            vanished = note(target, name, place, repository, seen, moment) if target else 0
+            vanished = note(target, name, place, repository, seen, moment, accept=accept_vanished) if target else 0
             if repository not in done and not settings.json:
                 output.say(f"{place}: {output.plural(len(seen.snapshots), 'snapshot')}")
+            if vanished and not settings.json:
+                output.note(
+                    f"warning: {output.plural(vanished, 'snapshot')} of {place} that the catalog knew are gone, and no record"
+                    " says why (`backupctl verify`)"
+                )
             entry = done.setdefault(repository, _values(repository, seen, vanished))
             entry["policies"] += [name] if name else []
     if failed:

@@ -12,11 +12,12 @@ import pytest
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Right
 from backupd.crypto.primitives import expand
-from backupd.errors import IntegrityError, MissingRight, SafetyRefused
+from backupd.errors import IntegrityError, MissingRight, SafetyRefused, TryAgain
 from backupd.jobs.backup import BackupResult
 from backupd.jobs.brake import BrakeSetter, in_force, release
 from backupd.jobs.prune import Prune, PruneResult
 from backupd.jobs.status import Level, of_repository
+from backupd.policy.nights import Kind
 from backupd.policy.retention import Rule
 from backupd.policy.sudden import Alarm
 from backupd.repo.brakes import Brake
@@ -65,8 +66,8 @@ class Ward:
         repo = self.kit.repo(Role.PRUNE, host="pruner")
         release(repo, self.kit.signer(Role.PRUNE), self.brakes(), "it was meant", self.now)
 
-    def prune(self) -> PruneResult:
-        work = Prune(self.kit.repo(Role.PRUNE, host="pruner"), self.now, Tally())
+    def prune(self, *, accept_damage: bool = False) -> PruneResult:
+        work = Prune(self.kit.repo(Role.PRUNE, host="pruner"), self.now, Tally(), accept_damage=accept_damage)
         return work.by_rule(Rule(last=1), lambda _: True)
 
     def books(self) -> list[Path]:
@@ -350,7 +351,10 @@ def test_a_brake_that_is_not_whole_stops_every_prune(ward: Ward, changes: dict[s
 
 
 def test_a_record_that_does_not_open_stops_every_prune(ward: Ward) -> None:
-    """One sealed under keys that are not at hand may be a brake: nothing goes."""
+    """One sealed under keys that are not at hand may be a brake: nothing goes, until a person says so.
+
+    Records are never removed, and every role may sign one: without the person a stolen key could stop all prunes for good.
+    """
     ward.night(), ward.night()
     read = ward.kit.keys[Role.READ]
     other = replace(
@@ -360,8 +364,26 @@ def test_a_record_that_does_not_open_stops_every_prune(ward: Ward) -> None:
     ward.kit.keys[Role.READ] = other
     braked(ward, Role.READ)
     ward.kit.keys[Role.READ] = read
-    with pytest.raises(MissingRight, match="records cannot be opened"):
+    with pytest.raises(MissingRight, match="records cannot be opened") as refused:
         ward.prune()
+    assert "--accept-damage" in (refused.value.hint or "")
+    assert [v.keep for v in ward.prune(accept_damage=True).verdicts] == [True, False]
+
+
+@pytest.mark.parametrize("kind", ["brake", "hold"])
+def test_what_is_said_while_a_prune_reads_lists_is_heard(ward: Ward, kind: str) -> None:
+    """A brake or a hold that is set between the reading of the records and the signature stops the prune; the next one obeys."""
+    old, _ = ward.night().snapshot, ward.night()
+    repo = ward.kit.repo(Role.PRUNE, host="pruner")
+    work = Prune(repo, ward.now, Tally())
+    braked(ward) if kind == "brake" else ward.kit.put_record(
+        Role.PRUNE, 1, {"type": "hold", "created": "2026-03-02T00:00:00Z", "snapshot": old, "reason": "a case"}
+    )
+    before = names(ward.kit.store)
+    with pytest.raises(TryAgain, match=f"a {kind} was set"):
+        work.by_rule(Rule(last=1), lambda _: True)
+    assert names(ward.kit.store) == before
+    assert [v.keep for v in ward.prune().verdicts] == [True, True]
 
 
 def test_a_brake_outlives_trust_in_its_host(ward: Ward) -> None:
@@ -392,6 +414,22 @@ def test_the_same_brake_is_set_once(ward: Ward) -> None:
     ward.release()
     assert setter().set([ALARM], done.snapshot, ward.now) == {}
     assert setter().set([ALARM], "cd" * 32, ward.now) != first
+
+
+def test_a_release_is_not_asked_for_again_each_night(ward: Ward) -> None:
+    """What compresses worse for good stays sudden for a week: who said once that it was meant need not say so every morning."""
+    ward.night()
+
+    def put(kind: Kind) -> dict[str, str]:
+        ward.now += timedelta(days=1)
+        setter = BrakeSetter(ward.kit.repo(Role.WRITE), ward.kit.signer(Role.WRITE), ward.kit.writer, "crm")
+        return setter.set([replace(ALARM, kind=kind)], f"{ward.now.day:02d}" * 32, ward.now)
+
+    assert all([put("entropy_up"), put("rows_gone")])
+    ward.release()
+    assert [bool(put("entropy_up")) for _ in range(5)] == [False] * 5
+    assert put("rows_gone")
+    assert put("entropy_up")
 
 
 def test_a_book_opens_for_its_own_source_and_key_alone(tmp_path: Path) -> None:
