@@ -46,7 +46,6 @@ def policy(folder: Path, database: str, bucket: str, endpoint: str) -> None:
     document["keys"] = {"write": "file:keys/write.key", "check": "file:keys/check.key"}
     document["schedule"] = {"every": "2s"}
     document["notify"], document["notifiers"] = [], {}
-    del document["drill"]
     folder.mkdir()
     with (folder / "nightly-postgresql.yaml").open("w") as file:
         yaml.dump(document, file)
