@@ -64,7 +64,16 @@ def look(repo: Repository, now: datetime, report: Reporter) -> Look:
     )
 
 
-def note(catalog: Catalog, policy: str | None, place: str, repository: str, seen: Look, now: datetime) -> int:
+def note(
+    catalog: Catalog,
+    policy: str | None,
+    place: str,
+    repository: str,
+    seen: Look,
+    now: datetime,
+    *,
+    accepted: bool = False,
+) -> int:
     """Write down what was seen; returns how many snapshots are gone that nobody signed away.
 
     Args:
@@ -74,6 +83,7 @@ def note(catalog: Catalog, policy: str | None, place: str, repository: str, seen
         repository: its id, hex.
         seen: the look at it.
         now: when it began: what was written down since then stays.
+        accepted: a person has looked at what is gone: it is not remembered.
     """
     there = {snapshot.id for snapshot in seen.snapshots}
     known = catalog.snapshots.list(repository=repository)
@@ -84,7 +94,16 @@ def note(catalog: Catalog, policy: str | None, place: str, repository: str, seen
     catalog.snapshots.replace(repository, seen.snapshots, since=now)
     if policy is not None:
         catalog.repositories.put(
-            Seen(policy, repository, place, now, seen.size, seen.problems, seen.brakes, vanished=vanished)
+            Seen(
+                policy,
+                repository,
+                place,
+                now,
+                seen.size,
+                seen.problems,
+                seen.brakes,
+                vanished=0 if accepted else vanished,
+            )
         )
     return vanished
 

@@ -34,12 +34,14 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     help="A file, or postgresql://user@host/database (default: catalog.sqlite in --state).",
 )
 @option("--policy", metavar="NAME", help="Only the repository of this policy.")
+@option("--accept-vanished", is_flag=True, help="You know why snapshots are gone that nobody forgot: end that alert.")
 @verb
-def rebuild(settings: Settings, catalog: str | None, policy: str | None) -> None:
+def rebuild(settings: Settings, catalog: str | None, policy: str | None, accept_vanished: bool) -> None:
     """Write the catalog's list of snapshots anew, from the repositories themselves.
 
     The repositories are those of the policies in --config, or the one of --repository. A catalog that is not there is made. Its
-    history of runs cannot be had from anywhere else: it stays as it is, or is lost with the catalog.
+    history of runs cannot be had from anywhere else: it stays as it is, or is lost with the catalog. Snapshots that vanished
+    without a signed deletion are counted, and told of, until somebody accepts that.
     """
     from backupd.config.clock import now
     from backupd.config.paths import state_base
@@ -62,7 +64,9 @@ def rebuild(settings: Settings, catalog: str | None, policy: str | None) -> None
                 continue
             repository, seen = looks[there.repository]
             name, place = one.policy if one else None, str(there.repository)
-            vanished = note(target, name, place, repository, seen, moment) if target else 0
+            vanished = 0
+            if target:
+                vanished = note(target, name, place, repository, seen, moment, accepted=accept_vanished)
             if repository not in done and not settings.json:
                 output.say(f"{place}: {output.plural(len(seen.snapshots), 'snapshot')}")
             entry = done.setdefault(repository, _values(repository, seen, vanished))
