@@ -1,0 +1,245 @@
+"""Compare two snapshots: which records of which tables were added, removed, changed.
+
+What it reads follows what changed; see `repo.comparing`. It stores nothing, and writes nothing but sealed, nameless
+temporary files. Rows reach the caller as records, and never a message, a log or a warning.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from backupd.crypto.chunks import Kind
+from backupd.errors import Failed
+from backupd.jobs.restore import open_content, opened, read_ahead
+from backupd.jobs.spill import SealedFile
+from backupd.jobs.tableshapes import Match, SchemaChange, check_engines, match_tables, moment_of
+from backupd.records.difference import Difference
+from backupd.records.shapes import Projection
+from backupd.records.values import Record, Value
+from backupd.repo.codecs import RowDelta, split_rows
+from backupd.repo.comparing import RowStreams, Unit, differing_rows, remaining, units
+from backupd.repo.nodes import ChunkRef
+from backupd.repo.reading import ChunkReader, PackCache
+from backupd.repo.repository import Repository, SnapshotView
+from backupd.report import Reporter
+
+Take = Callable[[str, Record], None]
+"""Told of each record that differs, with the name of its table."""
+Visible = Callable[[str, tuple[Value, ...]], bool]
+"""Whether a row of a table may be told of at all."""
+KEPT, FETCHERS = 32, 8
+LONGEST_ROW = 64 * 1024 * 1024
+
+
+class TooLong(Failed):
+    """A row is too long to be held in memory twice."""
+
+    def __init__(self, table: str) -> None:
+        limit = LONGEST_ROW // 1024**2
+        super().__init__(f"a row of {table} has more than {limit} MiB, too many to be compared", object_name=table)
+
+
+@dataclass(slots=True)
+class TableDiff:
+    """What became of a table's records; `reason` says why it could not be compared, and then the numbers say nothing."""
+
+    name: str
+    added: int = 0
+    removed: int = 0
+    changed: int = 0
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What a comparison found, table by table, and what it cost."""
+
+    tables: list[TableDiff] = field(default_factory=list)
+    schema_changes: list[SchemaChange] = field(default_factory=list)
+    fetched_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a comparison was asked for.
+
+    Attributes:
+        table: only this one.
+        take: told of each record; None if only their numbers are wanted.
+        visible: rows for which it says False are left out.
+        folder: where rows may wait on disk, sealed.
+    """
+
+    folder: Path
+    table: str | None = None
+    take: Take | None = None
+    visible: Visible | None = None
+
+    def difference(self, match: Match, **more: int) -> Difference:
+        """What collects the rows of a table."""
+        visible = None if self.visible is None else partial(self.visible, match.name)
+        return Difference(match.shape, lambda: SealedFile(self.folder), visible=visible, **more)
+
+    def count(self, name: str, records: Iterable[Record]) -> TableDiff:
+        """Hand records on, and count them."""
+        counts: Counter[str] = Counter()
+        for record in records:
+            counts[record.op] += 1
+            if self.take is not None:
+                self.take(name, record)
+        return TableDiff(name, counts["added"], counts["removed"], counts["changed"])
+
+
+class StoredSide:
+    """A snapshot as one side of a comparison."""
+
+    def __init__(self, repo: Repository, view: SnapshotView, cache: PackCache) -> None:
+        self.view, self.cache = view, cache
+        self.content = open_content(repo, view)
+        self.secrets = repo.keyring.session(view.object.envelope)
+        self.reader = ChunkReader(repo, cache, view.object.envelope, keep=KEPT)
+
+    @property
+    def owner(self) -> tuple[bytes, int, bytes]:
+        """Under equal owners, equal rows have equal ids."""
+        return self.secrets.writer, self.secrets.epoch, self.secrets.id_key
+
+    def streams(self, name: str) -> RowStreams:
+        """The row streams of a table."""
+        pairs = zip(self.view.structure.streams, self.content["streams"], strict=True)
+        return RowStreams([(r, s) for r, s in pairs if s["kind"] == "rows" and s["name"] == name], self.reader)
+
+    def opened(self, refs: Iterable[ChunkRef]) -> Iterator[bytes]:
+        """Chunks of rows."""
+        return opened(iter(refs), Kind.ROWS, self.reader, self.cache)
+
+    def deltas(self, refs: Iterable[ChunkRef]) -> Iterator[RowDelta]:
+        """Row deltas."""
+        return read_ahead(iter(refs), self.reader.row_delta, self.cache.expect, self.cache)
+
+    def rows(self, name: str, table: Iterable[Unit]) -> Iterator[list[bytes]]:
+        """The rows of units, a chunk of them at a time.
+
+        Raises:
+            TooLong: one is too long.
+        """
+        held: list[ChunkRef] = []
+        for unit in table:
+            if len(unit) > 1:
+                yield [self.long(name, unit)]
+                continue
+            held += unit
+            if len(held) >= 512:
+                yield from map(split_rows, self.opened(held))
+                held = []
+        yield from map(split_rows, self.opened(held))
+
+    def long(self, name: str, unit: Unit) -> bytes:
+        """A row that was cut into pieces."""
+        if sum(ref.plain_length for ref in unit) > LONGEST_ROW:
+            raise TooLong(name)
+        return b"".join(self.opened(unit))
+
+
+class _Rows:
+    """The comparison of two snapshots whose tables are streams of rows."""
+
+    def __init__(self, old: StoredSide, new: StoredSide, asked: Asked, report: Reporter) -> None:
+        self._old, self._new, self._asked, self._report = old, new, asked, report
+        self._one_owner = old.owner == new.owner
+
+    def table(self, match: Match) -> TableDiff:
+        """One table."""
+        if match.reason is not None:
+            return TableDiff(match.name, reason=match.reason)
+        if self._same(match):
+            return TableDiff(match.name)
+        if self._asked.take is None and self._asked.visible is None and (match.old is None or match.new is None):
+            return TableDiff(match.name, (match.new or {}).get("rows", 0), (match.old or {}).get("rows", 0))
+        self._report.phase(f"comparing {match.name}")
+        with closing(self._asked.difference(match)) as difference:
+            try:
+                for rows, times in self._differing(match):
+                    difference.add(rows, times)
+                    self._report.advance(sum(map(len, rows)))
+            except TooLong as error:
+                return TableDiff(match.name, reason=error.message)
+            return self._asked.count(match.name, difference.records())
+
+    def _same(self, match: Match) -> bool:
+        """Whether the digests of both sides say that all rows are the same."""
+        if match.old is None or match.new is None or match.projections is not None:
+            return False
+        return self._one_owner and match.old["digest"] == match.new["digest"]
+
+    def _differing(self, match: Match) -> Iterator[tuple[list[bytes], int]]:
+        old, new = self._old.streams(match.name), self._new.streams(match.name)
+        if match.projections is not None or not self._one_owner:
+            was, now = match.projections or (None, None)
+            yield from _whole(self._old, old, match.name, -1, was)
+            yield from _whole(self._new, new, match.name, 1, now)
+            return
+        before, after = remaining(RowStreams(old.streams, new.reader), new)
+        yield from differing_rows(before.chunks, after.chunks, self._new.deltas, self._new.opened)
+        for side, times in ((before, -1), (after, 1)):
+            for unit in side.long:
+                yield [self._new.long(match.name, unit)], times
+
+
+def _whole(
+    side: StoredSide, streams: RowStreams, name: str, times: int, projection: Projection | None
+) -> Iterator[tuple[list[bytes], int]]:
+    for rows in side.rows(name, units(streams)):
+        yield rows if projection is None else list(map(projection, rows)), times
+
+
+def compare(
+    repo: Repository,
+    old: SnapshotView,
+    new: SnapshotView,
+    *,
+    asked: Asked,
+    report: Reporter,
+) -> Comparison:
+    """Compare two snapshots of one engine.
+
+    Args:
+        repo: the repository, with the read right.
+        old, new: verified snapshots.
+        asked: what is wanted.
+        report: progress.
+
+    Raises:
+        SafetyRefused: they are of different engines.
+        UsageError: there is nothing to compare, or no such table.
+        IntegrityError: an object that is needed is missing, damaged or forged.
+    """
+    cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
+    try:
+        sides = StoredSide(repo, old, cache), StoredSide(repo, new, cache)
+        check_engines(sides[0].content["engine"], sides[1].content["engine"])
+        found = Comparison()
+        work = _Rows(*sides, asked, report)
+        for match in match_tables(moment_of(sides[0].content), moment_of(sides[1].content), asked.table):
+            found.schema_changes += match.changes
+            found.tables.append(work.table(match))
+        found.schema_changes += other_definitions(sides[0].content, sides[1].content)
+        found.fetched_bytes = cache.fetched_bytes
+        return found
+    finally:
+        cache.close()
+
+
+def other_definitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[SchemaChange]:
+    """Schema scripts that are not what they were: views, indexes, constraints, functions, grants."""
+    was, now = (
+        {s["name"]: s["digest"] for s in side["streams"] if s["kind"] == "schema" and not s.get("secret")}
+        for side in (old, new)
+    )
+    for name in sorted({*was, *now}):
+        if was.get(name) != now.get(name):
+            yield SchemaChange(None, "definitions changed", name)
