@@ -1,97 +1,29 @@
 """Compare two snapshots: which records of which tables were added, removed, changed.
 
-What it reads follows what changed; see `repo.comparing`. It stores nothing, and writes nothing but sealed, nameless
-temporary files. Rows reach the caller as records, and never a message, a log or a warning.
+What it reads follows what changed; see `repo.comparing` and `records.pagediff`. It stores nothing, and writes nothing but
+sealed, nameless temporary files. Rows reach the caller as records, and never a message, a log or a warning.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from backupd.crypto.chunks import Kind
-from backupd.errors import Failed
+from backupd.errors import IntegrityError
+from backupd.jobs.comparepages import Groups, PageFile, ReadSchema, compare_files, stored_file
+from backupd.jobs.comparison import LONGEST_ROW, Asked, Comparison, TableDiff, TooLong
 from backupd.jobs.restore import open_content, opened, read_ahead
-from backupd.jobs.spill import SealedFile
 from backupd.jobs.tableshapes import Match, SchemaChange, check_engines, match_tables, moment_of
-from backupd.records.difference import Difference
 from backupd.records.shapes import Projection
-from backupd.records.values import Record, Value
 from backupd.repo.codecs import RowDelta, split_rows
 from backupd.repo.comparing import RowStreams, Unit, differing_rows, remaining, units
 from backupd.repo.nodes import ChunkRef
 from backupd.repo.reading import ChunkReader, PackCache
 from backupd.repo.repository import Repository, SnapshotView
+from backupd.repo.trees import walk
 from backupd.report import Reporter
 
-Take = Callable[[str, Record], None]
-"""Told of each record that differs, with the name of its table."""
-Visible = Callable[[str, tuple[Value, ...]], bool]
-"""Whether a row of a table may be told of at all."""
 KEPT, FETCHERS = 32, 8
-LONGEST_ROW = 64 * 1024 * 1024
-
-
-class TooLong(Failed):
-    """A row is too long to be held in memory twice."""
-
-    def __init__(self, table: str) -> None:
-        limit = LONGEST_ROW // 1024**2
-        super().__init__(f"a row of {table} has more than {limit} MiB, too many to be compared", object_name=table)
-
-
-@dataclass(slots=True)
-class TableDiff:
-    """What became of a table's records; `reason` says why it could not be compared, and then the numbers say nothing."""
-
-    name: str
-    added: int = 0
-    removed: int = 0
-    changed: int = 0
-    reason: str | None = None
-
-
-@dataclass(slots=True)
-class Comparison:
-    """What a comparison found, table by table, and what it cost."""
-
-    tables: list[TableDiff] = field(default_factory=list)
-    schema_changes: list[SchemaChange] = field(default_factory=list)
-    fetched_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a comparison was asked for.
-
-    Attributes:
-        table: only this one.
-        take: told of each record; None if only their numbers are wanted.
-        visible: rows for which it says False are left out.
-        folder: where rows may wait on disk, sealed.
-    """
-
-    folder: Path
-    table: str | None = None
-    take: Take | None = None
-    visible: Visible | None = None
-
-    def difference(self, match: Match, **more: int) -> Difference:
-        """What collects the rows of a table."""
-        visible = None if self.visible is None else partial(self.visible, match.name)
-        return Difference(match.shape, lambda: SealedFile(self.folder), visible=visible, **more)
-
-    def count(self, name: str, records: Iterable[Record]) -> TableDiff:
-        """Hand records on, and count them."""
-        counts: Counter[str] = Counter()
-        for record in records:
-            counts[record.op] += 1
-            if self.take is not None:
-                self.take(name, record)
-        return TableDiff(name, counts["added"], counts["removed"], counts["changed"])
 
 
 class StoredSide:
@@ -138,6 +70,18 @@ class StoredSide:
                 held = []
         yield from map(split_rows, self.opened(held))
 
+    def file(self, kept: Groups) -> PageFile:
+        """The database file, read as its pages are asked for.
+
+        Raises:
+            IntegrityError: the snapshot is none of a file.
+        """
+        roots = self.view.structure.streams
+        if [root.kind for root in roots] != [Kind.PAGES]:
+            raise IntegrityError(f"snapshot {self.view.id[:12]} is no database file", object_name=self.view.object.name)
+        refs = list(walk(roots[0].top, Kind.PAGES, self.reader.node_loader(), totals=roots[0].totals))
+        return stored_file(refs, roots[0].size, self.reader, kept)
+
     def long(self, name: str, unit: Unit) -> bytes:
         """A row that was cut into pieces."""
         if sum(ref.plain_length for ref in unit) > LONGEST_ROW:
@@ -161,7 +105,7 @@ class _Rows:
         if self._asked.take is None and self._asked.visible is None and (match.old is None or match.new is None):
             return TableDiff(match.name, (match.new or {}).get("rows", 0), (match.old or {}).get("rows", 0))
         self._report.phase(f"comparing {match.name}")
-        with closing(self._asked.difference(match)) as difference:
+        with closing(self._asked.difference(match.name, match.shape)) as difference:
             try:
                 for rows, times in self._differing(match):
                     difference.add(rows, times)
@@ -203,6 +147,7 @@ def compare(
     new: SnapshotView,
     *,
     asked: Asked,
+    read_schema: ReadSchema,
     report: Reporter,
 ) -> Comparison:
     """Compare two snapshots of one engine.
@@ -211,6 +156,7 @@ def compare(
         repo: the repository, with the read right.
         old, new: verified snapshots.
         asked: what is wanted.
+        read_schema: tells what tables a database file has.
         report: progress.
 
     Raises:
@@ -220,18 +166,35 @@ def compare(
     """
     cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
     try:
-        sides = StoredSide(repo, old, cache), StoredSide(repo, new, cache)
-        check_engines(sides[0].content["engine"], sides[1].content["engine"])
-        found = Comparison()
-        work = _Rows(*sides, asked, report)
-        for match in match_tables(moment_of(sides[0].content), moment_of(sides[1].content), asked.table):
-            found.schema_changes += match.changes
-            found.tables.append(work.table(match))
-        found.schema_changes += other_definitions(sides[0].content, sides[1].content)
+        was, now = StoredSide(repo, old, cache), StoredSide(repo, new, cache)
+        check_engines(was.content["engine"], now.content["engine"])
+        if now.content["engine"] == "sqlite":
+            found = _files(was, now, asked, read_schema, report)
+        else:
+            found = _tables(was, now, asked, report)
         found.fetched_bytes = cache.fetched_bytes
         return found
     finally:
         cache.close()
+
+
+def _tables(was: StoredSide, now: StoredSide, asked: Asked, report: Reporter) -> Comparison:
+    found = Comparison()
+    work = _Rows(was, now, asked, report)
+    for match in match_tables(moment_of(was.content), moment_of(now.content), asked.table):
+        found.schema_changes += match.changes
+        found.tables.append(work.table(match))
+    found.schema_changes += other_definitions(was.content, now.content)
+    return found
+
+
+def _files(was: StoredSide, now: StoredSide, asked: Asked, read_schema: ReadSchema, report: Reporter) -> Comparison:
+    digests = [side.content["streams"][0]["digest"] for side in (was, now)]
+    names = [table["name"] for table in now.content["tables"]]
+    if digests[0] is not None and digests[0] == digests[1] and asked.table in (None, *names):
+        return Comparison([TableDiff(name) for name in names if asked.table in (None, name)])
+    kept = Groups()
+    return compare_files(was.file(kept), now.file(kept), read_schema, asked, report)
 
 
 def other_definitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[SchemaChange]:

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from backupd.crypto.keyfile import Role
 from backupd.engines.base import TableInfo
+from backupd.engines.sqlite_lazy import read_schema
 from backupd.errors import MissingRight, SafetyRefused, UsageError
 from backupd.jobs import compare as comparing
-from backupd.jobs.compare import Asked, Comparison, compare
+from backupd.jobs.compare import compare
+from backupd.jobs.comparison import Asked, Comparison
 from backupd.records.rowtext import row_of
 from backupd.records.values import Record
 from backupd.report import Tally
@@ -35,7 +37,7 @@ def look(kit: Kit, old: str, new: str, **asked: object) -> Found:
         take=lambda name, record: records.setdefault(name, []).append(record),
         **asked,  # type: ignore[arg-type]
     )
-    return compare(repo, views[old], views[new], asked=wanted, report=Tally()), records
+    return compare(repo, views[old], views[new], asked=wanted, read_schema=read_schema, report=Tally()), records
 
 
 def truth(old: Sequence[bytes], new: Sequence[bytes]) -> tuple[int, int, int]:
@@ -277,7 +279,7 @@ def test_tables_that_came_and_went(tmp_path: Path) -> None:
     two = take(kit, TableSource({"fresh": rows[:7], "t": rows}, schema=b"create other;\n")).snapshot
     repo = kit.repo(Role.READ, host="reader")
     views = {view.id: view for view in repo.history().views}
-    silent = compare(repo, views[one], views[two], asked=Asked(kit.root), report=Tally())
+    silent = compare(repo, views[one], views[two], asked=Asked(kit.root), read_schema=read_schema, report=Tally())
     loud, records = look(kit, one, two)
     for found in (silent, loud):
         assert [(t.name, t.added, t.removed, t.changed) for t in found.tables] == [
@@ -331,4 +333,4 @@ def test_refusals(tmp_path: Path) -> None:
     repo = kit.repo(Role.CHECK, host="reader")
     view = repo.history().views[0]
     with pytest.raises(MissingRight):
-        compare(repo, view, view, asked=Asked(kit.root), report=Tally())
+        compare(repo, view, view, asked=Asked(kit.root), read_schema=read_schema, report=Tally())
