@@ -62,6 +62,7 @@ class TableView:
         self.reading = self.most = 0
         self._rows: dict[int, Rows] = {}
         self._counted: set[int] = set()
+        self._begun: set[int] = set()
         self.streams: list[StreamInfo] = [StreamInfo("schema.sql", "schema", len(source.schema))]
         for name, rows in source.tables.items():
             step = -(-len(rows) // source.parts) or 1
@@ -96,6 +97,7 @@ class TableView:
             yield self._source.schema
             return
         with self._lock:
+            self._begun.add(id(stream))
             self.reading += 1
             self.most = max(self.most, self.reading)
         data = b"".join(self._rows[id(stream)])
@@ -110,7 +112,7 @@ class TableView:
         self._counted.add(id(stream))
 
     def finish(self) -> None:
-        assert self._counted == self._rows.keys(), "somebody has read rows and not said how many"
+        assert self._counted == self._begun, "somebody has read rows and not said how many"
         self._source.before_finish()
         self._finished = True
 

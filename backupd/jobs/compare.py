@@ -4,7 +4,7 @@ What it reads follows what changed; see `repo.comparing` and `records.pagediff`.
 sealed, nameless temporary files. Rows reach the caller as records, and never a message, a log or a warning.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -70,8 +70,8 @@ class StoredSide:
                 held = []
         yield from map(split_rows, self.opened(held))
 
-    def file(self, kept: Groups) -> PageFile:
-        """The database file, read as its pages are asked for.
+    def refs(self) -> list[ChunkRef]:
+        """The chunks of the database file.
 
         Raises:
             IntegrityError: the snapshot is none of a file.
@@ -79,8 +79,11 @@ class StoredSide:
         roots = self.view.structure.streams
         if [root.kind for root in roots] != [Kind.PAGES]:
             raise IntegrityError(f"snapshot {self.view.id[:12]} is no database file", object_name=self.view.object.name)
-        refs = list(walk(roots[0].top, Kind.PAGES, self.reader.node_loader(), totals=roots[0].totals))
-        return stored_file(refs, roots[0].size, self.reader, kept)
+        return list(walk(roots[0].top, Kind.PAGES, self.reader.node_loader(), totals=roots[0].totals))
+
+    def file(self, kept: Groups, refs: Sequence[ChunkRef]) -> PageFile:
+        """The database file of these chunks, read as its pages are asked for."""
+        return stored_file(refs, self.view.structure.streams[0].size, self.reader, kept)
 
     def long(self, name: str, unit: Unit) -> bytes:
         """A row that was cut into pieces."""
@@ -102,7 +105,7 @@ class _Rows:
             return TableDiff(match.name, reason=match.reason)
         if self._same(match):
             return TableDiff(match.name)
-        if self._asked.take is None and self._asked.visible is None and (match.old is None or match.new is None):
+        if not self._asked.whole_tables and (match.old is None or match.new is None):
             return TableDiff(match.name, (match.new or {}).get("rows", 0), (match.old or {}).get("rows", 0))
         self._report.phase(f"comparing {match.name}")
         with closing(self._asked.difference(match.name, match.shape)) as difference:
@@ -194,7 +197,7 @@ def _files(was: StoredSide, now: StoredSide, asked: Asked, read_schema: ReadSche
     if digests[0] is not None and digests[0] == digests[1] and asked.table in (None, *names):
         return Comparison([TableDiff(name) for name in names if asked.table in (None, name)])
     kept = Groups()
-    return compare_files(was.file(kept), now.file(kept), read_schema, asked, report)
+    return compare_files(was.file(kept, was.refs()), now.file(kept, now.refs()), read_schema, asked, report)
 
 
 def other_definitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[SchemaChange]:

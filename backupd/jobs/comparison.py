@@ -64,6 +64,11 @@ class Asked:
     take: Take | None = None
     visible: Visible | None = None
 
+    @property
+    def whole_tables(self) -> bool:
+        """Whether the rows of a table that only one side has are read: all of them differ, and their number is known."""
+        return self.table is not None or self.visible is not None
+
     def difference(self, name: str, shape: Shape, *, budget: int = BUDGET) -> Difference:
         """What collects the rows of a table."""
         visible = None if self.visible is None else partial(self.visible, name)

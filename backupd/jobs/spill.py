@@ -28,6 +28,10 @@ class SealedFile:
     def _key_nonce(self, n: int) -> bytes:
         return expand(self._key, b"spill" + n.to_bytes(8, "little"), 44)
 
+    def __len__(self) -> int:
+        """How many blocks there are."""
+        return len(self._places)
+
     def write(self, data: bytes | bytearray) -> int:
         """Keep a block; returns its number."""
         number = len(self._places)

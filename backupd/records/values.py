@@ -89,6 +89,19 @@ def as_text(value: Value) -> str:
             return str(value)
 
 
+def as_csv(value: Value) -> str:
+    """A value in a file of comma-separated values: NULL as `\\N`, a backslash doubled where a text begins with one."""
+    match value:
+        case None:
+            return "\\N"
+        case bytes():
+            return "\\x" + value.hex()
+        case str():
+            return "\\" + value if value.startswith("\\") else value
+        case _:
+            return str(value)
+
+
 Decode = Callable[[bytes], Value]
 
 

@@ -18,6 +18,7 @@ from backupd.errors import BackupdError, Exit, Interrupted, Terminated, UsageErr
 
 VERBS = {
     "demo": "demo",
+    "diff": "diff",
     "doctor": "doctor",
     "export": "export",
     "forget": "forget",
@@ -35,7 +36,7 @@ VERBS = {
     "verify": "verify",
 }
 PLANNED = {
-    **dict.fromkeys(("drill", "diff", "find", "recover", "query"), frozenset[str]()),
+    **dict.fromkeys(("drill", "find", "recover", "query"), frozenset[str]()),
     **dict.fromkeys(("posture", "evidence"), frozenset[str]()),
     "brake": frozenset({"list", "release"}),
     "erase": frozenset({"add", "list", "report"}),
