@@ -4,9 +4,10 @@ What it reads follows what changed; see `repo.comparing` and `records.pagediff`.
 sealed, nameless temporary files. Rows reach the caller as records, and never a message, a log or a warning.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from itertools import islice
 
 from backupd.crypto.chunks import Kind
 from backupd.errors import IntegrityError
@@ -24,6 +25,10 @@ from backupd.repo.trees import walk
 from backupd.report import Reporter
 
 KEPT, FETCHERS = 32, 8
+_SCRIPTS = frozenset({"schema.sql", "after.sql"})
+_COUNTER = re.compile(rb" AUTO_INCREMENT=\d+")
+_MOST_OF_SCRIPT = 1024
+"""Chunks of a script that are compared."""
 
 
 class StoredSide:
@@ -84,6 +89,19 @@ class StoredSide:
     def file(self, kept: Groups, refs: Sequence[ChunkRef]) -> PageFile:
         """The database file of these chunks, read as its pages are asked for."""
         return stored_file(refs, self.view.structure.streams[0].size, self.reader, kept)
+
+    def scripts(self) -> dict[str, str | None]:
+        """The digests of the scripts that define everything but rows and their counters."""
+        return {
+            s["name"]: s["digest"] for s in self.content["streams"] if s["kind"] == "schema" and s["name"] in _SCRIPTS
+        }
+
+    def definitions(self, name: str) -> bytes:
+        """A script, without the numbers that the next rows will get; a very long one as far as it is read."""
+        pairs = zip(self.view.structure.streams, self.content["streams"], strict=True)
+        (root,) = [root for root, s in pairs if s["kind"] == "schema" and s["name"] == name][:1]
+        refs = walk(root.top, Kind.SCHEMA, self.reader.node_loader(), totals=root.totals)
+        return _COUNTER.sub(b"", b"".join(opened(islice(refs, _MOST_OF_SCRIPT), Kind.SCHEMA, self.reader, self.cache)))
 
     def long(self, name: str, unit: Unit) -> bytes:
         """A row that was cut into pieces."""
@@ -187,7 +205,7 @@ def _tables(was: StoredSide, now: StoredSide, asked: Asked, report: Reporter) ->
     for match in match_tables(moment_of(was.content), moment_of(now.content), asked.table):
         found.schema_changes += match.changes
         found.tables.append(work.table(match))
-    found.schema_changes += other_definitions(was.content, now.content)
+    found.schema_changes += _other_definitions(was, now)
     return found
 
 
@@ -200,12 +218,11 @@ def _files(was: StoredSide, now: StoredSide, asked: Asked, read_schema: ReadSche
     return compare_files(was.file(kept, was.refs()), now.file(kept, now.refs()), read_schema, asked, report)
 
 
-def other_definitions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[SchemaChange]:
+def _other_definitions(old: StoredSide, new: StoredSide) -> Iterator[SchemaChange]:
     """Schema scripts that are not what they were: views, indexes, constraints, functions, grants."""
-    was, now = (
-        {s["name"]: s["digest"] for s in side["streams"] if s["kind"] == "schema" and not s.get("secret")}
-        for side in (old, new)
-    )
+    was, now = old.scripts(), new.scripts()
     for name in sorted({*was, *now}):
-        if was.get(name) != now.get(name):
+        if was.get(name) == now.get(name):
+            continue
+        if name not in was or name not in now or old.definitions(name) != new.definitions(name):
             yield SchemaChange(None, "definitions changed", name)
