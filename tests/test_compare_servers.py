@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import apsw
 import psycopg
 import pymysql
 import pytest
@@ -20,9 +21,11 @@ from backupd.records.values import Record
 from backupd.repo.ledger import Ledger
 from backupd.repo.repository import Repository
 from backupd.report import Tally
+from tests.cli.kit import CHINOOK, User
 from tests.jobs_kit import Kit, utc_now
 from tests.servers.mariadb import MariaServer
 from tests.servers.postgres import PostgresServer
+from tests.test_chinook import script
 from tests.unit.jobs.test_compare import look
 from tests.unit.jobs.test_compare_live import live
 
@@ -267,3 +270,63 @@ def test_a_schema_that_changed(tmp_path: Path, server: Server) -> None:
             ("uuids", "column retyped", "n"),
         }
     assert "definitions changed" in {c.change for c in look(kit, one, two)[0].schema_changes}
+
+
+def test_chinook_in_three_engines(
+    tmp_path: Path, postgres_servers: Callable[[int], PostgresServer], mariadb_server: MariaServer
+) -> None:
+    """The same mistake in three databases is told in the same words, by key."""
+    user = User(tmp_path)
+    user.init()
+    postgres, maria = postgres_servers(18), mariadb_server
+    ours, theirs = postgres.create_database(), maria.create_database()
+    postgres.psql(ours, script("Chinook_PostgreSql.sql"))
+    maria.sql(script("Chinook_MySql.sql"), theirs)
+    (tmp_path / "c.db").write_bytes(CHINOOK.read_bytes())
+    tools = ["--tools", str(postgres.bin), "--tools", str(maria.bin)]
+    secret = ["--password-file", str(maria.root_password_file)]
+    mistake = "delete from {0} where {1} = 100; update {2} set {3} = 'gone' where {4} = 3"
+    words = "InvoiceLine", "InvoiceId", "Customer", "Email", "CustomerId"
+    snake = "invoice_line", "invoice_id", "customer", "email", "customer_id"
+    try:
+        places: list[tuple[str, str, list[str]]] = [
+            ("p", postgres.url(ours), tools),
+            ("m", maria.url(theirs), [*tools, *secret]),
+            ("s", str(tmp_path / "c.db"), []),
+        ]
+        for name, url, more in places:
+            user.back_up(url, "--name", name, *more)
+        postgres.psql(ours, mistake.format(*snake))
+        maria.sql(mistake.format(*words), theirs)
+        db = apsw.Connection(str(tmp_path / "c.db"))
+        db.execute(mistake.format(*words)).fetchall()
+        db.close()
+        told = []
+        for name, url, more in places:
+            table = snake if name == "p" else words
+            lines = user.run(
+                "diff", f"latest:{name}", "live", "--source", url, "--table", table[0], "--json", *more, key="read"
+            )
+            assert lines.code == 0, lines.err
+            mail = user.run(
+                "diff",
+                f"latest:{name}",
+                "live",
+                "--source",
+                url,
+                "--table",
+                table[2],
+                "--columns",
+                "--json",
+                *more,
+                key="read",
+            )
+            (changed,) = mail.document["records"]
+            told.append(
+                ([(r["op"], r["key"]) for r in lines.document["records"]], changed["key"], [*changed["new"].values()])
+            )
+        assert told[0] == told[1] == told[2]
+        assert told[0] == ([("removed", n) for n in range(535, 539)], 3, ["gone"])
+    finally:
+        postgres.psql("postgres", f'drop database if exists "{ours}"')
+        maria.sql(f"drop database if exists `{theirs}`")

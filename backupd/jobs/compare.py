@@ -148,7 +148,7 @@ class _Rows:
             yield from _whole(self._old, old, match.name, -1, was)
             yield from _whole(self._new, new, match.name, 1, now)
             return
-        before, after = remaining(RowStreams(old.streams, new.reader), new)
+        before, after = remaining(old, new)
         yield from differing_rows(before.chunks, after.chunks, self._new.deltas, self._new.opened)
         for side, times in ((before, -1), (after, 1)):
             for unit in side.long:
@@ -189,6 +189,8 @@ def compare(
     try:
         was, now = StoredSide(repo, old, cache), StoredSide(repo, new, cache)
         check_engines(was.content["engine"], now.content["engine"])
+        if was.owner == now.owner:
+            was.reader = now.reader  # what one side has read, the other one leans on
         if now.content["engine"] == "sqlite":
             found = _files(was, now, asked, read_schema, report)
         else:

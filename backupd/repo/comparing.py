@@ -210,9 +210,21 @@ def differing_rows(
             yield [row for _, row in delta.removed], -times
             for base in ref.bases:
                 total[base.id] += times
-    left = [(ref, times) for ref in forms.of(0) if (times := total[ref.id])]
+    left = _bases_first({ref.id: (ref, times) for ref in forms.of(0) if (times := total[ref.id])})
     for (_, times), data in zip(left, chunks_of(ref for ref, _ in left), strict=True):
         yield split_rows(data), times
+
+
+def _bases_first(wanted: dict[bytes, tuple[ChunkRef, int]]) -> list[tuple[ChunkRef, int]]:
+    """Chunks in their order, but none before one that it leans on and that is wanted too: its reader has it at hand then."""
+    out = []
+    for name in list(wanted):
+        for base in wanted[name][0].bases if name in wanted else ():
+            if base.id in wanted:
+                out.append(wanted.pop(base.id))
+        if name in wanted:
+            out.append(wanted.pop(name))
+    return out
 
 
 class _Forms:

@@ -339,3 +339,27 @@ def test_refusals(tmp_path: Path) -> None:
     view = repo.history().views[0]
     with pytest.raises(MissingRight):
         compare(repo, view, view, asked=Asked(kit.root), read_schema=read_schema, report=Tally())
+
+
+def test_rows_of_a_liar(tmp_path: Path) -> None:
+    """Rows that are no rows of their table, and texts of a mebibyte, are told as far as they go, and end nothing."""
+    kit = Kit(tmp_path)
+    noise = random.Random(5)
+    old = [
+        b"\n",
+        b"\t\t\t\t\n",
+        b"1\t\\\n",
+        b"1\tx\ty\tz\n",
+        b"\\N\n",
+        b"\xff\xfe\t\x00\n",
+        b"9\t" + b"z" * 900_000 + b"\n",
+    ]
+    new = [b"\\\n", b"1\n", b"1\tx\n", b"\x1b[2J\t\\N\n", b"9\t" + b"y" * 900_000 + b"\n"]
+    new += [noise.randbytes(30).replace(b"\n", b"").replace(b"\r", b"") + b"\n" for _ in range(50)]
+    one = take(kit, TableSource({"t": old})).snapshot
+    two = take(kit, TableSource({"t": new})).snapshot
+    for a, b in ((one, two), (two, one)):
+        found, records = look(kit, a, b)
+        added, removed, changed = counts(found)
+        assert added + removed + changed == len(records["t"])
+        assert all(len(row) == 2 for r in records["t"] for row in (r.old, r.new) if row is not None)
