@@ -7,7 +7,7 @@ of a record that was read, or of the free list; if one is not, all long records 
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -78,7 +78,7 @@ class PageDiff:
         self._owners = array("I", bytes(4 * (old.count + 1))), array("I", bytes(4 * (new.count + 1)))
         self._orphans: set[int] = set()
         self._strangers: set[int] = set()
-        self._used: set[int] = set()
+        self._taken = bytearray(old.count // 8 + 1), bytearray(new.count // 8 + 1)
 
     def run(self, advance: Callable[[int], None]) -> None:
         """Read what has to be read; `advance` is told of the bytes of groups that were looked at."""
@@ -163,21 +163,26 @@ class PageDiff:
             return
         compared.difference.add(found, times)
 
-    def _record(self, pages: Version, cell: Cell, used: bool) -> bytes:
-        if not cell.overflow:
-            return cell.local
+    def _record(self, pages: Version, cell: Cell, new: bool) -> bytes:
+        return (
+            b"".join([cell.local, *(part for _, part in self._rest(pages, cell, new))]) if cell.overflow else cell.local
+        )
+
+    def _rest(self, pages: Version, cell: Cell, new: bool) -> Iterator[tuple[int, bytes]]:
+        """The pages that the rest of a record is in. Each is part of one record, so what is read is never more than the file."""
         if cell.size > LARGEST:
             raise TooLarge(f"a record has more than {LARGEST // 1024**2} MiB, too many to be compared")
-        parts = [cell.local]
+        taken = self._taken[new]
         for number, part in chain(pages, cell):
-            parts.append(part)
-            if used:
-                self._used.add(number)
-        return b"".join(parts)
+            if taken[number >> 3] & 1 << (number & 7):
+                raise Damaged("a page belongs to two records")
+            taken[number >> 3] |= 1 << (number & 7)
+            yield number, part
 
     def _account(self) -> None:
         """Find out what the pages are that changed and belong to no table."""
-        self._orphans -= self._used
+        taken = self._taken[True]
+        self._orphans = {page for page in self._orphans if not taken[page >> 3] & 1 << (page & 7)}
         if not self._orphans:
             return
         new = self._new
@@ -194,8 +199,8 @@ class PageDiff:
             try:
                 for cell in cells(new, page):
                     if cell.overflow:
-                        self._orphans.difference_update(number for number, _ in chain(new, cell))
-            except Damaged:
+                        self._orphans.difference_update(number for number, _ in self._rest(new, cell, True))
+            except (Damaged, TooLarge):
                 continue
 
     def _long_records(self) -> None:
@@ -207,13 +212,18 @@ class PageDiff:
             compared = self._tables[owner - 1]
             try:
                 for cell in cells(self._new, page):
-                    if cell.overflow and any(n in self._orphans for n, _ in chain(self._new, cell)):
-                        self._both(compared, cell)
+                    if cell.overflow:
+                        self._long_record(compared, cell)
             except (Damaged, TooLarge) as error:
                 compared.fault = error.message
 
-    def _both(self, compared: Compared, cell: Cell) -> None:
+    def _long_record(self, compared: Compared, cell: Cell) -> None:
         assert compared.old is not None
         assert compared.new is not None
-        for side, pages, times in ((compared.old, self._old, -1), (compared.new, self._new, 1)):
-            compared.difference.add([side.shape.row(cell.rowid, self._record(pages, cell, False))], times)
+        rest = list(self._rest(self._new, cell, True))
+        if self._orphans.isdisjoint(number for number, _ in rest):
+            return
+        now = b"".join([cell.local, *(part for _, part in rest)])
+        was = self._record(self._old, cell, False)
+        compared.difference.add([compared.old.shape.row(cell.rowid, was)], -1)
+        compared.difference.add([compared.new.shape.row(cell.rowid, now)], 1)

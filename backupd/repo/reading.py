@@ -31,6 +31,8 @@ from backupd.store.base import LocalObjects, ObjectMissing
 PACKS_IN_MEMORY = 6
 FILES_OPEN = 256
 HEADS_KEPT = 4096
+MOST_ASKED = 64 * 1024 * 1024
+"""Bytes that are fetched ahead; what nobody has come for until then is forgotten."""
 SPOOL_BYTES = 2 * 1024**3
 
 
@@ -140,7 +142,7 @@ class PackCache:
         keep: int = PACKS_IN_MEMORY,
         sparse: bool = False,
     ) -> None:
-        self._sparse = sparse
+        self._sparse, self._asked = sparse, 0
         self._repo = repo
         self._spool = spool
         self._lock = threading.Lock()
@@ -171,6 +173,11 @@ class PackCache:
         wanted: dict[bytes, list[tuple[int, int]]] = {}
         for ref in refs:
             wanted.setdefault(ref.pack, []).append((ref.offset, ref.payload_length + BLOB_OVERHEAD))
+            self._asked += ref.payload_length
+        if self._asked > MOST_ASKED:
+            self._asked = 0
+            for pack in self._slices.values():
+                pack.forget()
         for digest, slices in wanted.items():
             self._remote(digest).ask(self._pool, slices)
 

@@ -43,6 +43,11 @@ class StoreSlices:
                 future = pool.submit(self._get, start, end - start)
                 self._asked |= dict.fromkeys(group, (future, start))
 
+    def forget(self) -> None:
+        """What was asked for and not read is not wanted any more."""
+        with self._lock:
+            self._asked.clear()
+
     def read(self, offset: int, length: int) -> bytes:
         """A slice.
 

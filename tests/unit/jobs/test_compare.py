@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from backupd.crypto.keyfile import Role
 from backupd.engines.base import TableInfo
 from backupd.engines.sqlite_lazy import read_schema
-from backupd.errors import MissingRight, SafetyRefused, UsageError
+from backupd.errors import IntegrityError, MissingRight, SafetyRefused, UsageError
 from backupd.jobs import compare as comparing
 from backupd.jobs.compare import compare
 from backupd.jobs.comparison import Asked, Comparison
 from backupd.records.rowtext import row_of
 from backupd.records.values import Record
 from backupd.report import Tally
-from tests.jobs_kit import Kit
+from tests.jobs_kit import Kit, overwrite
 from tests.table_engine import TableSource
 from tests.unit.jobs.test_tables import take
 
@@ -363,3 +363,27 @@ def test_rows_of_a_liar(tmp_path: Path) -> None:
         added, removed, changed = counts(found)
         assert added + removed + changed == len(records["t"])
         assert all(len(row) == 2 for r in records["t"] for row in (r.old, r.new) if row is not None)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    """A pack that is needed and gone, or cut, ends the comparison by its name; one that is not needed is not missed."""
+    kit = Kit(tmp_path)
+    rows = table({n: n for n in range(20_000)})
+    one = take(kit, TableSource({"t": rows})).snapshot
+    before = {info.name for info in kit.store.list("packs/")}
+    rows[7] = b"7\tother\n"
+    two = take(kit, TableSource({"t": rows})).snapshot
+    fresh = sorted({info.name for info in kit.store.list("packs/")} - before)
+    whole = {name: kit.store.get(name) for name in fresh}
+    for spoil in (lambda name: kit.store.delete(name), lambda name: overwrite(kit.store, name, whole[name][:5000])):
+        missed = set()
+        for name in fresh:
+            spoil(name)
+            try:
+                look(kit, one, two)
+            except IntegrityError as error:
+                missed.add(error.object_name)
+            overwrite(kit.store, name, whole[name])
+        assert missed
+        assert missed <= set(fresh)
+    assert counts(look(kit, one, two)[0]) == (0, 0, 1)

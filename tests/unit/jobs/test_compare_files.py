@@ -13,6 +13,7 @@ from backupd.engines.sqlite_lazy import lazy_connection, read_schema
 from backupd.errors import IntegrityError, UsageError
 from backupd.jobs.comparepages import Groups, PageFile, compare_files
 from backupd.jobs.comparison import Asked, Comparison
+from backupd.records.btree import cells, tree
 from backupd.records.pagediff import GROUP
 from backupd.records.values import Record, Value, is_same
 from backupd.report import Tally
@@ -352,6 +353,25 @@ def test_a_tree_that_turns_on_itself(tmp_path: Path) -> None:
     reasons = {t.name: t.reason for t in found.tables}
     assert "cannot be compared" in str(reasons["t"])
     assert reasons["u"] is None
+
+
+def test_records_that_share_their_pages(tmp_path: Path) -> None:
+    """Records that all go on in the same pages are a fault, and cost no more than the file has."""
+    old = make(tmp_path / "old.db", "CREATE TABLE t (x)", page_size=512)
+    db = connect(old)
+    db.executemany("INSERT INTO t VALUES (?)", ((bytes(20_000),) for _ in range(3)))
+    db.close()
+    content = bytearray(old.read_bytes())
+    pages = file_of(old)
+    leaf = next(n for n in tree(pages, read_schema(pages).tables[0].root) if pages.page(n)[0] == 13)
+    cells_of = list(cells(pages, leaf))
+    wanted = cells_of[1].local + cells_of[1].overflow.to_bytes(4, "big")
+    at = content.index(wanted, (leaf - 1) * 512) + len(cells_of[1].local)
+    content[at : at + 4] = cells_of[0].overflow.to_bytes(4, "big")
+    new = tmp_path / "new.db"
+    new.write_bytes(content)
+    found, _ = plain(old, new, tmp_path)
+    assert "belongs to two records" in str(found.tables[0].reason)
 
 
 def test_no_database_and_an_empty_one(tmp_path: Path) -> None:
