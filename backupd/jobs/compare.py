@@ -133,7 +133,7 @@ class _Rows:
                     self._report.advance(sum(map(len, rows)))
             except TooLong as error:
                 return TableDiff(match.name, reason=error.message)
-            return self._asked.count(match.name, difference.records())
+            return self._asked.count(match.name, difference)
 
     def _same(self, match: Match) -> bool:
         """Whether the digests of both sides say that all rows are the same."""

@@ -20,6 +20,7 @@ from backupd.jobs.comparison import LONGEST_ROW, Asked, Comparison, TableDiff, T
 from backupd.jobs.spill import SealedFile
 from backupd.jobs.tableshapes import Match, Moment, check_engines, match_tables, moment_of
 from backupd.records.difference import BUDGET, Difference
+from backupd.repo.codecs import split_rows
 from backupd.repo.comparing import Unit, units
 from backupd.repo.reading import PackCache
 from backupd.repo.repository import Repository, SnapshotView
@@ -172,8 +173,6 @@ class _Pieces:
 
     def whole(self) -> list[bytes]:
         """The rows."""
-        from backupd.repo.codecs import split_rows
-
         data = b"".join(self._held)
         return [data] if self._is_row else split_rows(data)
 
@@ -243,7 +242,7 @@ def _told(side: StoredSide, table: _Table, asked: Asked, report: Reporter) -> Ta
             table.reason = error.message
     if table.reason is not None:
         return TableDiff(name, reason=table.reason)
-    return asked.count(name, table.difference.records())
+    return asked.count(name, table.difference)
 
 
 def _left(side: StoredSide, table: _Table) -> Iterator[Unit]:

@@ -132,7 +132,7 @@ def compare_files(old: PageFile, new: PageFile, read_schema: ReadSchema, asked: 
             if table.fault is not None:
                 found.tables.append(TableDiff(table.name, reason=f"cannot be compared: {table.fault}"))
             else:
-                found.tables.append(asked.count(table.name, table.difference.records()))
+                found.tables.append(asked.count(table.name, table.difference))
     for name in sorted({*schemas[0].virtual, *schemas[1].virtual}):
         if asked.table in (None, name):
             found.tables.append(TableDiff(name, reason="a virtual table has no records of its own"))

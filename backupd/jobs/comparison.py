@@ -1,7 +1,7 @@
 """What a comparison is asked for, and what it finds: records of tables, and changes of their shape."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from backupd.jobs.spill import SealedFile
 from backupd.jobs.tableshapes import SchemaChange
 from backupd.records.difference import BUDGET, Difference
 from backupd.records.shapes import Shape
-from backupd.records.values import Record, Value
+from backupd.records.values import Op, Record, Value
 
 Take = Callable[[str, Record], None]
 """Told of each record that differs, with the name of its table."""
@@ -74,11 +74,13 @@ class Asked:
         visible = None if self.visible is None else partial(self.visible, name)
         return Difference(shape, lambda: SealedFile(self.folder), visible=visible, budget=budget)
 
-    def count(self, name: str, records: Iterable[Record]) -> TableDiff:
-        """Hand records on, and count them."""
-        counts: Counter[str] = Counter()
-        for record in records:
-            counts[record.op] += 1
-            if self.take is not None:
+    def count(self, name: str, difference: Difference) -> TableDiff:
+        """Hand the records that differ on, and count them."""
+        counts: Counter[Op] = Counter()
+        if self.take is None:
+            counts = difference.counts()
+        else:
+            for record in difference.records():
+                counts[record.op] += 1
                 self.take(name, record)
         return TableDiff(name, counts["added"], counts["removed"], counts["changed"])

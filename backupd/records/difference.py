@@ -6,11 +6,12 @@ small enough, or is parted again.
 """
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from backupd.records.shapes import Shape
-from backupd.records.values import Record, Value, is_same, order
+from backupd.records.values import Op, Record, Value, is_same, order
 
 BUDGET = 64 * 1024 * 1024
 PARTS = 64
@@ -101,8 +102,23 @@ class Difference:
 
     def records(self) -> Iterator[Record]:
         """What differs; in the order of the keys if it all stayed in memory. Nothing may be added afterwards."""
+        for part in self._leaves():
+            yield from part._paired(part._net)
+
+    def counts(self) -> Counter[Op]:
+        """How many records differ, without looking at their values where that is not needed. Nothing may be added afterwards."""
+        found: Counter[Op] = Counter()
+        for part in self._leaves():
+            if self._shape.exact and self._visible is None:
+                part._count(found)
+            else:
+                found.update(record.op for record in part._paired(part._net))
+        return found
+
+    def _leaves(self) -> Iterator["Difference"]:
+        """The parts that stayed in memory, one after the other; this one if it never had to be parted."""
         if self._spool is None:
-            yield from self._paired(self._net)
+            yield self
             return
         self._part()
         for blocks in self._parts:
@@ -111,11 +127,30 @@ class Difference:
             )
             try:
                 for number in blocks:
-                    for row, times in _unpacked(self._spool.read(number)):
-                        child.add((row,), times)
-                yield from child.records()
+                    for times, rows in _unpacked(self._spool.read(number)).items():
+                        child.add(rows, times)
+                yield from child._leaves()
             finally:
                 child.close()
+
+    def _count(self, found: Counter[Op]) -> None:
+        key_of = self._shape.key
+        gone: Counter[bytes] = Counter()
+        for row, times in self._net.items():
+            key = key_of(row) if times < 0 else None
+            if key is not None:
+                gone[key] -= times
+            elif times < 0:
+                found["removed"] -= times
+        for row, times in self._net.items():
+            if times > 0:
+                key = key_of(row)
+                both = 0 if key is None else min(times, gone[key])
+                if key is not None and both:
+                    gone[key] -= both
+                found["changed"] += both
+                found["added"] += times - both
+        found["removed"] += gone.total()
 
     def close(self) -> None:
         """Give the spool back."""
@@ -168,9 +203,12 @@ def _nothing(_: bytes) -> bytes | None:
     return None
 
 
-def _unpacked(block: bytes) -> Iterator[tuple[bytes, int]]:
+def _unpacked(block: bytes) -> dict[int, list[bytes]]:
+    """The rows of a block, by how often they count."""
+    out: dict[int, list[bytes]] = {}
     at = 0
     while at < len(block):
         times, length = _HEAD.unpack_from(block, at)
         at += _HEAD.size + length
-        yield block[at - length : at], times
+        out.setdefault(times, []).append(block[at - length : at])
+    return out

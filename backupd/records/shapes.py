@@ -18,6 +18,10 @@ class Shape(Protocol):
     def keyed(self) -> tuple[int, ...]:
         """The positions of the key; empty if there is none."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether rows that are not the same bytes never have the same values."""
+
     def key(self, row: bytes) -> bytes | None:
         """By what a row is found again on the other side: equal keys are equal bytes. None: by nothing but itself."""
 
@@ -33,6 +37,8 @@ class TextShape:
         keyed: positions of the key.
         decoders: what each column's cells mean.
     """
+
+    exact = True
 
     def __init__(self, columns: Sequence[str], keyed: Sequence[int], decoders: Sequence[Decode]) -> None:
         self.columns, self.keyed = tuple(columns), tuple(keyed)

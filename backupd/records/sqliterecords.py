@@ -101,8 +101,10 @@ class RecordShape:
         table: as the file says.
         encoding: of its texts.
         key: names of the columns by which rows are paired.
-        only: names of the columns that are compared, if not all: then rows are made by `project`.
+        only: names of the columns that are compared, if not all.
     """
+
+    exact = False
 
     def __init__(self, table: PagedTable, encoding: str, key: Sequence[str], only: Sequence[str] | None = None) -> None:
         self._table, self._encoding, self._only = table, encoding, only

@@ -42,12 +42,16 @@ def keyed(count: int = 2, key: tuple[int, ...] = (0,)) -> TextShape:
 
 
 def told(old: list[bytes], new: list[bytes], shape: TextShape, budget: int) -> list[Record]:
-    difference = Difference(shape, Blocks, budget=budget)
-    for row in old:
-        difference.add([row], -1)
-    for row in new:
-        difference.add([row], 1)
-    return list(difference.records())
+    """The records that differ; their number is the same where only that is asked for."""
+    two = [Difference(shape, Blocks, budget=budget) for _ in range(2)]
+    for difference in two:
+        for row in old:
+            difference.add([row], -1)
+        for row in new:
+            difference.add([row], 1)
+    records = list(two[0].records())
+    assert +Counter(record.op for record in records) == +two[1].counts()
+    return records
 
 
 PAIRS = st.dictionaries(st.integers(0, 60), st.integers(0, 3), max_size=60)
