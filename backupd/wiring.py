@@ -14,6 +14,7 @@ from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
 from backupd.engines.base import Finding, Listing, ServerPlace, ServerTarget, Source, Target
 from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
+from backupd.model import Bytes, PagedSchema
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.repository import Repository, repository_id
@@ -147,6 +148,17 @@ def open_server_target(
     from backupd.engines.mariadb import open_target as mariadb_target
 
     return mariadb_target(place, timeout=timeout, bin_folders=[Path(folder) for folder in options.tools])
+
+
+def read_file_schema(data: Bytes) -> PagedSchema:
+    """What tables the database file of these bytes has.
+
+    Raises:
+        IntegrityError: it is no sound database.
+    """
+    from backupd.engines.sqlite_lazy import read_schema
+
+    return read_schema(data)
 
 
 def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> list[Finding]:
