@@ -115,7 +115,18 @@ def test_one_history_of_everything(kit: Kit, tmp_path: Path) -> None:
         (Role.CHECK, {"type": "bad-packs", "packs": ["packs/aa/x", "packs/bb/y"]}),
         (Role.CHECK, {"type": "evidence", "snapshot": view.id, "passed": True}),
         (Role.PRUNE, {"type": "release", "snapshot": view.id, "reason": None, "ends": []}),
-        (Role.PRUNE, {"type": "brake", "reason": "rows gone"}),
+        (
+            Role.PRUNE,
+            {
+                "type": "brake",
+                "writer": view.object.writer.hex(),
+                "source": view.source,
+                "snapshot": view.id,
+                "kinds": ["rows_gone"],
+                "reason": "rows gone",
+                "numbers": {},
+            },
+        ),
     ):
         repo = kit.repo(role)
         signer = repo.keyring.signer([role])
