@@ -14,6 +14,7 @@ from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
 from backupd.engines.base import Finding, Listing, ServerPlace, ServerTarget, Source, Target
 from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
+from backupd.model import Bytes, PagedSchema
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.repository import Repository, repository_id
@@ -21,9 +22,13 @@ from backupd.store.base import ObjectStore
 
 if TYPE_CHECKING:
     from backupd.catalog.opening import Catalog
+    from backupd.catalog.places import Server
     from backupd.notify.base import Notifier
     from backupd.notify.http import Limits
     from backupd.policy.model import Notifier as NotifierModel
+
+CATALOG = "catalog.sqlite"
+"""The catalog's file in the state folder."""
 
 
 def open_store(
@@ -145,6 +150,17 @@ def open_server_target(
     return mariadb_target(place, timeout=timeout, bin_folders=[Path(folder) for folder in options.tools])
 
 
+def read_file_schema(data: Bytes) -> PagedSchema:
+    """What tables the database file of these bytes has.
+
+    Raises:
+        IntegrityError: it is no sound database.
+    """
+    from backupd.engines.sqlite_lazy import read_schema
+
+    return read_schema(data)
+
+
 def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> list[Finding]:
     """What would keep a server's database from being captured whole, and what should be known beforehand.
 
@@ -174,17 +190,32 @@ def open_catalog(state_folder: Path, url: str | None = None, *, timeout: float =
         IntegrityError, SafetyRefused, Unreachable, StorageRefused, TryAgain: see `backupd.catalog.opening`.
     """
     from backupd.catalog.opening import open_catalog as opened_catalog
+
+    return opened_catalog(_catalog_place(state_folder, url), timeout=timeout)
+
+
+def find_catalog(state_folder: Path, url: str | None = None, *, timeout: float = 5.0) -> "Catalog | None":
+    """The same, if it is there and of this program's version: nothing is made, and nothing upgraded; otherwise None.
+
+    Raises:
+        BackupdError: as `open_catalog`.
+    """
+    from backupd.catalog.opening import find_catalog as found_catalog
+
+    return found_catalog(_catalog_place(state_folder, url), timeout=timeout)
+
+
+def _catalog_place(state_folder: Path, url: str | None) -> "Path | Server":
     from backupd.catalog.places import Server
 
     if url is None:
-        return opened_catalog(state_folder / "catalog.sqlite", timeout=timeout)
+        return state_folder / CATALOG
     place = parse_database(url)
     if place.engine == "sqlite":
-        return opened_catalog(place.path, timeout=timeout)
+        return place.path
     if place.engine != "postgresql":
         raise UsageError("a catalog is a file or on a PostgreSQL server", hint="write postgresql://user@host/database")
-    server = Server(place.host, place.port, place.user, place.database, place.options)
-    return opened_catalog(server, timeout=timeout)
+    return Server(place.host, place.port, place.user, place.database, place.options)
 
 
 def open_notifier(

@@ -32,6 +32,14 @@ class TableSource:
     engine: str = "postgresql"
     default_name: str = "made-up"
     still: str | None = None
+    infos: Mapping[str, TableInfo] = field(default_factory=dict)
+    """Tables that are not (id bigint, x text) with the key id."""
+    told: Mapping[str, object] = field(default_factory=dict)
+    """More facts."""
+
+    def info(self, name: str) -> TableInfo:
+        columns = (("id", "bigint"), ("x", "text"))
+        return self.infos.get(name) or TableInfo(name, ("id",), None, columns, "f1", True)
 
     def standstill(self) -> str | None:
         return self.still
@@ -54,13 +62,17 @@ class TableView:
         self.reading = self.most = 0
         self._rows: dict[int, Rows] = {}
         self._counted: set[int] = set()
+        self._begun: set[int] = set()
         self.streams: list[StreamInfo] = [StreamInfo("schema.sql", "schema", len(source.schema))]
         for name, rows in source.tables.items():
             step = -(-len(rows) // source.parts) or 1
             for at in range(0, max(len(rows), 1), step):
                 part = rows[at : at + step]
                 size = sum(map(len, part)) if source.hint is None else source.hint
-                self.streams.append(StreamInfo(name, "rows", size, key=(0,)))
+                info = source.info(name)
+                names = [column for column, _ in info.columns]
+                key = tuple(names.index(column) for column in info.key)
+                self.streams.append(StreamInfo(name, "rows", size, key=key))
                 self._rows[id(self.streams[-1])] = part
         self.streams.append(StreamInfo("after.sql", "schema", None, late=True))
 
@@ -70,14 +82,11 @@ class TableView:
 
     @property
     def tables(self) -> Sequence[TableInfo]:
-        return [
-            TableInfo(name, ("id",), None, (("id", "bigint"), ("x", "text")), "f1", True)
-            for name in self._source.tables
-        ]
+        return [self._source.info(name) for name in self._source.tables]
 
     @property
     def facts(self) -> Mapping[str, object]:
-        return {"finished": self._finished}
+        return {"finished": self._finished, **self._source.told}
 
     def read(self, stream: StreamInfo) -> Iterator[bytes]:
         if stream.late:
@@ -88,6 +97,7 @@ class TableView:
             yield self._source.schema
             return
         with self._lock:
+            self._begun.add(id(stream))
             self.reading += 1
             self.most = max(self.most, self.reading)
         data = b"".join(self._rows[id(stream)])
@@ -102,7 +112,7 @@ class TableView:
         self._counted.add(id(stream))
 
     def finish(self) -> None:
-        assert self._counted == self._rows.keys(), "somebody has read rows and not said how many"
+        assert self._counted == self._begun, "somebody has read rows and not said how many"
         self._source.before_finish()
         self._finished = True
 

@@ -34,14 +34,26 @@ def bring_up(database: Database, *, versions: Path = _VERSIONS, newest: str = NE
         SafetyRefused: it is newer than this program.
         BackupdError: as the database says.
     """
-    known = [path.stem.removeprefix("v") for path in versions.glob("v*.py")]
-    with database.read() as connection:
-        if _is_current(connection, database, known, newest):
-            return _id(connection, database)
+    if (found := current(database, versions=versions, newest=newest)) is not None:
+        return found
     with database.write() as connection:
-        if not _is_current(connection, database, known, newest):  # another process may have been faster
+        if not _is_current(connection, database, _known(versions), newest):  # another process may have been faster
             _upgrade(connection, database, versions, newest)
         return _id(connection, database)
+
+
+def current(database: Database, *, versions: Path = _VERSIONS, newest: str = NEWEST) -> str | None:
+    """The id of a catalog that is of this version and whole; None if it is empty or older. Changes nothing.
+
+    Raises:
+        IntegrityError, SafetyRefused, BackupdError: as `bring_up`.
+    """
+    with database.read() as connection:
+        return _id(connection, database) if _is_current(connection, database, _known(versions), newest) else None
+
+
+def _known(versions: Path) -> list[str]:
+    return [path.stem.removeprefix("v") for path in versions.glob("v*.py")]
 
 
 def _is_current(connection: Connection, database: Database, known: Sequence[str], newest: str) -> bool:

@@ -14,9 +14,9 @@ from backupd.catalog.checks import Drills, Verifications
 from backupd.catalog.database import Database
 from backupd.catalog.embedded import EmbeddedQueue
 from backupd.catalog.heartbeats import Heartbeats
-from backupd.catalog.migration import bring_up
+from backupd.catalog.migration import bring_up, current
 from backupd.catalog.outbox import Outbox
-from backupd.catalog.places import Server, open_file, open_server, share
+from backupd.catalog.places import Server, open_file, open_file_there, open_server, open_server_there, share
 from backupd.catalog.plans import Plans
 from backupd.catalog.queue import Queue
 from backupd.catalog.repositories import Repositories
@@ -89,3 +89,30 @@ def open_catalog(place: Path | Server, *, timeout: float = 30.0) -> Catalog:
         database.close()
         raise
     return Catalog(database, EmbeddedQueue(database), made)
+
+
+def find_catalog(place: Path | Server, *, timeout: float = 5.0) -> Catalog | None:
+    """Open a catalog that is there and of this program's version, and neither make nor upgrade one.
+
+    Args:
+        place: a file or a server's database.
+        timeout: seconds to wait for another writer, or for a connection.
+
+    Returns:
+        None if there is none, or an older one.
+
+    Raises:
+        BackupdError: as `open_catalog`.
+    """
+    if isinstance(place, Path) and not place.exists():
+        return None
+    database = open_file_there(place, timeout) if isinstance(place, Path) else open_server_there(place, timeout)
+    try:
+        found = current(database)
+    except BaseException:
+        database.close()
+        raise
+    if found is None:
+        database.close()
+        return None
+    return Catalog(database, EmbeddedQueue(database), found)

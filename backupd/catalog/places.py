@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Engine, create_engine, event
 
@@ -60,11 +61,24 @@ def open_file(path: Path, timeout: float) -> Database:
             object_name=str(path),
             hint="look at its folder, or name another with --state",
         ) from None
+    return _file(URL.create("sqlite", database=str(path.absolute())), str(path), timeout)
+
+
+def open_file_there(path: Path, timeout: float) -> Database:
+    """A catalog in a file that is there; neither the file nor its folder is made or changed.
+
+    That it is gone is told by the first use.
+    """
+    place = "file:" + quote(str(path.absolute()))
+    return _file(URL.create("sqlite", database=place, query={"mode": "rw", "uri": "true"}), str(path), timeout)
+
+
+def _file(url: URL, name: str, timeout: float) -> Database:
     # isolation_level: the driver begins no transactions of its own accord, so tables are made in ours
     driver: dict[str, Any] = {"timeout": timeout, "isolation_level": None, "check_same_thread": False}
-    engine = _engine(URL.create("sqlite", database=str(path.absolute())), driver)
+    engine = _engine(url, driver)
     event.listen(engine, "connect", _prepare)
-    return Database(engine, str(path))
+    return Database(engine, name)
 
 
 def _refuse_leftovers(path: Path) -> None:
@@ -79,11 +93,22 @@ def _refuse_leftovers(path: Path) -> None:
 
 
 def open_server(server: Server, timeout: float) -> Database:
-    """A catalog on a server.
+    """A catalog on a server; a schema that is not there is made.
 
     Raises:
         Unreachable: it cannot be reached, or refuses.
     """
+    database = open_server_there(server, timeout)
+    try:
+        _make_schema(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def open_server_there(server: Server, timeout: float) -> Database:
+    """A catalog on a server; nothing is made. That it cannot be reached is told by the first use."""
     url = URL.create(
         "postgresql+psycopg",
         username=server.user or None,
@@ -95,13 +120,7 @@ def open_server(server: Server, timeout: float) -> Database:
     wait = int(timeout * 1000)
     words = f"-c search_path={_SCHEMA} -c lock_timeout={wait} -c client_min_messages=warning"
     driver = {"connect_timeout": max(2, int(timeout)), "application_name": "backupd", "options": words}
-    database = Database(_engine(url, driver), str(server))
-    try:
-        _make_schema(database)
-    except BaseException:
-        database.close()
-        raise
-    return database
+    return Database(_engine(url, driver), str(server))
 
 
 def _engine(url: URL, driver: dict[str, Any]) -> Engine:

@@ -196,6 +196,8 @@ class _Check:
             said = f"runs are up to {written(gap)} apart: this cannot be kept"
             self.warnings.append(self._at(("objectives", "rpo"), said))
         self._rhythms(policy, gap)
+        self._proofs(policy)
+        self._not_yet(policy)
 
     def _rhythms(self, policy: Policy, gap: timedelta | None) -> None:
         """Proofs that come more rarely than snapshots go, and runs of which each is put off."""
@@ -212,6 +214,30 @@ class _Check:
             if all(planned.postponed for planned in coming):
                 said = "these windows put off every run: the schedule says other times than it means"
                 self.warnings.append(self._at(("schedule", "blackout"), said))
+
+    def _proofs(self, policy: Policy) -> None:
+        """Verifications that would be taken for one another, and those for which no key is named beside the one that writes."""
+        levels: set[str] = set()
+        keys = policy.keys
+        for n, verify in enumerate(policy.verify):
+            where: Where = ("verify", n, "level")
+            if verify.level in levels:
+                self.faults.append(self._at(where, f"two verifications are of level {verify.level}: give one"))
+            levels.add(verify.level)
+            able, wanted = (keys.read, "read") if verify.level == "content" else (keys.check or keys.read, "check")
+            if keys.write and not able:
+                said = f"keys names no {wanted} key: this is left to a host that has one"
+                self.warnings.append(self._at(where, said))
+
+    def _not_yet(self, policy: Policy) -> None:
+        """What may stand in a policy already, and does nothing in this version."""
+        if policy.drill:
+            said = "drills are not built yet in this version: none is run, and status says that no restore is proven"
+            self.warnings.append(self._at(("drill",), said))
+        for n, notify in enumerate(policy.notify):
+            if "lock_short" in notify.on:
+                said = "nothing watches locks yet in this version: lock_short is never told; `policy check` looks at the bucket"
+                self.warnings.append(self._at(("notify", n, "on"), said))
 
     def _source(self, source: Source, where: Where) -> None:
         try:

@@ -200,7 +200,7 @@ def _repositories(seen: Overview) -> Iterator[Metric]:
         "lock_short",
         "1: snapshots are locked for less time than the policy promises.",
         ("policy",),
-        (((r.policy,), float(r.lock_short)) for r in places),
+        (((r.policy,), float(r.lock_short) if r.lock_short is not None else None) for r in places),
     )
     yield _gauge(
         "catalog_mismatch",

@@ -22,7 +22,7 @@ class Health:
     Attributes:
         alive: the main loop turns.
         ready: policies are loaded, and it is not on its way out.
-        word: why not, in a word: "starting", "stalled", "draining".
+        word: why not, in a word: "starting", "failing", "stalled", "draining".
     """
 
     alive: bool
@@ -143,14 +143,14 @@ class RepositoryView:
 
     Attributes:
         place: its address, without any secret.
-        lock_short: its snapshots are locked for less time than the policy promises.
+        lock_short: its snapshots are locked for less time than the policy promises; None: nobody has looked.
         catalog_mismatch: the catalog and the repository do not tell the same.
     """
 
     policy: str
     bytes: int | None = None
     locked_until: datetime | None = None
-    lock_short: bool = False
+    lock_short: bool | None = None
     catalog_mismatch: bool = False
     place: str = ""
 

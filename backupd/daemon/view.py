@@ -1,13 +1,15 @@
 """Makes the overview: from the catalog, the policies in force and the state of the loop. Called by the web server's threads."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 from backupd.catalog.opening import Catalog
 from backupd.catalog.runs import Run
+from backupd.config.policies import repository_of
 from backupd.config.version import VERSION
+from backupd.daemon.commands import can
 from backupd.daemon.overview import (
     DURATION_BOUNDS,
     AlertView,
@@ -34,6 +36,8 @@ from backupd.policy.model import Policy
 from backupd.policy.schedule import Timing
 
 _STALE = timedelta(minutes=3)
+_GONE = timedelta(days=1)
+"""A worker that was not heard of for so long is no worker any more: each start of a daemon is one of its own."""
 _SPARKS = 14
 _RECENT = 25
 _OVERDUE = 1.5
@@ -64,6 +68,8 @@ class Viewer:
             return Health(alive=True, ready=False, word="starting")
         if self.ticks() - state.last_step > STALLED:
             return Health(alive=False, ready=False, word="stalled")
+        if state.failing_since is not None:
+            return Health(alive=True, ready=False, word="failing")
         return Health(alive=True, ready=not state.draining, word="draining" if state.draining else "ok")
 
     def overview(self) -> Overview:
@@ -83,7 +89,9 @@ class Viewer:
             running=tuple(self._running()),
             queue=self._queue(now),
             workers=tuple(
-                WorkerView(name, at, now - at > _STALE) for name, at in sorted(catalog.heartbeats.all().items())
+                WorkerView(name, at, now - at > _STALE)
+                for name, at in sorted(catalog.heartbeats.all().items())
+                if now - at < _GONE
             ),
             brakes=tuple(_brakes(policies, standings)),
             alerts=tuple(AlertView(a.event, a.policy, a.source, a.opened, a.sentence) for a in alerts),
@@ -105,6 +113,7 @@ class Viewer:
         runs = {(d.policy, d.source, d.day): (d.good, d.bad) for d in self.catalog.days(now - timedelta(days=DAYS))}
         sparks = self.catalog.runs.last(_SPARKS)
         drills = self.catalog.drills.newest(passed_only=True)
+        planned = self.catalog.plans.planned()
         found = []
         for status in statuses:
             policy = by_name[status.policy or ""]
@@ -123,7 +132,7 @@ class Viewer:
                     _seconds(status.rpo),
                     status.used(now),
                     status.last_good,
-                    status.next_run,
+                    _next_run(policy, status, planned, now),
                     policy.schedule.timezone if policy.schedule else "UTC",
                     status.drilled_at,
                     _seconds(every),
@@ -154,6 +163,8 @@ class Viewer:
         for policy in policies:
             for level, every in {verify.level: verify.every for verify in policy.verify}.items():
                 good = newest.get((policy.policy, level))
+                if good is None and not can(policy, "verify", level):
+                    continue  # left to a host that has the key: nothing is known of it here
                 begun = min(
                     (at for name, at in since.items() if name.startswith(f"since:{policy.policy}/")), default=now
                 )
@@ -185,6 +196,14 @@ class Viewer:
             yield NotificationTotals(notifier, outcome or "waiting", count)
 
 
+def _next_run(policy: Policy, status: SourceStatus, planned: Mapping[str, datetime], now: datetime) -> datetime | None:
+    """When the source runs next; a time that has passed if a run is due that nobody has put into the queue."""
+    timing = policy.timing(status.name)
+    last = planned.get(timing.key)
+    waiting = timing.due(last, now) if last is not None and can(policy, "run") else []
+    return waiting[0].start if waiting else status.next_run or timing.next_start(now)
+
+
 def _seconds(length: timedelta | None) -> float | None:
     return length.total_seconds() if length is not None else None
 
@@ -193,12 +212,14 @@ def _days(
     status: SourceStatus, policy: Policy, runs: dict[tuple[str, str, date], tuple[int, int]], now: datetime
 ) -> tuple[DayView, ...]:
     today = now.astimezone(UTC).date()
-    due = _due_days(policy.timing(status.name), today) if policy.schedule else frozenset()
+    # neither the name nor the jitter moves the day for which a run is planned: sources of one schedule share the answer
+    timing = replace(policy.timing(status.name), key="", jitter=timedelta(0))
+    due = _due_days(timing, today) if policy.schedule else frozenset()
     found: list[DayView] = []
     begun = False
     for back in reversed(range(DAYS)):
         day, count = today - timedelta(days=back), status.strip[DAYS - 1 - back]
-        good, bad = runs.get((policy.policy, status.name, day), (0, 0))
+        good, bad = runs.get((policy.policy, policy.source_of(status.name), day), (0, 0))
         begun = begun or bool(count or good or bad)
         missed = begun and back > 0 and day in due
         state: DayState = "ok" if count or good else "failed" if bad else "missed" if missed else "none"
@@ -224,7 +245,10 @@ def _brakes(policies: Iterable[Policy], standings: Standings) -> Iterator[BrakeV
     for policy in policies:
         seen = standings.seen.get(policy.policy)
         for brake in seen.brakes if seen else ():
-            command = f"backupctl brake release {quoted(brake.source)} --repository {quoted(policy.repository.url)}"
+            if not any(source.covers(brake.source) for source in policy.sources):
+                continue  # another policy's, which stores in the same repository
+            place = quoted(str(repository_of(policy)))
+            command = f"backupctl brake release {quoted(brake.source)} --repository {place}"
             yield BrakeView(policy.policy, brake.source, brake.since or seen.at, brake.reason, command)  # type: ignore[union-attr]
 
 
@@ -233,7 +257,7 @@ def _repositories(policies: Iterable[Policy], standings: Standings) -> Iterator[
         seen = standings.seen.get(policy.policy)
         if seen is not None:
             yield RepositoryView(
-                policy.policy, seen.bytes, seen.locked_until, False, seen.vanished > 0, policy.repository.url
+                policy.policy, seen.bytes, seen.locked_until, None, seen.vanished > 0, policy.repository.url
             )
 
 

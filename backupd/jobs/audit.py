@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backupd.config.clock import fine_stamp, parse_stamp
 from backupd.crypto.keyfile import Role
@@ -27,6 +27,10 @@ from backupd.repo.repository import Repository, SnapshotView, read_object
 from backupd.repo.trust import Identity, Trust, WriterEntry, decode_trust
 from backupd.report import Problem, Reporter
 
+if TYPE_CHECKING:
+    from backupd.catalog.audit import Audit as CatalogAudit
+
+_PAGE = 500
 _SIGNERS = (*Right.READ.value, Role.CHECK, Role.PRUNE, Role.ROOT)
 
 
@@ -137,6 +141,20 @@ def read_audit(repo: Repository) -> Audit:
     entries += _of_trust(repo)
     hidden = history.hidden + len(history.hidden_records)
     return Audit(merge(entries), hidden, [*history.problems, *history.record_problems])
+
+
+def of_catalog(audit: "CatalogAudit") -> Iterator[Entry]:
+    """What the daemon of this machine wrote down of its own doings."""
+    after = 0
+    while page := audit.page(after=after, limit=_PAGE):
+        for entry in page:
+            source = entry.detail.get("source")
+            told = ", ".join(f"{key}: {value}" for key, value in sorted(entry.detail.items()) if value is not None)
+            action, thing = f"daemon {entry.action}", entry.object_name
+            yield Entry(
+                fine_stamp(entry.at), entry.who, "daemon", action, thing, told, "", str(source) if source else None
+            )
+        after = page[-1].n
 
 
 def merge(*histories: Iterable[Entry]) -> list[Entry]:

@@ -3,12 +3,12 @@
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import stream_digest
@@ -23,6 +23,7 @@ from backupd.report import Reporter
 
 BATCH = 16
 AHEAD_BATCHES = 10
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,30 +146,52 @@ def joined(
         report: progress.
     """
     running = stream_digest()
-    threads = min(8, max(2, len(os.sched_getaffinity(0))))
-    refs = walk(root.top, root.kind, reader.node_loader(), totals=root.totals)
-    pending: deque[Future[list[bytes]]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="open") as pool:
-        try:
-            while True:
-                while len(pending) < AHEAD_BATCHES and (batch := list(islice(refs, BATCH))):
-                    for pack in {ref.pack for ref in batch}:
-                        cache.prefetch(pack)
-                    pending.append(pool.submit(_open_batch, reader, batch, root.kind))
-                if not pending:
-                    break
-                for plain in pending.popleft().result():
-                    if digest is not None:
-                        running.update(plain)
-                    report.advance(len(plain))
-                    yield plain
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    for plain in opened(walk(root.top, root.kind, reader.node_loader(), totals=root.totals), root.kind, reader, cache):
+        if digest is not None:
+            running.update(plain)
+        report.advance(len(plain))
+        yield plain
     if digest is not None and running.hexdigest() != digest:
         raise IntegrityError(
             "the restored stream is not the one that was captured", hint="please report this: it is a bug"
         )
 
 
-def _open_batch(reader: ChunkReader, batch: list[ChunkRef], kind: Kind) -> list[bytes]:
-    return [reader.read(ref, kind) for ref in batch]
+def opened(refs: Iterator[ChunkRef], kind: Kind, reader: ChunkReader, cache: PackCache) -> Iterator[bytes]:
+    """Chunks in the order in which they are asked for, opened ahead by a few threads."""
+    return read_ahead(refs, lambda ref: reader.read(ref, kind), reader.expect, cache)
+
+
+def read_ahead(
+    refs: Iterator[ChunkRef],
+    read: Callable[[ChunkRef], _T],
+    expect: Callable[[Sequence[ChunkRef]], None],
+    cache: PackCache,
+) -> Iterator[_T]:
+    """What is read of chunks, in the order in which they are asked for, ahead and by a few threads.
+
+    Args:
+        refs: the chunks.
+        read: reads one of them.
+        expect: told of those that are read next.
+        cache: where packs come from.
+    """
+    threads = min(8, max(2, len(os.sched_getaffinity(0))))
+    pending: deque[Future[list[_T]]] = deque()
+
+    def some(batch: list[ChunkRef]) -> list[_T]:
+        return [read(ref) for ref in batch]
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="open") as pool:
+        try:
+            while True:
+                while len(pending) < AHEAD_BATCHES and (batch := list(islice(refs, BATCH))):
+                    expect(batch)
+                    for pack in {ref.pack for ref in batch}:
+                        cache.prefetch(pack)
+                    pending.append(pool.submit(some, batch))
+                if not pending:
+                    break
+                yield from pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

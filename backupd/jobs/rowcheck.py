@@ -1,7 +1,5 @@
 """Are these rows the ones that a manifest tells of? Asked of stored streams, of restored tables, and of live ones."""
 
-import base64
-import binascii
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +9,7 @@ from backupd.crypto.primitives import stream_digest
 from backupd.engines.base import StreamInfo, View
 from backupd.errors import IntegrityError, SourceIncomplete, UsageError
 from backupd.jobs.capture import LARGE_ROWS, Readers
+from backupd.repo.content import tree_top
 from backupd.repo.reading import ChunkReader
 from backupd.repo.rowdigest import RowDigest
 from backupd.repo.snapshot import StreamRoot
@@ -83,12 +82,8 @@ def check_rows(
     found = hash_rows(rows, id_key)
     if (found.hexdigest(), found.rows) != (described["digest"], described["rows"]):
         raise IntegrityError(f"the stored rows of {described['name']} are not the ones that were captured")
-    try:
-        top = base64.b64decode(described["content"], validate=True)
-    except (TypeError, binascii.Error):
-        raise IntegrityError(f"the list of what is in {described['name']} cannot be read") from None
     entries = 0
-    for _ in walk_content(top, lambda ref: reader.read(ref, Kind.CONTENT), rows=found.rows):
+    for _ in walk_content(tree_top(described), lambda ref: reader.read(ref, Kind.CONTENT), rows=found.rows):
         entries += 1
         if entries > root.chunks:
             break

@@ -16,31 +16,40 @@ from backupd.repo.reading import unnamed_file
 DEPTH = 4
 
 
-class _Spill:
-    """Sealed buffers in an unlinked file, written and read front to back."""
+class SealedFile:
+    """Sealed blocks in an unlinked file of this process: a spool for what memory does not hold."""
 
     def __init__(self, folder: Path) -> None:
         self._file = unnamed_file(folder, ".spill-")
         self._key = random_bytes(32)
-        self._lengths: list[int] = []
-        self._read_at = 0
+        self._places: list[tuple[int, int]] = []
+        self._end = 0
 
     def _key_nonce(self, n: int) -> bytes:
         return expand(self._key, b"spill" + n.to_bytes(8, "little"), 44)
 
-    def write(self, data: bytes | bytearray) -> None:
-        sealed = gcm_seal(self._key_nonce(len(self._lengths)), data, b"")
-        self._file.seek(0, 2)
-        self._file.write(sealed)
-        self._lengths.append(len(sealed))
+    def __len__(self) -> int:
+        """How many blocks there are."""
+        return len(self._places)
 
-    def read(self, n: int) -> bytes:
-        self._file.seek(self._read_at)
-        sealed = self._file.read(self._lengths[n])
-        self._read_at += len(sealed)
-        return gcm_open(self._key_nonce(n), sealed, b"")
+    def write(self, data: bytes | bytearray) -> int:
+        """Keep a block; returns its number."""
+        number = len(self._places)
+        sealed = gcm_seal(self._key_nonce(number), data, b"")
+        self._file.seek(self._end)
+        self._file.write(sealed)
+        self._places.append((self._end, len(sealed)))
+        self._end += len(sealed)
+        return number
+
+    def read(self, number: int) -> bytes:
+        """A block."""
+        at, length = self._places[number]
+        self._file.seek(at)
+        return gcm_open(self._key_nonce(number), self._file.read(length), b"")
 
     def close(self) -> None:
+        """Give the space back."""
         self._file.close()
 
 
@@ -53,7 +62,7 @@ class ReadAhead:
         self._folder = folder
         self._change = threading.Condition()
         self._memory: deque[bytes | bytearray] = deque()
-        self._spill: _Spill | None = None
+        self._spill: SealedFile | None = None
         self.spilled = 0
         self._ended = self._stopped = False
         self._error: BaseException | None = None
@@ -77,7 +86,7 @@ class ReadAhead:
         with self._change:
             while self._spill is None and not self._stopped and len(self._memory) >= DEPTH:
                 if self._view.pressing:
-                    self._spill = _Spill(self._folder)
+                    self._spill = SealedFile(self._folder)
                     break
                 self._change.wait(0.2)
             if self._stopped:

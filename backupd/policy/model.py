@@ -321,9 +321,13 @@ class Policy(Model):
             raise ValueError("name at least one")
         return value
 
+    def source_of(self, name: str) -> str:
+        """The name of the source with which one in the repository runs: its own, or that of its whole server."""
+        return next((source.name for source in self.sources if source.covers(name)), name)
+
     def timing(self, source: str) -> Timing:
-        """When a source of that name runs."""
-        key, when = f"{self.policy}/{source}", self.schedule
+        """When a source of that name runs; the databases of a server run with it."""
+        key, when = f"{self.policy}/{self.source_of(source)}", self.schedule
         if when is None:
             return Timing(key)
         return Timing(key, when.cron, when.every, when.timezone, when.jitter, when.catch_up, when.windows)

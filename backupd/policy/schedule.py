@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import islice, pairwise, takewhile
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -22,6 +23,7 @@ PROMPT = timedelta(minutes=5)
 BACK = timedelta(hours=1)
 """How far a clock may be put back without what was planned being forgotten."""
 _INSTANT = timedelta(seconds=1)
+_AT_ONCE = 16
 _LOOK_BACK = tuple(timedelta(days=days) for days in (1 / 24, 1, 8, 400, 9 * 366))
 
 
@@ -48,18 +50,29 @@ def fire_times(cron: str | None, every: timedelta | None, zone: str, after: date
     not move it.
     """
     if cron is not None:
-        last = after
-        for moment in CronSim(cron, after.astimezone(ZoneInfo(zone))):
-            at = moment.astimezone(UTC)
-            if at > last:  # inside an hour that comes twice, cronsim begins with the first of the two again
-                yield at
-                last = at
+        fires = _some(cron, zone, after.astimezone(UTC).replace(minute=0, second=0, microsecond=0))
+        while fires:
+            yield from (at for at in fires if at > after)
+            fires = _some(cron, zone, fires[-1])
     elif every is not None:
         step = int(every.total_seconds())
         at_second = int(after.timestamp()) // step * step
         while True:
             at_second += step
             yield datetime.fromtimestamp(at_second, UTC)
+
+
+@lru_cache(maxsize=4096)
+def _some(cron: str, zone: str, after: datetime) -> tuple[datetime, ...]:
+    """The first moments after `after` that an expression names; remembered, for many sources have one schedule."""
+    found: list[datetime] = []
+    for moment in CronSim(cron, after.astimezone(ZoneInfo(zone))):
+        at = moment.astimezone(UTC)
+        if at > (found[-1] if found else after):  # in an hour that comes twice, cronsim begins with the first again
+            found.append(at)
+        if len(found) == _AT_ONCE:
+            break
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,8 +74,8 @@ def judge(history: Iterable[Night], tonight: Night) -> list[Alarm]:
         greatest loss first. Nothing for a source of which no night is known.
     """
     before = [n for n in history if n.taken_at <= tonight.taken_at]
-    if any(later.taken_at <= earlier.taken_at for earlier, later in pairwise(before)):
-        before.sort(key=lambda n: (n.taken_at, n.read_bytes, n.stored_bytes, n.rows or 0))
+    if any(later.taken_at < earlier.taken_at for earlier, later in pairwise(before)):
+        before.sort(key=lambda n: n.taken_at)  # of two of one second the order that they were given in counts
     if not before:
         return []
     counted = [n for n in before if n.tables is not None]

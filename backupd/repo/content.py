@@ -3,11 +3,14 @@
 A thief of a write key can seal and sign any JSON. Here it becomes either what the rest of the program expects, or damage.
 """
 
+import base64
+import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backupd.crypto.chunks import Kind
+from backupd.errors import IntegrityError
 from backupd.repo.format import label, natural
 
 WORDS = {Kind.ROWS: "rows", Kind.PAGES: "pages", Kind.SCHEMA: "schema", Kind.CONTENT: "content"}
@@ -44,6 +47,18 @@ def check_content(document: dict[str, Any], kinds: Sequence[Kind]) -> None:
         raise ValueError("tables that stand twice, or streams of no table")
     for table in tables:
         _table(table, stored=table["name"] in rows)
+
+
+def tree_top(stream: Mapping[str, Any]) -> bytes:
+    """The top node of the content tree of a stream of rows.
+
+    Raises:
+        IntegrityError: there is none.
+    """
+    try:
+        return base64.b64decode(stream["content"], validate=True)
+    except (TypeError, binascii.Error):
+        raise IntegrityError(f"the list of what is in {stream['name']} cannot be read") from None
 
 
 def _stream(stream: dict[str, Any]) -> None:

@@ -9,26 +9,30 @@ import contextlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
 
 from backupd.crypto.chunks import BLOB_OVERHEAD, ChunkHead, ChunkNamer, ChunkSealer, Kind
-from backupd.crypto.envelope import Envelope
+from backupd.crypto.envelope import MAX_ENVELOPE_BYTES, Envelope
 from backupd.crypto.primitives import Unauthentic
 from backupd.errors import BackupdError, IntegrityError, KeyProblem, MissingObject
 from backupd.repo.codecs import MAX_DELTA, RowDelta, decode, parse_row_delta
 from backupd.repo.compression import decompress
-from backupd.repo.format import pack_name
+from backupd.repo.format import FRAME_BYTES, pack_name
 from backupd.repo.nodes import ChunkRef
 from backupd.repo.pack import MAX_HEAD, MAX_PACK_BYTES, Pack, parse_head, parse_pack
 from backupd.repo.repository import Repository, read_object
+from backupd.repo.slices import StoreSlices
 from backupd.store.base import LocalObjects, ObjectMissing
 
 PACKS_IN_MEMORY = 6
 FILES_OPEN = 256
+HEADS_KEPT = 4096
+MOST_ASKED = 64 * 1024 * 1024
+"""Bytes that are fetched ahead; what nobody has come for until then is forgotten."""
 SPOOL_BYTES = 2 * 1024**3
 
 
@@ -124,12 +128,21 @@ class PackCache:
     """Packs to read from. Safe for several threads.
 
     Of a store whose objects are files of this machine nothing is kept: slices are read where they are. From others packs are
-    fetched whole, `keep` of them stay in memory, and those that are needed again go to the spool, if there is one.
+    fetched whole, `keep` of them stay in memory, and those that are needed again go to the spool, if there is one. A `sparse`
+    cache is for readers of a few chunks here and there: nothing is fetched but their slices, and what is announced to
+    `expect` is fetched ahead.
     """
 
     def __init__(
-        self, repo: Repository, *, spool: Spool | None = None, fetchers: int = 4, keep: int = PACKS_IN_MEMORY
+        self,
+        repo: Repository,
+        *,
+        spool: Spool | None = None,
+        fetchers: int = 4,
+        keep: int = PACKS_IN_MEMORY,
+        sparse: bool = False,
     ) -> None:
+        self._sparse, self._asked = sparse, 0
         self._repo = repo
         self._spool = spool
         self._lock = threading.Lock()
@@ -137,6 +150,7 @@ class PackCache:
         self._packs: OrderedDict[bytes, Future[OpenPack]] = OrderedDict()
         self._spooled: dict[bytes, OpenPack] = {}
         self._files: dict[bytes, OpenPack] = {}
+        self._slices: dict[bytes, StoreSlices] = {}
         self._local = repo.store if isinstance(repo.store, LocalObjects) else None
         self._pool = ThreadPoolExecutor(fetchers, thread_name_prefix="fetch")
         self.uses: dict[bytes, int] | None = None
@@ -144,11 +158,39 @@ class PackCache:
 
     def prefetch(self, digest: bytes) -> None:
         """Begin to fetch a pack unless it is here already; what is wrong with it, whoever needs it is told."""
+        if self._sparse:
+            return
         if self._local is None:
             self._fetching(digest)
             return
         with contextlib.suppress(BackupdError):
             self.get(digest)
+
+    def expect(self, refs: Iterable[ChunkRef]) -> None:
+        """Chunks that will be read soon; what they lean on is a matter of its own. Only a sparse cache needs to know."""
+        if not self._sparse or self._local is not None:
+            return
+        wanted: dict[bytes, list[tuple[int, int]]] = {}
+        for ref in refs:
+            wanted.setdefault(ref.pack, []).append((ref.offset, ref.payload_length + BLOB_OVERHEAD))
+            self._asked += ref.payload_length
+        if self._asked > MOST_ASKED:
+            self._asked = 0
+            for pack in self._slices.values():
+                pack.forget()
+        for digest, slices in wanted.items():
+            self._remote(digest).ask(self._pool, slices)
+
+    def _remote(self, digest: bytes) -> StoreSlices:
+        with self._lock:
+            found = self._slices.get(digest)
+            if found is None:
+                found = self._slices[digest] = StoreSlices(self._repo.store, pack_name(digest), self._count)
+        return found
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self.fetched_bytes += size
 
     def _fetching(self, digest: bytes) -> Future[OpenPack]:
         with self._lock:
@@ -163,8 +205,10 @@ class PackCache:
             return future
 
     def _shrink(self) -> None:
-        while len(self._packs) > self._keep:
+        while len(self._packs) > (HEADS_KEPT if self._sparse else self._keep):
             digest, future = self._packs.popitem(last=False)
+            if self._sparse:
+                continue
             wanted = self.uses is None or self.uses.get(digest, 0) > 0
             if self._spool and wanted and future.done() and not future.exception():
                 pack = future.result()
@@ -173,18 +217,28 @@ class PackCache:
 
     def _fetch(self, digest: bytes) -> OpenPack:
         name = pack_name(digest)
+        if self._sparse:
+            envelope, _ = parse_head(self._head(digest), name, self._repo.id)
+            return OpenPack(name, envelope, self._remote(digest))
         data = read_object(self._repo.store, name)
-        with self._lock:
-            self.fetched_bytes += len(data)
+        self._count(len(data))
         pack = parse_pack(data, name, self._repo.id, check_hash=False)
         return OpenPack(name, pack.envelope, _InMemory(pack.data))
+
+    def _head(self, digest: bytes) -> bytes:
+        """A pack's beginning, as far as its envelope goes."""
+        slices = self._remote(digest)
+        start = slices.read(0, FRAME_BYTES + 4)
+        length = int.from_bytes(start[FRAME_BYTES:], "little")
+        return start + slices.read(len(start), min(length, MAX_ENVELOPE_BYTES))
 
     def _open_file(self, store: LocalObjects, digest: bytes) -> OpenPack:
         name = pack_name(digest)
         try:
             slices = _InFile(store.open_file(name))
             head = slices.read(0, MAX_HEAD)
-            slices.expect()
+            if not self._sparse:
+                slices.expect()
         except ObjectMissing:
             raise MissingObject(f"{name} is missing from the storage", object_name=name) from None
         except OSError as error:
@@ -237,9 +291,12 @@ class ChunkReader:
         repo: the repository.
         cache: where packs come from.
         owner: the envelope of the snapshot that is read: packs of another writer or epoch are refused.
+        keep: how many of the chunks that were asked for last are kept: others that lean on one need not read it again.
     """
 
-    def __init__(self, repo: Repository, cache: PackCache, owner: Envelope | None = None) -> None:
+    def __init__(self, repo: Repository, cache: PackCache, owner: Envelope | None = None, *, keep: int = 0) -> None:
+        self._kept: OrderedDict[tuple[bytes, Kind], bytes] = OrderedDict()
+        self._keep = keep
         self._repo = repo
         self._cache = cache
         self._owner = (owner.writer, owner.epoch) if owner else None
@@ -287,16 +344,24 @@ class ChunkReader:
         Raises:
             IntegrityError: naming the pack that is missing, damaged or forged.
         """
-        if not ref.bases:
-            return self._read(ref, kind, {}, check=True)
+        if (ready := self._kept.get((ref.id, kind))) is not None:
+            return ready
         try:
-            return self._read(ref, kind, {}, check=False)
+            plain = self._read(ref, kind, {}, check=not ref.bases)
         except Unauthentic:
-            return self._read(ref, kind, {}, check=True)
+            if not ref.bases:
+                raise
+            plain = self._read(ref, kind, {}, check=True)
+        if self._keep:
+            with self._lock:
+                self._kept[ref.id, kind] = plain
+                if len(self._kept) > self._keep:
+                    self._kept.popitem(last=False)
+        return plain
 
     def _read(self, ref: ChunkRef, kind: Kind, done: dict[int, bytes], *, check: bool, top: bool = True) -> bytes:
         """Read a chunk and what it leans on, each once."""
-        ready = done.get(id(ref))
+        ready = done.get(id(ref)) or self._kept.get((ref.id, kind))
         if ready is not None:
             return ready
         bases = [self._read(base, kind, done, check=check, top=False) for base in ref.bases]
@@ -354,6 +419,16 @@ class ChunkReader:
             raise IntegrityError(f"a row delta in {name} cannot be read: {error.message}", object_name=name) from None
         self._cache.used(ref)
         return delta
+
+    def expect(self, refs: Iterable[ChunkRef]) -> None:
+        """Chunks that will be read soon, with all that they lean on."""
+        waiting, met = list(refs), {}
+        while waiting:
+            ref = waiting.pop()
+            if (ref.id, ref.codec) not in met:
+                met[ref.id, ref.codec] = ref
+                waiting += ref.bases
+        self._cache.expect(met.values())
 
     def node_loader(self) -> Callable[[ChunkRef], bytes]:
         """What `nodes.walk` loads structure nodes with."""

@@ -236,14 +236,23 @@ def _walk(
         if node.level == 0:
             yield entry.ref
         elif not seen(entry.ref):
-            child = _child(node, decode_node(load(entry.ref), STRUCTURE, kind))
-            if _totals(child) != (entry.chunks, entry.bytes):
-                raise IntegrityError("a list node holds other totals than its parent says")
-            yield from _walk(child, kind, load, seen)
+            yield from _walk(below(node.level, entry, kind, load), kind, load, seen)
 
 
-def _child(node: Node, child: Node) -> Node:
-    if child.level != node.level - 1:
+def below(level: int, entry: Entry, kind: Kind, load: Callable[[ChunkRef], bytes]) -> Node:
+    """The node that an entry of a structure node at that level, which is above 0, stands for.
+
+    Raises:
+        IntegrityError: it is not what its parent says.
+    """
+    child = _child(level, decode_node(load(entry.ref), STRUCTURE, kind))
+    if _totals(child) != (entry.chunks, entry.bytes):
+        raise IntegrityError("a list node holds other totals than its parent says")
+    return child
+
+
+def _child(level: int, child: Node) -> Node:
+    if child.level != level - 1:
         raise IntegrityError("a list node stands at the wrong level")
     return child
 
@@ -270,7 +279,7 @@ def _walk_content(node: Node, load: Callable[[ChunkRef], bytes]) -> Iterator[Con
         yield from node.content
         return
     for entry, said in zip(node.entries, node.content, strict=True):
-        child = _child(node, decode_node(load(entry.ref), CONTENT, Kind.ROWS))
+        child = _child(node.level, decode_node(load(entry.ref), CONTENT, Kind.ROWS))
         if not child.content or summary(child.content) != ContentEntry(said.rows, said.first, said.last):
             raise IntegrityError("a content node says other than its parent")
         yield from _walk_content(child, load)

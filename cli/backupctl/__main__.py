@@ -22,6 +22,7 @@ VERBS = {
     "catalog": "catalog",
     "completion": "completion",
     "demo": "demo",
+    "diff": "diff",
     "doctor": "doctor",
     "export": "export",
     "forget": "forget",
@@ -40,7 +41,7 @@ VERBS = {
     "verify": "verify",
 }
 PLANNED = {
-    **dict.fromkeys(("drill", "diff", "find", "recover", "query", "posture", "evidence"), frozenset[str]()),
+    **dict.fromkeys(("drill", "find", "recover", "query", "posture", "evidence"), frozenset[str]()),
     "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
 }

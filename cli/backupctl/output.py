@@ -6,7 +6,7 @@ carries a meaning, and nothing prints what a key file or a record holds.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from backupd.errors import BackupdError
@@ -31,9 +31,29 @@ def note(text: str) -> None:
 
 def document(verb: str, values: Mapping[str, Any], *, ok: bool = True) -> None:
     """The JSON document of a verb."""
+    sys.stdout.write(_document(verb, values, ok) + "\n")
+
+
+def _document(verb: str, values: Mapping[str, Any], ok: bool) -> str:
     whole = {"schema": f"backupctl/{verb.replace(' ', '-')}/1", "ok": ok, **values}
-    narrow = not (sys.stdout.encoding or "").lower().startswith("utf")
-    sys.stdout.write(json.dumps(whole, indent=2, ensure_ascii=narrow) + "\n")
+    return json.dumps(whole, indent=2, ensure_ascii=_narrow())
+
+
+def _narrow() -> bool:
+    return not (sys.stdout.encoding or "").lower().startswith("utf")
+
+
+def item(value: object) -> str:
+    """An item of a long list in a document."""
+    return "    " + json.dumps(value, ensure_ascii=_narrow())
+
+
+def long_document(verb: str, values: Mapping[str, Any], name: str, items: Iterable[str]) -> None:
+    """The document of a verb with a list too long for memory at its end; `items` are made by `item`."""
+    sys.stdout.write(_document(verb, values, True).removesuffix("\n}") + f',\n  "{name}": [')
+    for n, text in enumerate(items):
+        sys.stdout.write((",\n" if n else "\n") + text)
+    sys.stdout.write("\n  ]\n}\n")
 
 
 def error_values(error: BackupdError) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_verify(ready: User, tmp_path: Path) -> None:
     """A whole history says what was checked; a removed record is 4 and named; it takes the check right."""
     good = ready.run("audit", "verify", "--json", key="check")
     assert good.code == 0, good.out
-    assert good.document["checked"] == {"records": 7, "snapshots": 1, "writers": 1, "trust": 1}
+    assert good.document["checked"] == {"records": 7, "snapshots": 1, "writers": 1, "trust": 1, "catalog": 0}
     assert good.document["problems"] == []
     assert "the history is whole: 7 records, 1 snapshot of 1 writer" in ready.run("audit", "verify", key="check").out
     assert ready.run("audit", "verify", key="write").code == 12
@@ -80,3 +80,32 @@ def test_verify(ready: User, tmp_path: Path) -> None:
     assert bad.code == 4
     assert bad.document["error"]["object"] == "records/read/000000000002"
     assert bad.document["problems"][0]["kind"] == "missing"
+
+
+def test_the_daemons_own_history_stands_among_it(tmp_path: Path) -> None:
+    """What the daemon wrote down is shown beside the repository's history; one entry changed by hand is exit 4, naming it."""
+    import sqlite3
+    from datetime import UTC, datetime
+
+    from backupd.config.paths import state_base
+    from backupd.wiring import open_catalog
+
+    user = User(tmp_path)
+    user.init()
+    user.back_up()
+    assert not list(tmp_path.rglob("catalog.sqlite"))
+    base = state_base(str(Path(user.env()["XDG_STATE_HOME"]) / "backupd"))
+    with open_catalog(base) as catalog:
+        for n in range(3):
+            facts = {"source": "chinook", "outcome": "failed", "exit": 14}
+            catalog.audit.append("backupd", "run", f"policy-{n}", datetime.now(UTC), facts)
+    shown = user.run("audit", "show", "--json", key="check").document["entries"]
+    assert [(e["role"], e["action"], e["source"]) for e in shown[-3:]] == [("daemon", "daemon run", "chinook")] * 3
+    assert user.run("audit", "verify", "--json", key="check").document["checked"]["catalog"] == 3
+    database = sqlite3.connect(base / "catalog.sqlite")
+    database.execute("update audit set object = 'policy-9' where n = 2")
+    database.commit()
+    database.close()
+    done = user.run("audit", "verify", "--json", key="check")
+    assert done.code == 4
+    assert done.document["error"]["object"] == "catalog entry 2"

@@ -96,6 +96,25 @@ def test_a_rebuild_forgets_what_is_gone_and_keeps_the_runs(user: User) -> None:
         assert len(catalog.runs.list()) == 1
 
 
+def test_what_vanished_is_told_until_somebody_accepts_it(user: User) -> None:
+    """A snapshot that is gone without a signed deletion is counted by each look, and ends only by a person's word."""
+
+    def vanished(*more: str) -> list[int]:
+        done = user.run("catalog", "rebuild", "--policy", "nightly", *more, "--json")
+        return [one["vanished"] for one in done.document["repositories"]]
+
+    def remembered() -> int:
+        with open_catalog(state_of(user)) as catalog:
+            return catalog.repositories.all()["nightly"].vanished
+
+    assert vanished() == [0]
+    newest = max((Path(user.repository) / "snapshots").rglob("*[0-9]"), key=lambda path: path.name)
+    newest.unlink()
+    assert (vanished(), vanished(), remembered()) == ([1], [1], 1)
+    assert (vanished("--accept-vanished"), remembered()) == ([1], 0)
+    assert (vanished(), remembered()) == ([0], 0)
+
+
 def test_one_repository_without_policies(user: User) -> None:
     """With --repository and a key, and a catalog somewhere else."""
     user.environment = {"BACKUPCTL_CATALOG": str(user.folder / "elsewhere.sqlite")}

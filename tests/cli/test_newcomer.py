@@ -34,7 +34,8 @@ def commands() -> list[str]:
     section = (ROOT / "README.md").read_text().split("## Every night, by itself")[1].split("\n## ")[0]
     block = re.search(r"(?:^    .*\n)+", section, re.MULTILINE)
     assert block
-    return [line.strip().split("    # ")[0].strip() for line in block[0].splitlines()]
+    typed = [line.strip().split("    # ")[0].strip() for line in block[0].splitlines()]
+    return [re.sub(r"^systemd-run .*?(?=backupctl )", "", line) for line in typed]
 
 
 def policy(folder: Path, database: str, bucket: str, endpoint: str) -> None:
@@ -46,7 +47,6 @@ def policy(folder: Path, database: str, bucket: str, endpoint: str) -> None:
     document["keys"] = {"write": "file:keys/write.key", "check": "file:keys/check.key"}
     document["schedule"] = {"every": "2s"}
     document["notify"], document["notifiers"] = [], {}
-    del document["drill"]
     folder.mkdir()
     with (folder / "nightly-postgresql.yaml").open("w") as file:
         yaml.dump(document, file)

@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import sqlite3
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backupd.wiring import open_catalog
 from tests.cli.kit import CHINOOK, User
 
 POLICY = """\
@@ -110,3 +114,110 @@ def test_without_policies(user: User) -> None:
         lost = user.run("status", "--json", env=plain)
         assert lost.code == 2
         assert "--config" in lost.document["error"]["hint"]
+
+
+# ---- from the daemon's catalog
+
+
+@pytest.fixture
+def watched(user: User) -> User:
+    """The same user, with a daemon that has looked at the repository and was heard of just now."""
+    assert user.run("run", "nightly", "shop").code == 0
+    user.environment |= {"BACKUPCTL_REPOSITORY": ""}  # as an option that is not given
+    assert user.run("catalog", "rebuild").code == 0
+    beat(user, "host:1")
+    return user
+
+
+def beat(user: User, name: str, ago: timedelta = timedelta(0)) -> None:
+    with open_catalog(user.folder / "state/backupd") as catalog:
+        for known in catalog.heartbeats.all():
+            catalog.heartbeats.forget(known)
+        catalog.heartbeats.beat(name, datetime.now(UTC) - ago)
+
+
+def document(user: User, *more: str) -> dict[str, Any]:
+    return user.run("status", "--json", *more).document
+
+
+def test_the_catalog_and_the_repositories_tell_the_same(watched: User) -> None:
+    """But for who was asked, and when that was true."""
+    fast, slow = document(watched), document(watched, "--direct")
+    assert (fast.pop("from"), slow.pop("from")) == ("catalog", "repositories")
+    assert fast.pop("as_of") <= slow.pop("as_of")
+    for source in (*fast["sources"], *slow["sources"]):
+        del source["rpo_used"]
+    assert fast == slow
+    assert (fast["verdict"], fast["version_cache_bytes"] > 0) == ("ok", True)
+    last = watched.run("status").out.splitlines()[-1]
+    assert last.startswith("asked: the daemon's catalog; ")
+    assert watched.run("status", "--direct").out.splitlines()[-1] == "asked: the repositories"
+
+
+def test_the_catalog_answers_while_the_storage_is_away(watched: User) -> None:
+    """It says as of when; --direct and --repository never ask it."""
+    shutil.move(watched.folder / "repo", watched.folder / "elsewhere")
+    assert document(watched)["verdict"] == "ok"
+    assert document(watched, "--direct")["verdict"] == "breach"
+    assert document(watched, "--repository", str(watched.folder / "repo"))["from"] == "repositories"
+
+
+@pytest.mark.parametrize(
+    ("name", "ago"),
+    [("host:1", timedelta(minutes=6)), ("host:1", timedelta(minutes=-6)), ("web", timedelta(0))],
+    ids=["gone", "from the future", "one that only shows"],
+)
+def test_without_a_daemon_the_catalog_is_not_believed(watched: User, name: str, ago: timedelta) -> None:
+    beat(watched, name, ago)
+    assert document(watched)["from"] == "repositories"
+    assert "(no daemon keeps the catalog up to date)" in watched.run("status").out
+
+
+def test_a_repository_at_which_nobody_looked_is_asked_itself(watched: User) -> None:
+    """One policy more, one that names another place, and one whose look is old."""
+    policy = watched.folder / "policies/nightly.yaml"
+    text = policy.read_text()
+    (watched.folder / "policies/second.yaml").write_text(text.replace("policy: nightly", "policy: second"))
+    assert document(watched)["from"] == "repositories"
+    (watched.folder / "policies/second.yaml").unlink()
+    shutil.move(watched.folder / "repo", watched.folder / "other")
+    policy.write_text(text.replace("/repo", "/other"))
+    moved = document(watched)
+    assert (moved["from"], moved["verdict"]) == ("repositories", "ok")
+    shutil.move(watched.folder / "other", watched.folder / "repo")
+    policy.write_text(text)
+    assert document(watched)["from"] == "catalog"
+    with sqlite3.connect(watched.folder / "state/backupd/catalog.sqlite") as connection:
+        connection.execute("UPDATE repositories SET at = at - ?", (timedelta(days=3) // timedelta(microseconds=1),))
+    assert document(watched)["from"] == "repositories"
+
+
+def test_runs_of_another_host_are_asked_for(watched: User) -> None:
+    """Where the write key is elsewhere, the catalog hears of new snapshots once a day only."""
+    policy = watched.folder / "policies/nightly.yaml"
+    policy.write_text(policy.read_text().replace(f'write: "file:{watched.folder}/keys/write.key", ', ""))
+    assert document(watched)["from"] == "repositories"
+
+
+def test_no_catalog_is_made_or_upgraded_or_believed_blindly(user: User) -> None:
+    """Not one that is not there, nor an empty file, nor a damaged or newer one."""
+    assert user.run("run", "nightly", "shop").code == 0
+    user.environment |= {"BACKUPCTL_REPOSITORY": ""}
+    place = user.folder / "state/backupd/catalog.sqlite"
+    assert document(user)["from"] == "repositories"
+    assert not place.exists()
+    place.touch(0o600)
+    assert document(user)["from"] == "repositories"
+    assert place.read_bytes() == b""
+    place.write_bytes(b"something else altogether " * 200)
+    before = place.read_bytes()
+    assert document(user)["from"] == "repositories"
+    assert "damaged" in user.run("status").out
+    assert place.read_bytes() == before
+    place.unlink()
+    with open_catalog(place.parent) as catalog:
+        catalog.heartbeats.beat("host:1", datetime.now(UTC))
+    with sqlite3.connect(place) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert document(user)["from"] == "repositories"
+    assert document(user, "--catalog", "sqlite:////nowhere/at/all.sqlite")["from"] == "repositories"

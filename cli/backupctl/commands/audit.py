@@ -1,5 +1,7 @@
 """`backupctl audit`: who did what, and is that history whole?"""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from backupctl.session import opened
 from backupctl.verbs import VerbGroup
 
 if TYPE_CHECKING:
+    from backupd.catalog.opening import Catalog
     from backupd.jobs.audit import Entry
 
 
@@ -31,23 +34,49 @@ def _moment(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
         raise click.BadParameter("write a time like 2026-11-21 or 2026-11-21T23:00") from None
 
 
+_catalog_option = option(
+    "--catalog", metavar="URL", help="The daemon's catalog (default: catalog.sqlite in --state, if it is there)."
+)
+
+
+@contextmanager
+def _local(settings: Settings, url: str | None) -> "Iterator[Catalog | None]":
+    """The catalog of this machine's daemon; None if there is none: asking for its history makes none."""
+    from backupd.config.paths import state_base
+    from backupd.wiring import open_catalog
+
+    base = state_base(settings.state)
+    if url is None and not (base / "catalog.sqlite").exists():
+        yield None
+        return
+    with open_catalog(base, url) as found:
+        yield found
+
+
 @command.command("show", epilog="Example: backupctl audit show --since 2026-11-01 --source crm --key keys/check.key")
 @option("--since", metavar="TIME", callback=_moment, help="Only what was done since then.")
 @option("--source", metavar="NAME", help="Only what was done with this source, as far as that can still be told.")
 @option("--limit", type=click.IntRange(1), help="Only the newest so many.")
+@_catalog_option
 @verb
-def show(settings: Settings, since: datetime | None, source: str | None, limit: int | None) -> None:
+def show(
+    settings: Settings, since: datetime | None, source: str | None, limit: int | None, catalog: str | None
+) -> None:
     """List what was done, the newest last: snapshots, restores, exports, holds, prunes, verdicts, changes of trust.
+
+    What the daemon of this machine did stands among it, if there is one: runs that failed, policies taken.
 
     Most of it is sealed: a check key opens all, a write key its own snapshots; what stays shut is counted. Times are what those
     who did it said. Programs that leave no notes leave none here.
     """
     from backupd.crypto.keyring import Right
-    from backupd.jobs.audit import chosen, read_audit
+    from backupd.jobs.audit import chosen, merge, of_catalog, read_audit
 
     with opened(settings, Right.LIST) as session:
         audit = read_audit(session.opened.repo)
-    entries = chosen(audit.entries, since=since, source=source, limit=limit)
+    with _local(settings, catalog) as local:
+        entries = merge(audit.entries, of_catalog(local.audit) if local else ())
+    entries = chosen(entries, since=since, source=source, limit=limit)
     problems = [{"object": p.object, "kind": p.kind, "detail": p.detail} for p in audit.problems]
     if settings.json:
         listed = [_values(entry) for entry in entries]
@@ -87,24 +116,31 @@ def _table(entries: "list[Entry]") -> None:
 
 
 @command.command("verify", epilog="Example: backupctl audit verify --key keys/check.key")
+@_catalog_option
 @verb
-def verify(settings: Settings) -> None:
-    """Recompute the chains: records of each role, snapshots of each writer, versions of trust.
+def verify(settings: Settings, catalog: str | None) -> None:
+    """Recompute the chains: records of each role, snapshots of each writer, versions of trust, and the daemon's own history.
 
     What is missing, damaged or does not follow what stands before it is named, and the exit code is 4.
     """
     from backupd.crypto.keyring import Right
     from backupd.errors import IntegrityError
     from backupd.jobs.auditcheck import check_audit
+    from backupd.report import Problem
 
     with opened(settings, Right.CHECK) as session:
         found = check_audit(session.opened.repo)
+    with _local(settings, catalog) as local:
+        if local is not None and (broken := local.audit.verify()) is not None:
+            found.problems.append(Problem(f"catalog entry {broken.n}", "chain", broken.reason))
+        entries = head.n if local is not None and (head := local.audit.head()) else 0
     values = {
         "checked": {
             "records": found.records,
             "snapshots": found.snapshots,
             "writers": found.writers,
             "trust": found.trust,
+            "catalog": entries,
         },
         "problems": [{"object": p.object, "kind": p.kind, "detail": p.detail} for p in found.problems],
     }
@@ -123,4 +159,5 @@ def verify(settings: Settings) -> None:
     output.say(
         f"the history is whole: {output.plural(found.records, 'record')}, {output.plural(found.snapshots, 'snapshot')} of "
         f"{output.plural(found.writers, 'writer')}, {output.plural(found.trust, 'version')} of trust"
+        + (f", {output.plural(entries, 'event')} of the daemon" if entries else "")
     )

@@ -40,7 +40,8 @@ def rebuild(settings: Settings, catalog: str | None, policy: str | None, accept_
     """Write the catalog's list of snapshots anew, from the repositories themselves.
 
     The repositories are those of the policies in --config, or the one of --repository. A catalog that is not there is made. Its
-    history of runs cannot be had from anywhere else: it stays as it is, or is lost with the catalog.
+    history of runs cannot be had from anywhere else: it stays as it is, or is lost with the catalog. Snapshots that vanished
+    without a signed deletion are counted, and told of, until somebody accepts that.
     """
     from backupd.config.clock import now
     from backupd.config.paths import state_base

@@ -10,7 +10,7 @@ import click
 
 from backupctl import output
 from backupctl.memory import keep_memory
-from backupctl.options import FLAG_WORDS, Settings, option, printable, said, size_or_off, verb
+from backupctl.options import FLAG_WORDS, Settings, is_global, option, printable, said, size_or_off, verb
 from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened, repository_url
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 @option(
     "--accept-rollback", is_flag=True, help="Go on although the storage lost snapshots that this machine remembers."
 )
+@option("--queue", is_flag=True, help="Have the daemon run it, by its queue; for a policy only.")
+@option("--wait", is_flag=True, help="With --queue: wait for the end, and end with its code.")
+@option("--catalog", metavar="URL", help="With --queue: the daemon's, if it is not catalog.sqlite in --state.")
 @server_options
 @verb
 def command(
@@ -76,6 +79,9 @@ def command(
     capture: str,
     accept_rollback: bool,
     version_cache: int | None,
+    queue: bool,
+    wait: bool,
+    catalog: str | None,
     server: dict[str, Any],
 ) -> None:
     """Take a snapshot of a database now: of the one that --source names, or of those of a policy."""
@@ -83,6 +89,12 @@ def command(
     from backupd.errors import UsageError
     from backupd.jobs.backup import BackupOptions
 
+    if queue or wait:
+        from backupctl.commands.run_queue import run_by_daemon
+
+        _refuse_own_options(queue, policy)
+        run_by_daemon(settings, policy or "", name_in_policy, catalog, wait=wait)
+        return
     base = BackupOptions("", tag, note, hold, check, compression, accept_rollback, version_cache)
     if policy:
         if source or name or exclude or with_globals or capture != "rows" or server["password_file"]:
@@ -220,6 +232,26 @@ def _run_source(
                 run_hooks(hooks.after, "after", facts)
     run_hooks(hooks.after, "after", facts)
     return result
+
+
+def _refuse_own_options(queue: bool, policy: str | None) -> None:
+    """What the daemon would not hear of must not be asked for: its runs are as the policy says."""
+    from click.core import ParameterSource
+
+    from backupd.errors import UsageError
+
+    if not queue or not policy:
+        raise UsageError("only runs of a policy can be queued", hint="backupctl run POLICY [SOURCE] --queue [--wait]")
+    ctx = click.get_current_context()
+    asked = [
+        param.opts[0]
+        for param in ctx.command.params
+        if param.name not in {"policy", "name_in_policy", "queue", "wait", "catalog"}
+        and not is_global(param)
+        and ctx.get_parameter_source(str(param.name)) in {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
+    ]
+    if asked:
+        raise UsageError(f"{asked[0]} cannot be queued: the daemon runs a policy as it is written")
 
 
 def _refuse_meaningless(engine: str, served: "ServerOptions") -> None:

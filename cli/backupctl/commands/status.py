@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backupctl import output
+from backupctl.known import Known, by_catalog
 from backupctl.options import Settings, option, verb
 from backupctl.policies import folder_of
 from backupctl.progress import TerminalReporter
@@ -28,26 +29,29 @@ _UNKNOWN = 3
     show_default=True,
     help="nagios: one line with numbers, and the exit codes of a check: 0, 1, 2, 3.",
 )
+@option("--direct", is_flag=True, help="Ask the repositories themselves, whatever the daemon's catalog knows.")
+@option("--catalog", metavar="URL", help="The daemon's, if it is not catalog.sqlite in --state.")
 @verb
-def command(settings: Settings, how: str) -> int | None:
+def command(settings: Settings, how: str, direct: bool, catalog: str | None) -> int | None:
     """Tell whether everything is protected as promised.
 
-    The sources are those of the policies in --config; with --repository and without policies, those that are in it. The
-    repositories are asked themselves, with the keys that the policies name. Exit code 5 means that an objective is missed.
+    The sources are those of the policies in --config; with --repository and without policies, those that are in it. While a
+    daemon keeps its catalog up to date, that is asked. Otherwise, and with --direct or --repository, the repositories are asked
+    themselves, with the keys that the policies name. Exit code 5 means that an objective is missed.
     """
-    from backupd.config.clock import now
+    from backupd.config.clock import now, stamp
     from backupd.errors import BackupdError, ObjectiveMissed
     from backupd.jobs.status import Level, sentence, worst_first
 
     moment = now()
     try:
-        sources, cache = _look(settings, moment)
+        known = _look(settings, moment, direct=direct, catalog=catalog)
     except BackupdError as failed:
         if how == "nagios":
             output.say(f"BACKUPD UNKNOWN - {failed.message}")
             return _UNKNOWN
         raise
-    sources = worst_first(sources, moment)
+    sources = worst_first(known.sources, moment)
     worst = max((source.level for source in sources), default=Level.WARN)
     said = sentence(sources, moment)
     if how == "nagios":
@@ -57,7 +61,9 @@ def command(settings: Settings, how: str) -> int | None:
         "verdict": worst.word,
         "sentence": said,
         "sources": [source.as_json(moment) for source in sources],
-        "version_cache_bytes": cache,
+        "version_cache_bytes": known.cache_bytes,
+        "from": known.where,
+        "as_of": stamp(known.as_of),
     }
     if settings.json and worst is Level.BREACH:
         error = ObjectiveMissed(said)
@@ -70,29 +76,35 @@ def command(settings: Settings, how: str) -> int | None:
     if sources and not settings.quiet:
         output.say("")
         _table(sources, moment)
-        output.say(f"\nversion cache on this machine: {output.size(cache)}".strip("\n"))
+        output.say(f"version cache on this machine: {output.size(known.cache_bytes)}")
+        output.say(known.told(moment))
     return int(ObjectiveMissed.exit) if worst is Level.BREACH else None
 
 
-def _look(settings: Settings, moment: datetime) -> "tuple[list[SourceStatus], int]":
-    """All sources, and the bytes of the version caches of their repositories on this machine."""
+def _look(settings: Settings, moment: datetime, *, direct: bool, catalog: str | None) -> Known:
+    """All sources, as the catalog or the repositories know them."""
     from backupd.config.policies import load_valid, policy_files
     from backupd.errors import UsageError
     from backupd.jobs.status import of_repository
 
     folder = folder_of(settings)
     if settings.config or (not settings.repository and folder.exists()):
+        policies = [loaded.policy for loaded in load_valid(policy_files([folder]))]
+        why = ""
+        if not direct and not settings.repository:
+            answer = by_catalog(settings, catalog, policies, moment)
+            if isinstance(answer, Known):
+                return answer
+            why = answer
         caches: dict[str, int] = {}
-        found: list[SourceStatus] = []
-        for loaded in load_valid(policy_files([folder])):
-            found += _of_policy(settings, loaded.policy, moment, caches)
-        return found, sum(caches.values())
+        found = [status for policy in policies for status in _of_policy(settings, policy, moment, caches)]
+        return Known(found, sum(caches.values()), "repositories", moment, why)
     if not settings.repository:
         raise UsageError(
             f"there are no policies in {folder}", hint="name a folder with --config, or a repository with --repository"
         )
     views, records, problems, cache = _read(settings)
-    return _with_problems(of_repository(views, records, moment), problems), cache
+    return Known(_with_problems(of_repository(views, records, moment), problems), cache, "repositories", moment)
 
 
 def _of_policy(settings: Settings, policy: "Policy", moment: datetime, caches: dict[str, int]) -> "list[SourceStatus]":

@@ -80,7 +80,11 @@ def well() -> Overview:
         ),
         repositories=(
             RepositoryView(
-                "customers-nightly", 48_200_000_000, AT + 29 * DAY, place="s3://acme-backup/crm?region=eu-central-1"
+                "customers-nightly",
+                48_200_000_000,
+                AT + 29 * DAY,
+                False,
+                place="s3://acme-backup/crm?region=eu-central-1",
             ),
             RepositoryView("shop-hourly", 3_100_000_000, None, place="/srv/backup/shop"),
         ),

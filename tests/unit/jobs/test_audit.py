@@ -110,14 +110,23 @@ def test_one_history_of_everything(kit: Kit, tmp_path: Path) -> None:
     the rest."""
     view = kit.history().views[0]
     kit.add_writer("db2")
-    brake = {"type": "brake", "writer": kit.writer.hex(), "source": "crm", "snapshot": view.id, "kinds": ["rows_gone"]}
-    brake |= {"reason": "rows gone", "numbers": {}}
     for role, document in (
         (Role.READ, {"type": "hold", "snapshot": view.id, "reason": "case 4711"}),
         (Role.CHECK, {"type": "bad-packs", "packs": ["packs/aa/x", "packs/bb/y"]}),
         (Role.CHECK, {"type": "evidence", "snapshot": view.id, "passed": True}),
         (Role.PRUNE, {"type": "release", "snapshot": view.id, "reason": None, "ends": []}),
-        (Role.PRUNE, brake),
+        (
+            Role.PRUNE,
+            {
+                "type": "brake",
+                "writer": view.object.writer.hex(),
+                "source": view.source,
+                "snapshot": view.id,
+                "kinds": ["rows_gone"],
+                "reason": "rows gone",
+                "numbers": {},
+            },
+        ),
     ):
         repo = kit.repo(role)
         signer = repo.keyring.signer([role])
