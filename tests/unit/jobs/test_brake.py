@@ -279,6 +279,18 @@ def test_a_normal_night_asks_the_storage_for_nothing_more(ward: Ward) -> None:
     assert len(read()) == usual
 
 
+def test_a_night_reads_each_record_once(ward: Ward) -> None:
+    """Verdicts on packs are asked for at the beginning of a run and before its end: what is new since then is read, no more."""
+    ward.night()
+    for n in range(1, 6):
+        ward.kit.put_record(Role.CHECK, n, {"type": "good-packs", "created": "2026-03-02T00:00:00Z", "packs": []})
+        ward.kit.put_record(Role.READ, n, {"type": "audit", "created": "2026-03-02T00:00:00Z", "action": "restore"})
+    store = RecordingStore(ward.kit.store)
+    ward.night(store)
+    asked = [name for verb, name, _ in store.calls if verb == "get" and name.startswith("records/")]
+    assert sorted(asked) == names(ward.kit.store, "records/")
+
+
 def test_everything_new_sets_the_brake_unless_it_is_known_why(ward: Ward) -> None:
     """Full chunks after the version cache was lost are excused; an encrypted database is not."""
     ward.sql(
