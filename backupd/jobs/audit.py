@@ -21,11 +21,11 @@ from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Right
 from backupd.errors import BackupdError, Interrupted
 from backupd.jobs.verify import append_record
-from backupd.repo.format import kind_of, split_signed, trust_name
+from backupd.repo.format import split_signed, trust_name
 from backupd.repo.records import Record
 from backupd.repo.repository import Repository, SnapshotView, read_object
 from backupd.repo.trust import Identity, Trust, WriterEntry, decode_trust
-from backupd.report import Problem, Reporter, Tally
+from backupd.report import Problem, Reporter
 
 if TYPE_CHECKING:
     from backupd.catalog.audit import Audit as CatalogAudit
@@ -134,16 +134,13 @@ def snapshot_facts(view: SnapshotView) -> dict[str, object]:
 
 def read_audit(repo: Repository) -> Audit:
     """Everything that the repository says was done, oldest first."""
-    tally = Tally()
     history = repo.history()
-    listed = sum(1 for info in repo.store.list("records/") if kind_of(info.name))
-    records = list(repo.records(tally.problem))
-    unseen = listed - len(records) - sum(1 for problem in tally.problems if kind_of(problem.object))
     sources = {view.id: view.source for view in history.views}
     entries = [_of_snapshot(view) for view in history.views]
-    entries += [_of_record(record, repo, sources) for record in records]
+    entries += [_of_record(record, repo, sources) for record in history.records]
     entries += _of_trust(repo)
-    return Audit(merge(entries), history.hidden + max(0, unseen), [*history.problems, *tally.problems])
+    hidden = history.hidden + len(history.hidden_records)
+    return Audit(merge(entries), hidden, [*history.problems, *history.record_problems])
 
 
 def of_catalog(audit: "CatalogAudit") -> Iterator[Entry]:

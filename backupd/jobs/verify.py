@@ -374,12 +374,19 @@ def append_record(repo: Repository, signer: Signer, document: Mapping[str, objec
 
     Raises:
         TryAgain: others kept winning.
+        IntegrityError: somebody has used up the numbers: what is stored behind them nobody would read.
     """
     for _ in range(100):
         names = [info.name for info in repo.store.list(f"records/{signer.role}/") if kind_of(info.name)]
         n = int(names[-1].rsplit("/", 1)[1]) + 1 if names else 1
         previous = sha256(read_object(repo.store, names[-1])) if names else NONE
         name = record_name(signer.role, n)
+        if not kind_of(name):
+            raise IntegrityError(
+                f"{names[-1]} has the last number there is: no record can stand behind it",
+                object_name=names[-1],
+                hint="somebody who may write to the storage put it there: find out who, and remove it",
+            )
         try:
             repo.store.put(name, encode_record(name, document, repo.id, signer, repo.keyring, previous, owner))
         except ObjectExists:

@@ -117,6 +117,8 @@ class Repository:
     keyring: Keyring
     trust: Trust
     ledger: Ledger
+    _read: dict[str, Record | str] = field(default_factory=dict, repr=False)
+    """Records by name, so that each is fetched once: they are never changed. Of one that no key opens `_HIDDEN`."""
 
     @property
     def id(self) -> bytes:
@@ -269,7 +271,7 @@ class Repository:
         found: dict[Role, list[Record]] = {}
         names = [info.name for info in self.store.list("records/") if info.name not in known]
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            for name, record in zip(names, pool.map(self._try_record, names), strict=True):
+            for name, record in zip(names, pool.map(self._record, names), strict=True):
                 if isinstance(record, Problem):
                     problem(record)
                 elif isinstance(record, Record):
@@ -278,6 +280,12 @@ class Repository:
                     hidden(name)
         for chain in found.values():
             yield from self._unrevoked(chain, problem)
+
+    def _record(self, name: str) -> Record | Problem | str | None:
+        found = self._read.get(name) or self._try_record(name)
+        if isinstance(found, Record | str):
+            self._read[name] = found
+        return found
 
     def _try_record(self, name: str) -> Record | Problem | str | None:
         if not kind_of(name):

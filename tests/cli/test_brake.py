@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from backupctl.commands.brake import _of_source
+from backupd.crypto.keyfile import Role
+from backupd.jobs.brake import in_force
 from tests.cli.kit import CHINOOK, User
+from tests.jobs_kit import Kit
 
 
 @pytest.fixture
@@ -74,3 +78,16 @@ def test_people_see_the_table_and_a_trial_sets_nothing(user: User) -> None:
     assert "sudden change, table_shrunk: PlaylistTrack: " in done.err
     ended = user.run("brake", "release", "--all", "--yes", key="root")
     assert "released" in ended.out
+
+
+def test_a_brake_of_a_source_without_snapshots_is_released_by_its_name(tmp_path: Path) -> None:
+    """`brake list` shows it under that name, so that name ends it; nobody else's is meant."""
+    kit = Kit(tmp_path)
+    whole = {"type": "brake", "created": "2026-03-02T00:00:00Z", "writer": kit.writer.hex(), "snapshot": "ab" * 32}
+    for n, source in enumerate(("gone", "other"), 1):
+        kit.put_record(Role.CHECK, n, {**whole, "source": source, "kinds": ["x"], "reason": "many", "numbers": {}})
+    repo = kit.repo(Role.PRUNE)
+    brakes = in_force(repo.records(lambda _: None))
+    assert [brake.source for brake in _of_source(repo, brakes, "gone")] == ["gone"]
+    assert [brake.source for brake in _of_source(repo, brakes, "host/gone")] == ["gone"]
+    assert _of_source(repo, brakes, "db9/gone") == []

@@ -94,7 +94,7 @@ def release(settings: Settings, source: str | None, every: bool, reason: str | N
 
 
 def _of_source(repo: "Repository", brakes: "list[Brake]", name: str) -> "list[Brake]":
-    """The brakes of a source, by its name or WRITER/SOURCE.
+    """The brakes of a source, by its name or WRITER/SOURCE; also where no snapshot of it is left that can be believed.
 
     Raises:
         UsageError: two writers use the name.
@@ -106,7 +106,12 @@ def _of_source(repo: "Repository", brakes: "list[Brake]", name: str) -> "list[Br
     return [
         brake
         for brake in brakes
-        if brake.source == plain and (brake.writer in writers or f"{repo.writer_label(brake.writer)}/{plain}" == name)
+        if brake.source == plain
+        and (
+            brake.writer in writers
+            or f"{repo.writer_label(brake.writer)}/{plain}" == name
+            or (name == plain and not writers)
+        )
     ]
 
 

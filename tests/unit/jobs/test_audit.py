@@ -16,7 +16,7 @@ from backupd.repo.format import trust_name
 from backupd.repo.records import record_name
 from backupd.report import Tally
 from backupd.store.base import ObjectStore, StoreRefused, StoreUnavailable
-from tests.doubles import Wrapper
+from tests.doubles import RecordingStore, Wrapper
 from tests.jobs_kit import HookStore, Kit, make_database, names, overwrite
 from tests.stores import utc_now
 
@@ -142,6 +142,7 @@ def test_one_history_of_everything(kit: Kit, tmp_path: Path) -> None:
     assert "case 4711" in found["hold"].detail
     assert found["bad-packs"].detail == "2 packs"
     assert "passed" in found["evidence"].detail
+    assert found["brake"].detail == "crm, rows gone"
     assert found["snapshot"].who == "host"
     assert found["hold"].who == kit.keys[Role.READ].header.id.hex()[:12]
     assert [e.detail for e in audit.entries if e.action == "trust"] == ["version 1", "version 2: new writer db2"]
@@ -150,6 +151,23 @@ def test_one_history_of_everything(kit: Kit, tmp_path: Path) -> None:
     own = read_audit(kit.repo(Role.WRITE))
     assert {e.action for e in own.entries} == {"snapshot", "trust", "bad-packs"}
     assert own.hidden == 6
+
+
+def test_the_history_reads_every_object_once(kit: Kit) -> None:
+    """Snapshots and records are asked for once each, and what a revoked write key signed is not called shut."""
+    note(kit)
+    kit.put_record(
+        Role.WRITE, 1, {"type": "hold", "created": "2026-11-21T23:00:00Z", "snapshot": "ab" * 32, "reason": "x"}
+    )
+    head = kit.history().heads[kit.writer]
+    writers = tuple(replace(entry, last_good=head) for entry in kit.trust.writers)
+    kit.put_trust(replace(kit.trust, version=kit.trust.version + 1, writers=writers))
+    store = RecordingStore(kit.store)
+    audit = read_audit(kit.repo(Role.CHECK, host="looker", store=store))
+    asked = [name for verb, name, _ in store.calls if verb == "get" and name.startswith(("snapshots/", "records/"))]
+    assert sorted(asked) == sorted([*names(kit.store, "records/"), *names(kit.store, "snapshots/")])
+    assert audit.hidden == 0
+    assert len([e for e in audit.entries if e.action.startswith("restore")]) == 2
 
 
 def test_what_is_chosen() -> None:

@@ -224,6 +224,19 @@ def test_a_brake_that_cannot_be_set_is_told_and_tried_again(ward: Ward) -> None:
     assert brake.snapshot == refused.snapshot
 
 
+def test_who_uses_up_the_numbers_of_records_cannot_hide_a_brake(ward: Ward) -> None:
+    """Anything under the last number, by somebody without a key: the run does not say that a brake is set that nobody reads."""
+    ward.night(), ward.night()
+    ward.kit.store.put("records/write/999999999999", b"anything")
+    delete_most(ward)
+    done = ward.night()
+    assert [told.record for told in done.brake] == [None] * len(done.brake) != []
+    assert any("THE BRAKE COULD NOT BE SET" in warning for warning in ward.report.warnings)
+    ward.kit.store.delete("records/write/999999999999")
+    ward.night()
+    assert len(ward.brakes()) == 1
+
+
 @pytest.mark.parametrize("harm", ["lost", "cut", "flipped", "another's"])
 def test_a_memory_that_is_lost_or_damaged_costs_the_tables_only(ward: Ward, harm: str) -> None:
     """The totals come from the host's own snapshots; no run fails."""
@@ -264,6 +277,18 @@ def test_a_normal_night_asks_the_storage_for_nothing_more(ward: Ward) -> None:
     shutil.rmtree(ward.kit.places("writer").state / "nights")
     assert len(read()) >= usual + 12
     assert len(read()) == usual
+
+
+def test_a_night_reads_each_record_once(ward: Ward) -> None:
+    """Verdicts on packs are asked for at the beginning of a run and before its end: what is new since then is read, no more."""
+    ward.night()
+    for n in range(1, 6):
+        ward.kit.put_record(Role.CHECK, n, {"type": "good-packs", "created": "2026-03-02T00:00:00Z", "packs": []})
+        ward.kit.put_record(Role.READ, n, {"type": "audit", "created": "2026-03-02T00:00:00Z", "action": "restore"})
+    store = RecordingStore(ward.kit.store)
+    ward.night(store)
+    asked = [name for verb, name, _ in store.calls if verb == "get" and name.startswith("records/")]
+    assert sorted(asked) == names(ward.kit.store, "records/")
 
 
 def test_everything_new_sets_the_brake_unless_it_is_known_why(ward: Ward) -> None:
