@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Engine, create_engine, event
 
@@ -62,7 +63,9 @@ def open_file(path: Path, timeout: float) -> Database:
         ) from None
     # isolation_level: the driver begins no transactions of its own accord, so tables are made in ours
     driver: dict[str, Any] = {"timeout": timeout, "isolation_level": None, "check_same_thread": False}
-    engine = _engine(URL.create("sqlite", database=str(path.absolute())), driver)
+    # mode=rw: a file that is gone later is not made again, empty, by the next connection
+    url = URL.create("sqlite", database=f"file:{quote(str(path.absolute()))}", query={"mode": "rw", "uri": "true"})
+    engine = _engine(url, driver)
     event.listen(engine, "connect", _prepare)
     return Database(engine, str(path))
 
