@@ -13,6 +13,8 @@ from backupd.errors import Exit
 from tests.daemon.kit import PATIENCE, Daemon, Site, until
 from tests.servers.listening import listening
 
+NO_PAGE = ("--role", "scheduler", "--role", "worker")
+
 
 def test_it_works_reloads_and_ends(site: Site) -> None:
     """From an empty state folder: snapshots, readiness, metrics, a broken and a good reload, and an end in order."""
@@ -58,9 +60,9 @@ def test_it_works_reloads_and_ends(site: Site) -> None:
 
 def test_a_second_one_is_refused(site: Site) -> None:
     site.write()
-    with site.daemon() as first:
+    with site.daemon(*NO_PAGE) as first:
         first.wait_for("ready")
-        with site.daemon(name="second") as second:
+        with site.daemon(*NO_PAGE, name="second") as second:
             assert second.process.wait(PATIENCE) == Exit.BUSY
             assert f":{first.pid}) is at work here" in second.log.read_text()
         assert first.stop(signal.SIGINT) == 0
@@ -104,14 +106,14 @@ def began(daemon: Daemon, kind: str = "run") -> int:
 def test_a_daemon_that_was_killed_leaves_nothing_undone(site: Site) -> None:
     """kill -9: its job ends with it, the next daemon does it anew at once, and there is one snapshot."""
     marks = slow(site)
-    with site.daemon() as first:
+    with site.daemon(*NO_PAGE) as first:
         first.wait_for("ready")
         submit(site)
         child = began(first)
         until(marks.exists)
         os.kill(first.pid, signal.SIGKILL)
         until(lambda: gone(child))
-    with site.daemon(name="second") as second:
+    with site.daemon(*NO_PAGE, name="second") as second:
         second.wait_for("the daemon before this one left jobs behind")
         until(lambda: site.done("one") == 1)
         assert second.stop() == 0
@@ -121,7 +123,7 @@ def test_a_daemon_that_was_killed_leaves_nothing_undone(site: Site) -> None:
 
 def test_a_job_that_was_killed_is_tried_again(site: Site) -> None:
     marks = slow(site)
-    with site.daemon() as daemon:
+    with site.daemon(*NO_PAGE) as daemon:
         daemon.wait_for("ready")
         submit(site)
         child = began(daemon)
@@ -150,7 +152,7 @@ def test_an_end_that_was_asked_for_waits_for_the_jobs(site: Site) -> None:
 
 def test_an_end_that_was_asked_for_twice_puts_the_jobs_back(site: Site) -> None:
     marks = slow(site, 30)
-    with site.daemon() as daemon:
+    with site.daemon(*NO_PAGE) as daemon:
         daemon.wait_for("ready")
         submit(site)
         until(marks.exists)
@@ -170,8 +172,10 @@ def test_it_says_so_while_the_catalog_is_gone(site: Site) -> None:
         until(lambda: site.done("one") >= 1)
         catalog = site.state / "catalog.sqlite"
         catalog.rename(site.folder / "aside")
-        trouble = daemon.wait_for("the daemon cannot do its work")[0]
-        assert "catalog.sqlite is gone" in trouble["reason"]
+        until(
+            lambda: any("catalog.sqlite is gone" in t["reason"] for t in daemon.events("the daemon cannot do its work"))
+        )
+        assert not catalog.exists(), "nobody makes an empty one in its place"
         assert daemon.get("/ready") == (503, "failing\n")
         (site.folder / "aside").rename(catalog)
         daemon.wait_for("the daemon works again")
@@ -181,7 +185,7 @@ def test_it_says_so_while_the_catalog_is_gone(site: Site) -> None:
 
 def test_a_catalog_that_is_locked_for_long_loses_no_run(site: Site) -> None:
     marks = slow(site, 1)
-    with site.daemon() as daemon:
+    with site.daemon(*NO_PAGE) as daemon:
         daemon.wait_for("ready")
         submit(site)
         until(marks.exists)
@@ -199,14 +203,14 @@ def test_a_damaged_catalog_is_refused_with_a_word(site: Site) -> None:
     site.write()
     site.state.mkdir(parents=True)
     (site.state / "catalog.sqlite").write_bytes(os.urandom(8192))
-    with site.daemon() as daemon:
+    with site.daemon(*NO_PAGE) as daemon:
         assert daemon.process.wait(PATIENCE) == Exit.INTEGRITY
         assert "backupctl catalog rebuild" in daemon.log.read_text()
 
 
 def test_policies_that_are_not_valid_are_refused_at_the_start(site: Site) -> None:
     site.write(schedule={"every": "never"})
-    with site.daemon() as daemon:
+    with site.daemon(*NO_PAGE) as daemon:
         assert daemon.process.wait(PATIENCE) == Exit.USAGE
     words = ["--check", "--config", str(site.policies)]
     done = subprocess.run(
@@ -217,7 +221,7 @@ def test_policies_that_are_not_valid_are_refused_at_the_start(site: Site) -> Non
 
 def test_a_source_with_the_name_of_an_option_is_a_source(site: Site) -> None:
     site.write(sources=("--help",), schedule={"every": "1s"})
-    with site.daemon() as daemon:
+    with site.daemon(*NO_PAGE) as daemon:
         daemon.wait_for("ready")
         until(lambda: site.done("--help") >= 1)
         assert daemon.stop() == 0
@@ -256,7 +260,7 @@ def test_a_notice_that_was_not_sent_when_the_daemon_died_is_sent_by_the_next(sit
             notify=[{"on": ["failure"], "to": "ops"}],
         )
         server.status = 503
-        with site.daemon("--role", "scheduler", "--role", "worker") as first:
+        with site.daemon(*NO_PAGE) as first:
             first.wait_for("ready")
             submit(site)
             first.wait_for("not told")
