@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from backupd.notify.http import Limits
     from backupd.policy.model import Notifier as NotifierModel
 
+CATALOG = "catalog.sqlite"
+"""The catalog's file in the state folder."""
+
 
 def open_store(
     url: RepositoryUrl, *, create: bool = False, upload: int | None = None, download: int | None = None
@@ -178,7 +181,7 @@ def _catalog_place(state_folder: Path, url: str | None) -> "Path | Server":
     from backupd.catalog.places import Server
 
     if url is None:
-        return state_folder / "catalog.sqlite"
+        return state_folder / CATALOG
     place = parse_database(url)
     if place.engine == "sqlite":
         return place.path

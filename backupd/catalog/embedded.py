@@ -122,6 +122,12 @@ class EmbeddedQueue:
             connection.execute(update(jobs).where(this).values(**values))
         return True
 
+    def disown(self, worker: str, now: datetime) -> int:
+        """See `Queue.disown`."""
+        theirs = and_(jobs.c.state == "running", jobs.c.worker == worker)
+        with self._database.write() as connection:
+            return connection.execute(update(jobs).where(theirs).values(lease_until=now)).rowcount
+
     def recover(self, now: datetime) -> Sequence[Lost]:
         """See `Queue.recover`."""
         with self._database.read() as connection:

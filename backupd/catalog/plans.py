@@ -1,6 +1,6 @@
 """For when each task was planned last: so a restart neither repeats a run nor forgets one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from sqlalchemy import delete, select, update
@@ -29,7 +29,11 @@ class Plans:
                 if not self._database.insert_new(connection, plans, name=name, at=at):
                     connection.execute(update(plans).where(plans.c.name == name).values(at=at))
 
-    def purge(self, before: datetime) -> int:
-        """Forget tasks that were last planned before then: no policy has them any more."""
+    def purge(self, before: datetime, keep: Collection[str] = ()) -> int:
+        """Forget tasks that were last planned before then, but for those to keep: what a policy still has may be rare."""
         with self._database.write() as connection:
-            return connection.execute(delete(plans).where(plans.c.at < before)).rowcount
+            old = connection.execute(select(plans.c.name).where(plans.c.at < before)).scalars().all()
+            gone = sorted(set(old).difference(keep))
+            for name in gone:
+                connection.execute(delete(plans).where(plans.c.name == name))
+        return len(gone)

@@ -164,6 +164,9 @@ class Queue(Protocol):
         `fail` or `finish`, or until its lease runs out.
         """
 
+    def disown(self, worker: str, now: datetime) -> int:
+        """End the leases of a worker that is known to be dead, so that `recover` need not wait for them; returns how many."""
+
     def recover(self, now: datetime) -> Sequence[Lost]:
         """Take the jobs from workers whose lease has run out; queue them again, or end them.
 

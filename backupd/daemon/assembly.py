@@ -1,7 +1,7 @@
 """Puts a daemon together from its parts, and takes it apart again in order, however it ends."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
@@ -19,6 +19,8 @@ from backupd.daemon.logs import Logger
 from backupd.daemon.options import Options
 from backupd.daemon.planner import Planner, Timer
 from backupd.daemon.postman import Postman, Teller
+from backupd.daemon.presence import Presence
+from backupd.daemon.recovery import Recovery
 from backupd.daemon.service import Loop, Parts, State, run
 from backupd.daemon.serving import Place, serve
 from backupd.daemon.signals import Signals
@@ -26,11 +28,14 @@ from backupd.daemon.steward import Steward
 from backupd.daemon.systemd import Systemd
 from backupd.daemon.view import Viewer
 from backupd.daemon.workers import Command, Workers, worker_name
-from backupd.errors import Failed, UsageError
+from backupd.errors import BackupdError, Failed, UsageError
 from backupd.jobs.standings import Standings
 from backupd.jobs.status import SourceStatus
 from backupd.policy.model import Policy
-from backupd.wiring import open_catalog
+from backupd.wiring import CATALOG, open_catalog
+
+CATALOG_WAIT = 10.0
+"""Seconds to wait for another writer: a round waits twice at most, and the service manager's watchdog no longer than a minute."""
 
 
 def run_daemon(
@@ -43,12 +48,16 @@ def run_daemon(
         UsageError: the policies are not valid, or there is no token where one is needed.
         BackupdError: the catalog or the address cannot be had.
     """
+    name = worker_name(os.uname().nodename)
     with ExitStack() as stack:
-        stack.enter_context(only_one(options.state, options.roles))
-        catalog = stack.enter_context(open_catalog(options.state, options.catalog))
+        before = stack.enter_context(only_one(options.state, options.roles, name))
+        catalog = stack.enter_context(open_catalog(options.state, options.catalog, timeout=CATALOG_WAIT))
+        _bury(catalog, before, clock(), log)
         signals = Signals()
         stack.callback(signals.close)
-        parts = Parts(catalog, clock, ticks, log, systemd, State(last_step=ticks()))
+        parts = Parts(catalog, clock, ticks, log, systemd, State(last_step=ticks()), name=name)
+        if options.catalog is None:
+            parts.check = Presence(options.state / CATALOG, "the catalog").check
         _equip(options, parts, signals, stack)
         loop = Loop(options, parts)
         loop.load()
@@ -58,8 +67,25 @@ def run_daemon(
         log.info("ready", version=VERSION, roles=sorted(options.roles), sources=count, page=address)
         systemd.ready(f"{count} sources; {address}" if address else f"{count} sources")
         run(loop, parts, signals, options)
-        catalog.audit.append("backupd", "stop", VERSION, clock())
+        _part(parts)
     log.info("ended")
+
+
+def _bury(catalog: Catalog, before: Mapping[str, str], now: datetime, log: Logger) -> None:
+    """Whoever had this state folder before is gone: what it held need not wait until its lease is over."""
+    for name in sorted(set(before.values())):
+        catalog.heartbeats.forget(name)
+    if "worker" in before and (jobs := catalog.queue.disown(before["worker"], now)):
+        log.warning("the daemon before this one left jobs behind", worker=before["worker"], jobs=jobs)
+
+
+def _part(parts: Parts) -> None:
+    """The last words: where they cannot be written down, that is no reason to end otherwise than asked."""
+    try:
+        parts.catalog.heartbeats.forget(parts.name)
+        parts.catalog.audit.append("backupd", "stop", VERSION, parts.clock())
+    except BackupdError as error:
+        parts.log.error("the end cannot be written down", reason=error.message)
 
 
 def _equip(options: Options, parts: Parts, signals: Signals, stack: ExitStack) -> None:
@@ -79,13 +105,13 @@ def _equip(options: Options, parts: Parts, signals: Signals, stack: ExitStack) -
         steward = Steward(catalog, partial(_statuses, catalog), teller.tell)
         parts.planner, parts.timer = Planner(catalog.queue, catalog.plans), timer.take
         parts.look = steward.look
+    books = Books(catalog, named, teller.tell, lambda: state.draining)
+    if "scheduler" in options.roles:
+        parts.recover = Recovery(catalog, books.lost, parts.log).look
     if "worker" in options.roles:
-        books = Books(catalog, named, teller.tell, lambda: state.draining)
-        name = worker_name(os.uname().nodename)
         start = partial(_start, options)
         command = partial(_command, options, state)
-        parts.workers = Workers(name, options.slots, catalog.queue, command, start, books, parts.log, parts.ticks)
-        parts.worker_name = name
+        parts.workers = Workers(parts.name, options.slots, catalog.queue, command, start, books, parts.log, parts.ticks)
     parts.adopted = partial(_adopted, catalog, steward, parts.clock)
 
 
@@ -110,9 +136,9 @@ def _start(options: Options, command: Command) -> Process:
     folder = options.state / "daemon"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return Process(command.arguments, folder, command.environment, options.job_memory)
     except OSError as error:
         raise Failed(f"the job cannot be started: {error.strerror}", object_name=str(folder)) from None
+    return Process(command.arguments, folder, command.environment, options.job_memory)
 
 
 def _command(options: Options, state: State, spec: JobSpec) -> Command:

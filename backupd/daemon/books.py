@@ -1,28 +1,28 @@
 """Writes down what begins and ends, decides what becomes of it, and has people told.
 
 A job that failed is tried again as its policy says; people are told once it failed for good. Whoever lost its claim writes
-nothing down as done: another worker has the job.
+nothing down as done: another worker has the job. A snapshot that was taken is written down in any case: it is there.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from backupd.catalog.checks import Verification
 from backupd.catalog.opening import Catalog
-from backupd.catalog.queue import Claim, JobOutcome
+from backupd.catalog.queue import Claim, JobSpec
 from backupd.catalog.runs import RunEnd
-from backupd.catalog.snapshots import Snapshot
-from backupd.config.clock import parse_stamp
+from backupd.daemon import endings
 from backupd.daemon.child import Ended
+from backupd.daemon.endings import Document
+from backupd.daemon.workers import TAKEN
 from backupd.errors import BackupdError, Exit
 from backupd.jobs import notices
 from backupd.notify.base import Notice
 from backupd.policy.model import Policy
 from backupd.policy.retrying import retry_at
 
-_OUTCOMES: Mapping[int, JobOutcome] = {Exit.DONE: "done", Exit.INCOMPLETE: "incomplete"}
+_STOPPED = {Exit.INTERRUPTED, Exit.TERMINATED}
 
 
 class Books:
@@ -43,6 +43,8 @@ class Books:
         ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._catalog, self._policy, self._tell, self._ending = catalog, policy, tell, ending
+        self._mine: dict[tuple[str, str], bool] = {}
+        """Of ends that are half written down whether the claim still held: asked again, the queue would deny it."""
 
     def begun(self, claim: Claim, now: datetime) -> None:
         """A job begins."""
@@ -58,35 +60,58 @@ class Books:
         self.ended(claim, Ended(int(error.exit), {"error": said}), now, "")
 
     def ended(self, claim: Claim, ended: Ended, now: datetime, why: str) -> None:
-        """A job's process has ended; `why` it was stopped, if it was."""
-        end = read_end(ended, why)
-        spec, queue, runs = claim.spec, self._catalog.queue, self._catalog.runs
+        """A job's process has ended; `why` it was stopped, if it was. May be called again after an error."""
+        spec, runs = claim.spec, self._catalog.runs
+        end = endings.read_end(spec.kind, ended, why)
+        document = ended.document or {}
+        self._add_snapshots(document, now)
         run = runs.start(spec.policy, spec.source, spec.kind, now, job=claim.id, attempt=claim.attempt)
-        again: datetime | None = None
+        again = None if end.outcome == "done" else self._again(claim, end.error_exit or ended.code, now, why)
+        key = (claim.id, claim.token)
+        if key not in self._mine:
+            self._mine[key] = self._settle(claim, end, now, again)
+        if not self._mine[key]:
+            end = replace(end, outcome="lost")
+        elif why == TAKEN:
+            end = replace(end, outcome="cancelled")
+        runs.finish(run, now, end)
+        if end.outcome not in {"lost", "cancelled"}:
+            self._consequences(claim, document, end, now, again)
+        del self._mine[key]
+
+    def _settle(self, claim: Claim, end: RunEnd, now: datetime, again: datetime | None) -> bool:
+        """Tell the queue; whether the claim still held."""
+        queue = self._catalog.queue
         if end.outcome == "done":
-            mine = queue.finish(claim, now, "done", end.snapshot or "")
-        else:
-            again = self._again(claim, ended.code, now)
-            mine = queue.fail(claim, now, end.error_message or "", again)
-        runs.finish(run, now, end if mine else replace(end, outcome="lost"))
-        if mine:
-            self._consequences(claim, ended, end, now, again)
+            return queue.finish(claim, now, "done", end.snapshot or "")
+        if end.outcome == "incomplete" and again is None:
+            return queue.finish(claim, now, "incomplete", end.error_message or "")
+        return queue.fail(claim, now, end.error_message or "", again)
 
-    def _again(self, claim: Claim, code: int, now: datetime) -> datetime | None:
+    def _add_snapshots(self, document: Document, now: datetime) -> None:
+        for done in endings.snapshots_in(document):
+            snapshot = endings.snapshot_of(done, now)
+            if snapshot is not None:
+                self._catalog.snapshots.add(snapshot)
+
+    def _again(self, claim: Claim, code: int, now: datetime, why: str) -> datetime | None:
         """When the job is tried again, if it is."""
-        policy = self._policy(claim.spec.policy)
-        if self._ending():
-            return now
-        if policy is None:
+        policy, spec = self._policy(claim.spec.policy), claim.spec
+        if claim.attempt >= spec.max_attempts or policy is None or why == TAKEN:
             return None
-        retries, timing = policy.retries.rule, policy.timing(claim.spec.source or claim.spec.kind)
-        return retry_at(claim.attempt, code, now, retries, timing)
+        if self._ending() and (why or code in _STOPPED):
+            return now
+        timing = policy.timing(spec.source or spec.kind)
+        if spec.kind != "run":
+            timing = replace(timing, cron=None, every=None)  # the next backup makes no verification needless
+        return retry_at(claim.attempt, code, now, policy.retries.rule, timing)
 
-    def _consequences(self, claim: Claim, ended: Ended, end: RunEnd, now: datetime, again: datetime | None) -> None:
+    def _consequences(
+        self, claim: Claim, document: Document, end: RunEnd, now: datetime, again: datetime | None
+    ) -> None:
         policy = self._policy(claim.spec.policy)
         if policy is None:
             return
-        document = ended.document or {}
         if claim.spec.kind == "run":
             self._run(policy, claim, document, end, now, again)
         elif claim.spec.kind == "verify":
@@ -94,20 +119,27 @@ class Books:
         else:
             self._other(policy, claim, document, end, now, again)
 
+    def lost(self, spec: JobSpec, job: str, now: datetime, why: str) -> None:
+        """A job is over, and nobody wrote down how: it failed for good, and people hear of it."""
+        policy = self._policy(spec.policy)
+        if policy is not None and spec.kind == "verify":
+            self._verify_failed(policy, spec, job, now, why, 0)
+        elif policy is not None:
+            self._failed(policy, spec, job, RunEnd("lost", "lost", int(Exit.FAILED), why), now)
+
     # ---- runs
 
     def _run(
         self,
         policy: Policy,
         claim: Claim,
-        document: Mapping[str, Any],
+        document: Document,
         end: RunEnd,
         now: datetime,
         again: datetime | None,
     ) -> None:
         source = claim.spec.source or ""
-        for done in _snapshots(document):
-            self._catalog.snapshots.add(snapshot_of(done, now))
+        for done in endings.snapshots_in(document):
             self._brake(policy, claim, done, now)
         if end.outcome == "done":
             closed = self._catalog.alerts.close("failure", policy.policy, source, now)
@@ -122,36 +154,41 @@ class Books:
             ):
                 self._tell(policy, notice)
         elif again is None:
-            self._failed(policy, source, claim, end, now)
+            self._failed(policy, claim.spec, claim.id, end, now)
 
-    def _failed(self, policy: Policy, source: str, claim: Claim, end: RunEnd, now: datetime) -> None:
+    def _failed(self, policy: Policy, spec: JobSpec, job: str, end: RunEnd, now: datetime) -> None:
         sentence = end.error_message or "it failed"
+        source = spec.source if spec.kind == "run" and spec.source else spec.kind
         opened = self._catalog.alerts.open("failure", policy.policy, source, sentence, now)
+        code, word = end.error_exit or int(Exit.FAILED), end.error_code or "failed"
+        self._tell(policy, self._failure(policy, spec, job, now, code, word))
+        self._catalog.alerts.mark_told(opened.alert.id, now)
+
+    def _failure(self, policy: Policy, spec: JobSpec, job: str, now: datetime, code: int, word: str) -> Notice:
+        if spec.kind != "run" or spec.source is None:
+            return notices.job_failed(policy.policy, spec.kind, job, now, exit_code=code, code=word)
+        source = spec.source
         good = self._catalog.runs.last_good().get((policy.policy, source))
         following = next(policy.timing(source).upcoming(now), None)
-        notice = notices.run_failed(
+        return notices.run_failed(
             policy.policy,
             source,
-            claim.id,
+            job,
             now,
-            exit_code=end.error_exit or int(Exit.FAILED),
-            code=end.error_code or "failed",
+            exit_code=code,
+            code=word,
             last_good=good.ended if good else None,
             next_run=following.start if following else None,
         )
-        self._catalog.alerts.mark_told(opened.alert.id, now)
-        self._tell(policy, notice)
 
-    def _brake(self, policy: Policy, claim: Claim, done: Mapping[str, Any], now: datetime) -> None:
+    def _brake(self, policy: Policy, claim: Claim, done: Document, now: datetime) -> None:
         """A run has set the brake."""
-        signs = done.get("brake")
-        if not isinstance(signs, list) or not signs:
+        reasons, source = endings.brake_reasons(done), done.get("source")
+        if not reasons or not isinstance(source, str):
             return
-        source = str(done["source"])
-        said = "; ".join(sorted({str(sign.get("reason")) for sign in signs if isinstance(sign, dict)}))
-        opened = self._catalog.alerts.open("brake", policy.policy, source, said, now)
+        opened = self._catalog.alerts.open("brake", policy.policy, source, "; ".join(sorted(set(reasons))), now)
+        self._tell(policy, notices.brake_set(policy.policy, source, claim.id, now, signs=len(reasons)))
         self._catalog.alerts.mark_told(opened.alert.id, now)
-        self._tell(policy, notices.brake_set(policy.policy, source, claim.id, now, signs=len(signs)))
 
     # ---- the rest
 
@@ -159,34 +196,35 @@ class Books:
         self,
         policy: Policy,
         claim: Claim,
-        document: Mapping[str, Any],
+        document: Document,
         end: RunEnd,
         now: datetime,
         again: datetime | None,
     ) -> None:
         level = str(claim.spec.payload.get("level", ""))
-        found = document.get("problems")
-        problems = len(found) if isinstance(found, list) else 0
+        problems = endings.problems_in(document)
         ok = end.outcome == "done"
         if not ok and again is not None:
             return
-        begun = parse_stamp(str(claim.spec.payload["due"])) if "due" in claim.spec.payload else now
+        begun = endings.moment(claim.spec.payload.get("due")) or now
         self._catalog.verifications.add(Verification(policy.policy, level, min(begun, now), now, ok, problems))
-        key = f"level {level}"
-        if ok:
-            if self._catalog.alerts.close("verify_failed", policy.policy, key, now):
-                self._tell(policy, notices.verify_passed(policy.policy, claim.id, now, level=level))
-            return
-        said = f"{problems} problems" if problems else end.error_message or "it could not be done"
-        opened = self._catalog.alerts.open("verify_failed", policy.policy, key, said, now)
+        if not ok:
+            said = f"{problems} problems" if problems else end.error_message or "it could not be done"
+            self._verify_failed(policy, claim.spec, claim.id, now, said, problems)
+        elif self._catalog.alerts.close("verify_failed", policy.policy, _level(claim.spec), now):
+            self._tell(policy, notices.verify_passed(policy.policy, claim.id, now, level=level))
+
+    def _verify_failed(self, policy: Policy, spec: JobSpec, job: str, now: datetime, said: str, problems: int) -> None:
+        opened = self._catalog.alerts.open("verify_failed", policy.policy, _level(spec), said, now)
+        level = str(spec.payload.get("level", ""))
+        self._tell(policy, notices.verify_failed(policy.policy, job, now, level=level, problems=problems))
         self._catalog.alerts.mark_told(opened.alert.id, now)
-        self._tell(policy, notices.verify_failed(policy.policy, claim.id, now, level=level, problems=problems))
 
     def _other(
         self,
         policy: Policy,
         claim: Claim,
-        document: Mapping[str, Any],
+        document: Document,
         end: RunEnd,
         now: datetime,
         again: datetime | None,
@@ -196,67 +234,18 @@ class Books:
         if end.outcome == "done":
             if kind == "prune":
                 self._forget(policy, document)
-            self._catalog.alerts.close("failure", policy.policy, kind, now)
+            if self._catalog.alerts.close("failure", policy.policy, kind, now):
+                self._tell(policy, notices.job_works(policy.policy, kind, claim.id, now))
         elif again is None:
-            self._failed(policy, kind, claim, end, now)
+            self._failed(policy, claim.spec, claim.id, end, now)
 
-    def _forget(self, policy: Policy, document: Mapping[str, Any]) -> None:
+    def _forget(self, policy: Policy, document: Document) -> None:
         seen = self._catalog.repositories.all().get(policy.policy)
-        gone = [str(one["snapshot"]) for one in document.get("forget", []) if isinstance(one, dict)]
+        gone = endings.forgotten_in(document)
         if seen is not None and gone:
             self._catalog.snapshots.remove(seen.repository, gone)
 
 
-def read_end(ended: Ended, why: str) -> RunEnd:
-    """How a job ended, by its exit code and what it printed; `why` it was stopped, if it was."""
-    document = ended.document or {}
-    outcome = _OUTCOMES.get(ended.code, "failed")
-    runs = list(_snapshots(document))
-    error = document.get("error")
-    error = error if isinstance(error, dict) else {}
-    if outcome == "done":
-        return RunEnd(
-            outcome,
-            snapshot=str(runs[-1]["snapshot"]) if runs else None,
-            read_bytes=_sum(runs, "read_bytes"),
-            stored_bytes=_sum(runs, "stored_bytes"),
-            rows=_sum(runs, "rows"),
-            seconds=float(document["seconds"]) if isinstance(document.get("seconds"), int | float) else None,
-            warnings=sum(len(run["warnings"]) for run in runs if isinstance(run.get("warnings"), list)),
-        )
-    message = why or str(error.get("message") or ended.last_words or f"it ended with {ended.code}")
-    return RunEnd(outcome, str(error.get("code") or "failed"), ended.code, message[:1000])
-
-
-def _sum(runs: list[Mapping[str, Any]], key: str) -> int | None:
-    values = [run[key] for run in runs if isinstance(run.get(key), int)]
-    return sum(values) if values else None
-
-
-def _snapshots(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The snapshots that a run's document tells of: one, or of a source that stands for many databases several."""
-    several = document.get("runs")
-    for one in several if isinstance(several, list) else [document]:
-        if isinstance(one, dict) and isinstance(one.get("snapshot"), str) and not one.get("dry_run"):
-            yield one
-
-
-def snapshot_of(done: Mapping[str, Any], now: datetime) -> Snapshot:
-    """A snapshot that a run tells of, for the catalog."""
-    taken = parse_stamp(str(done["taken_at"]))
-    return Snapshot(
-        repository=str(done["repository"]),
-        writer=str(done["writer"]),
-        source=str(done["source"]),
-        seq=int(done["seq"]),
-        id=str(done["snapshot"]),
-        taken_at=taken,
-        stored_at=taken,
-        kind="snapshot",
-        rows=done["rows"],
-        read_bytes=int(done["read_bytes"]),
-        stored_bytes=int(done["stored_bytes"]),
-        holds=(),
-        drilled_at=None,
-        last_seen=now,
-    )
+def _level(spec: JobSpec) -> str:
+    """What an alert of a verification is about."""
+    return f"level {spec.payload.get('level', '')}"

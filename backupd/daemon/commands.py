@@ -47,28 +47,23 @@ def arguments(kind: str, policy: Policy, source: str | None, payload: Mapping[st
         UsageError: there is no such kind of job, or a key's place cannot be found.
     """
     if kind == "run" and source is not None:
-        return ["run", policy.policy, source, *here.words()]
+        return ["run", *here.words(), "--", policy.policy, source]  # a source may have any name, `--help` among them
     if kind == "prune":
         return ["prune", policy.policy, "--yes", *here.words()]
     if kind == "refresh":
         catalog = ["--catalog", here.catalog] if here.catalog else []
         return ["catalog", "rebuild", "--policy", policy.policy, *catalog, *here.words()]
     if kind == "verify":
-        level = str(payload["level"])
-        return [
-            "verify",
-            "--level",
-            level,
-            "--sample",
-            f"{payload['sample']:g}%",
-            *_place(policy, level),
-            *here.words(),
-        ]
+        level, sample = payload.get("level"), payload.get("sample")
+        if level in KEY_OF_LEVEL and isinstance(sample, int | float):
+            return ["verify", "--level", level, "--sample", f"{sample:g}%", *_place(policy, level), *here.words()]
     raise UsageError(f"there is no job of kind {kind!r}")
 
 
 def _place(policy: Policy, level: str) -> list[str]:
-    role = next(role for role in KEY_OF_LEVEL[level] if getattr(policy.keys, role))
+    role = next((role for role in KEY_OF_LEVEL[level] if getattr(policy.keys, role)), None)
+    if role is None:
+        raise UsageError(f"policy {policy.policy} names no key any more that verifies at level {level}")
     return ["--repository", str(repository_of(policy)), "--key", str(path_of(getattr(policy.keys, role)))]
 
 

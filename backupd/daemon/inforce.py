@@ -61,7 +61,11 @@ def take(configured: Path, kept: Path) -> InForce:
     folder = kept / digest
     try:
         if _read(folder) != texts:  # a power cut may have left a copy without its content
-            _write(texts, folder)
+            beside = folder.with_name(folder.name + ".new")
+            _write(texts, beside)
+            _load(beside, configured)  # what is not valid never gets the name of a set
+            shutil.rmtree(folder, ignore_errors=True)
+            beside.rename(folder)
         files = _load(folder, configured)
         os.utime(folder)
         _tidy(kept, folder)
@@ -77,7 +81,6 @@ def _load(folder: Path, configured: Path) -> list[PolicyFile]:
     try:
         return load_valid(policy_files([folder]))
     except UsageError as error:
-        shutil.rmtree(folder, ignore_errors=True)
         where = configured if configured.is_dir() else configured.parent
         raise UsageError(
             error.message.replace(str(folder), str(where)),
@@ -95,17 +98,16 @@ def _digest(texts: dict[str, bytes]) -> str:
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else {}
+    """What a copy holds; nothing if it is not as we leave them."""
+    found = list(folder.iterdir()) if folder.is_dir() else []
+    return {path.name: path.read_bytes() for path in found} if all(path.is_file() for path in found) else {}
 
 
 def _write(texts: dict[str, bytes], folder: Path) -> None:
-    beside = folder.with_name(folder.name + ".new")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True, mode=0o700)
-    for name, data in texts.items():
-        (beside / name).write_bytes(data)
     shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    folder.mkdir(parents=True, mode=0o700)
+    for name, data in texts.items():
+        (folder / name).write_bytes(data)
 
 
 def _tidy(kept: Path, current: Path) -> None:

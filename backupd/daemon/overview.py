@@ -22,7 +22,7 @@ class Health:
     Attributes:
         alive: the main loop turns.
         ready: policies are loaded, and it is not on its way out.
-        word: why not, in a word: "starting", "stalled", "draining".
+        word: why not, in a word: "starting", "failing", "stalled", "draining".
     """
 
     alive: bool

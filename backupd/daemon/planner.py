@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from backupd.catalog.queue import JobSpec, Queue
-from backupd.daemon.timetable import Task
+from backupd.daemon.timetable import PRIORITY, Task
 from backupd.policy.schedule import Planned
 
 LOOK = timedelta(seconds=30)
@@ -41,18 +42,23 @@ class Planner:
 
     def take(self, tasks: Iterable[Task], now: datetime) -> None:
         """New policies are in force. A task that was never planned begins now: nothing of its past was missed."""
-        self._tasks = list(tasks)
+        tasks = list(tasks)
         known = self._memory.planned()
-        new = {task.name: now for task in self._tasks if task.name not in known}
+        new = {task.name: now for task in tasks if task.name not in known}
         self._memory.remember(new)
-        self._planned = {task.name: known.get(task.name, now) for task in self._tasks}
+        self._tasks = tasks
+        self._planned = {task.name: known.get(task.name, now) for task in tasks}
 
-    def look_soon(self, policies: Iterable[str], now: datetime) -> None:
-        """Have the repositories of these policies looked at as soon as may be: nothing is known of them yet."""
-        wanted = set(policies)
-        for task in self._tasks:
-            if task.kind == "refresh" and task.policy.policy in wanted:
-                self._queue.submit(task.job(Planned(now, now)), now)
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all tasks."""
+        return frozenset(self._planned)
+
+    def do_now(self, tasks: Iterable[Task], now: datetime) -> None:
+        """Have these done before all runs, besides their times; once a minute at most, however often it is asked for."""
+        minute = now.replace(second=0, microsecond=0)
+        for task in tasks:
+            self._queue.submit(replace(task.job(Planned(minute, now)), priority=PRIORITY["run"] + 1), now)
 
     def plan(self, now: datetime) -> list[JobSpec]:
         """Submit what is due; returns the jobs that are new."""

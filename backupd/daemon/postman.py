@@ -5,6 +5,7 @@ A slow mail server delays no backup. What is in the outbox survives the daemon; 
 
 import random
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
@@ -31,11 +32,14 @@ def packed(notice: Notice) -> dict[str, Any]:
     return {**asdict(notice), "at": notice.at.astimezone(UTC).isoformat()}
 
 
-def unpacked(message: Mapping[str, Any]) -> Notice:
-    """And back."""
+def unpacked(message: Mapping[str, Any]) -> Notice | None:
+    """And back; None if it is none that this version knows."""
     known = {field.name for field in fields(Notice)}
     values = {name: value for name, value in message.items() if name in known}
-    return Notice(**{**values, "at": parse_stamp(values["at"])})
+    try:
+        return Notice(**{**values, "at": parse_stamp(values["at"])})
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
 
 
 class Teller:
@@ -54,8 +58,8 @@ class Teller:
         for name in notices.recipients(policy, notice, failing):
             kind = notices.kind_of(policy.notifiers[name])
             for waiting in self._catalog.outbox.list(waiting_only=True, limit=1000):
-                same = (waiting.policy, waiting.notifier) == (policy.policy, name)
-                if same and supersedes(notice, unpacked(waiting.message), kind):
+                old = unpacked(waiting.message) if (waiting.policy, waiting.notifier) == (policy.policy, name) else None
+                if old is not None and supersedes(notice, old, kind):
                     self._catalog.outbox.failed(waiting.id, notice.at, None, "superseded by newer news")
             key = f"{policy.policy}/{name}/{notice.id}"
             self._catalog.outbox.enqueue(key, policy.policy, name, notice.event, packed(notice), notice.at)
@@ -111,6 +115,9 @@ class Postman:
                 self.round()
             except BackupdError as error:  # the catalog: the next look may find it well
                 self._log.error("notices cannot be delivered now", reason=error.message)
+            except Exception as error:  # noqa: BLE001  # the thread's edge: if it ended, nobody would hear of anything any more
+                where = "".join(traceback.format_tb(error.__traceback__))  # not the message, which may quote an address
+                self._log.critical("notices cannot be delivered now", reason=type(error).__name__, where=where)
 
     def round(self) -> None:
         """Deliver what is due, once."""
@@ -123,6 +130,9 @@ class Postman:
         outbox, notice, now = self._catalog.outbox, unpacked(one.message), self._clock()
         policy = self._policy(one.policy)
         model = policy.notifiers.get(one.notifier) if policy else None
+        if notice is None:
+            outbox.failed(one.id, now, None, "this version cannot read it")
+            return
         if policy is None or model is None:
             outbox.failed(one.id, now, None, "no policy names this notifier any more")
             return

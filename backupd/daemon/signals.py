@@ -58,5 +58,9 @@ class Signals:
         restore: Callable[[int, object], object] = signal.signal  # type: ignore[assignment]
         for number, handler in self._before.items():
             restore(number, handler)
-        for fd in (self._read, self._write):
+        ends, self._write = (
+            (self._read, self._write),
+            -1,
+        )  # a thread that still wakes us must not write into another file
+        for fd in ends:
             os.close(fd)

@@ -6,12 +6,23 @@ from datetime import datetime, timedelta
 from backupd.catalog.alerts import Alert
 from backupd.catalog.opening import Catalog
 from backupd.jobs import notices
-from backupd.jobs.status import SourceStatus, age
+from backupd.jobs.status import SourceStatus, age, sentence, worst_first
 from backupd.notify.base import Notice
 from backupd.policy.model import Policy
 from backupd.policy.words import written
 
 AGAIN = timedelta(days=1)
+_ABOUT_REPOSITORY = ("prune", "refresh")
+"""Kinds of jobs whose failure is told under their own names."""
+
+
+def promised_names(policies: Iterable[Policy]) -> frozenset[str]:
+    """Under these it is remembered since when each source is promised to be protected."""
+    return frozenset(_since(policy, source.name) for policy in policies for source in policy.sources)
+
+
+def _since(policy: Policy, source: str) -> str:
+    return f"since:{policy.policy}/{source}"
 
 
 class Steward:
@@ -33,32 +44,36 @@ class Steward:
 
     def adopt(self, policies: Iterable[Policy], now: datetime) -> None:
         """New policies are in force: what was promised from now on; what nobody promises any more is no alert."""
-        policies = list(policies)
+        there = {policy.policy: policy for policy in policies}
         known = self._catalog.plans.planned()
-        names = [f"since:{policy.policy}/{source.name}" for policy in policies for source in policy.sources]
-        self._catalog.plans.remember({name: now for name in names if name not in known})
-        there = {policy.policy for policy in policies}
+        new = promised_names(there.values()).difference(known)
+        self._catalog.plans.remember(dict.fromkeys(sorted(new), now))
         self._catalog.repositories.keep(sorted(there))
         for alert in self._catalog.alerts.list_open():
-            if alert.policy not in there:
+            if not _concerns(alert, there.get(alert.policy)):
                 self._catalog.alerts.close(alert.event, alert.policy, alert.source, now)
 
-    def look(self, policies: Iterable[Policy], now: datetime) -> None:
-        """See to everything."""
+    def look(self, policies: Iterable[Policy], now: datetime) -> str:
+        """See to everything; returns how things stand, in a sentence."""
         since = self._catalog.plans.planned()
         opened = {(a.event, a.policy, a.source): a for a in self._catalog.alerts.list_open()}
+        everything: list[SourceStatus] = []
         for policy, statuses in self._statuses(list(policies), now):
+            everything += statuses
             for status in statuses:
-                begun = since.get(f"since:{policy.policy}/{status.name}", now)
+                begun = since.get(_since(policy, status.name), now)
                 alert = opened.get(("rpo_breach", policy.policy, status.name))
                 self._objective(policy, status, begun, alert, now)
             self._brakes(policy, [a for a in opened.values() if (a.event, a.policy) == ("brake", policy.policy)], now)
+        return sentence(worst_first(everything, now), now)
 
     def _objective(
         self, policy: Policy, status: SourceStatus, begun: datetime, alert: Alert | None, now: datetime
     ) -> None:
         rpo = policy.objectives.rpo
         if rpo is None:
+            if alert is not None:  # nothing is promised any more
+                self._catalog.alerts.close("rpo_breach", policy.policy, status.name, now)
             return
         # of a source that was never backed up, the time counts from when it was promised
         newest = status.last_good
@@ -67,9 +82,10 @@ class Steward:
             old = f"its newest snapshot is {age(now - newest)} old" if newest else "there is no snapshot of it"
             said = f"{old}, promised are {written(rpo)}"
             self._raise(policy, "rpo_breach", status.name, said, alert, now, self._breach(policy, status, rpo))
-        elif alert is not None and newest is not None:
+        elif alert is not None:
             self._catalog.alerts.close("rpo_breach", policy.policy, status.name, now)
-            self._tell(policy, notices.rpo_kept(policy.policy, status.name, now, rpo=rpo, last_good=newest))
+            if newest is not None:
+                self._tell(policy, notices.rpo_kept(policy.policy, status.name, now, rpo=rpo, last_good=newest))
 
     @staticmethod
     def _breach(policy: Policy, status: SourceStatus, rpo: timedelta) -> Callable[[datetime], Notice]:
@@ -85,11 +101,11 @@ class Steward:
         now: datetime,
         notice: Callable[[datetime], Notice],
     ) -> None:
-        if alert is not None and alert.told_at is not None and now - alert.told_at < AGAIN:
+        if alert is not None and not _to_tell(alert, now):
             return
         opened = self._catalog.alerts.open(event, policy.policy, source, said, now)
-        self._catalog.alerts.mark_told(opened.alert.id, now)
         self._tell(policy, notice(now))
+        self._catalog.alerts.mark_told(opened.alert.id, now)
 
     def _brakes(self, policy: Policy, alerts: Sequence[Alert], now: datetime) -> None:
         """A brake that is not in force any more was released; as long as it is, people hear of it each day."""
@@ -101,6 +117,26 @@ class Steward:
             if seen is not None and seen.at > alert.opened and source not in {brake.source for brake in seen.brakes}:
                 self._catalog.alerts.close("brake", policy.policy, alert.source, now)
                 self._tell(policy, notices.brake_released(policy.policy, source, now))
-            elif alert.told_at is None or now - alert.told_at >= AGAIN:
-                self._catalog.alerts.mark_told(alert.id, now)
+            elif _to_tell(alert, now):
                 self._tell(policy, notices.brake_set(policy.policy, source, "", now, signs=1))
+                self._catalog.alerts.mark_told(alert.id, now)
+
+
+def _to_tell(alert: Alert, now: datetime) -> bool:
+    """Whether people are to hear of it again; a day after the last time, whichever way the clock was put meanwhile."""
+    return alert.told_at is None or abs(now - alert.told_at) >= AGAIN
+
+
+def _concerns(alert: Alert, policy: Policy | None) -> bool:
+    """Whether an alert is about something that is still there."""
+    if policy is None:
+        return False
+    if alert.event in {"rpo_breach", "brake"}:
+        return alert.source in {source.name for source in policy.sources}
+    if alert.event == "failure":
+        return alert.source in {*(source.name for source in policy.sources), *_ABOUT_REPOSITORY}
+    if alert.event == "notify_failed":
+        return alert.source in policy.notifiers
+    if alert.event == "verify_failed":
+        return alert.source in {f"level {verify.level}" for verify in policy.verify}
+    return True

@@ -1,13 +1,15 @@
 """What systemd wants to hear of a service (sd_notify): ready, reloading, stopping, alive, and how things stand.
 
 Datagrams to a local socket, as `sd_notify(3)` describes them. Where nobody listens, nothing is said; a message that cannot be
-delivered never stops the daemon.
+delivered never stops the daemon. For those on which its fate hangs it waits a moment, if the socket is full.
 """
 
 import contextlib
 import socket
 import time
 from dataclasses import dataclass
+
+_MOMENT = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +26,15 @@ class Systemd:
 
     def ready(self, status: str) -> None:
         """Everything is up, or a reload is done."""
-        self._say(f"READY=1\nSTATUS={_line(status)}")
+        self._say(f"READY=1\nSTATUS={_line(status)}", _MOMENT)
 
     def reloading(self) -> None:
         """A reload begins; `ready` ends it."""
-        self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", _MOMENT)
 
     def stopping(self, status: str) -> None:
         """The end begins."""
-        self._say(f"STOPPING=1\nSTATUS={_line(status)}")
+        self._say(f"STOPPING=1\nSTATUS={_line(status)}", _MOMENT)
 
     def status(self, text: str) -> None:
         """How things stand, in one line."""
@@ -42,12 +44,12 @@ class Systemd:
         """The main loop goes round."""
         self._say("WATCHDOG=1")
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, patience: float = 0.0) -> None:
         if not self.address:
             return
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)
+            sock.settimeout(patience)  # 0 does not wait
             sock.sendto(text.encode(), address)
 
 

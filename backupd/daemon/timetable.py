@@ -53,28 +53,28 @@ class Task:
         """The job of one time."""
         schedule = self.policy.schedule
         most = schedule.max_duration if schedule and self.kind == "run" else None
-        return JobSpec(
-            self.kind,
-            self.policy.policy,
-            self.source,
-            f"{self.name}:{stamp(planned.at)}",
-            self.lock,
-            PRIORITY[self.kind],
-            {**self.payload, "due": stamp(planned.at)},
-            planned.start,
-            self.policy.retries.attempts,
-            most.total_seconds() if most else None,
+        return (
+            JobSpec(  # without `not_before`: it is planned when it may begin, and a clock put back must not hold it up
+                self.kind,
+                self.policy.policy,
+                self.source,
+                f"{self.name}:{stamp(planned.at)}",
+                self.lock,
+                PRIORITY[self.kind],
+                {**self.payload, "due": stamp(planned.at)},
+                max_attempts=self.policy.retries.attempts,
+                max_seconds=most.total_seconds() if most else None,
+            )
         )
 
     def next_start(self, now: datetime) -> datetime | None:
         """When it starts next, after `now`."""
-        after = now - self.timing.jitter
-        return next((planned.start for planned in self.timing.upcoming(after) if planned.start > now), None)
+        return self.timing.next_start(now)
 
 
 def tasks_of(policies: Iterable[Policy]) -> list[Task]:
-    """The tasks of policies for which this host has the keys."""
-    return [task for policy in policies for task in _tasks(policy)]
+    """The tasks of policies for which this host has the keys; what a policy says twice is done once."""
+    return list({task.name: task for policy in policies for task in _tasks(policy)}.values())
 
 
 def _tasks(policy: Policy) -> Iterator[Task]:
@@ -83,7 +83,7 @@ def _tasks(policy: Policy) -> Iterator[Task]:
             yield Task("run", policy, policy.timing(source.name), source.name)
     for verify in policy.verify:
         if can(policy, "verify", verify.level):
-            timing = _regular(f"verify:{policy.policy}:{verify.level}", verify.every)
+            timing = _regular(f"verify:{policy.policy}:{verify.level}:{verify.sample:g}", verify.every)
             yield Task("verify", policy, timing, payload=verify_payload(verify))
     if policy.retention and can(policy, "prune"):
         yield Task("prune", policy, _regular(f"prune:{policy.policy}", DAY))

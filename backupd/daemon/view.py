@@ -64,6 +64,8 @@ class Viewer:
             return Health(alive=True, ready=False, word="starting")
         if self.ticks() - state.last_step > STALLED:
             return Health(alive=False, ready=False, word="stalled")
+        if state.failing_since is not None:
+            return Health(alive=True, ready=False, word="failing")
         return Health(alive=True, ready=not state.draining, word="draining" if state.draining else "ok")
 
     def overview(self) -> Overview:

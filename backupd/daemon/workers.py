@@ -1,7 +1,8 @@
 """Claims jobs and runs each in a process of its own, with a lease that is renewed while it works. One thread, which never waits.
 
 One slot more than the jobs that may run at once takes restores only: on the worst day nobody waits behind a night's backups. A
-worker that lost its claim stops its process at once; what that had done is wasted and harms nothing.
+worker that lost its claim stops its process at once; what that had done is wasted and harms nothing. An end that cannot be
+written down now is kept, with its lease, until it can: nothing must be done again because the catalog was locked.
 """
 
 import os
@@ -22,6 +23,7 @@ _PATIENCE = 60.0
 """Between asking a job to end and ending it."""
 RESTORES = frozenset({"restore"})
 ABANDONED = "the daemon ended"
+TAKEN = "it was cancelled, or is another worker's now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Bookkeeper(Protocol):
         """A job begins."""
 
     def ended(self, claim: Claim, ended: Ended, now: datetime, why: str) -> None:
-        """A job's process has ended; `why` it was stopped, if it was."""
+        """A job's process has ended; `why` it was stopped, if it was. After an error it is called again, with the same values."""
 
     def refused(self, claim: Claim, error: BackupdError, now: datetime) -> None:
         """A job cannot even begin."""
@@ -54,7 +56,7 @@ class _Room:
 
 @dataclass(slots=True)
 class _Slot:
-    """A job at work."""
+    """A job at work; `end` is how it ended and when, while that is still to be written down."""
 
     claim: Claim
     child: Child
@@ -64,6 +66,7 @@ class _Slot:
     why: str = ""
     kill_at: float | None = None
     last: str = ""
+    end: tuple[Ended, datetime] | None = None
 
 
 class Workers:
@@ -109,20 +112,24 @@ class Workers:
     def descriptors(self) -> Iterator[int]:
         """Where messages arrive."""
         for slot in self._slots.values():
-            if (fd := slot.child.messages) is not None:
+            if slot.end is None and (fd := slot.child.messages) is not None:
                 yield fd
 
     def tend(self, now: datetime) -> bool:
-        """Look after the jobs at work; returns whether one has ended."""
-        ended = False
-        for key, slot in list(self._slots.items()):
+        """Look after the jobs at work; returns whether one has ended.
+
+        What needs no catalog is done for all of them first: no job may escape its limits because that does not answer.
+        """
+        for slot in self._slots.values():
             self._listen(slot)
-            if (end := slot.child.ended()) is not None:
-                self._settle(key, slot, end, now)
-                ended = True
-            else:
-                self._watch(slot, now)
-        return ended
+            self._limit(slot)
+            self._see(slot, now)
+        over = [key for key, slot in self._slots.items() if slot.end is not None]
+        for slot in self._slots.values():
+            self._renew(slot, now)
+        for key in over:
+            self._write_down(key)
+        return bool(over)
 
     def fill(self, now: datetime) -> None:
         """Take jobs for the slots that are free."""
@@ -143,42 +150,60 @@ class Workers:
         self._books.begun(claim, now)
         try:
             child = self._start(self._command(claim.spec))
-        except (BackupdError, OSError) as error:
-            self._books.refused(claim, _expected(error), now)
+        except BackupdError as error:
+            self._books.refused(claim, error, now)
             return
         most, ticks = claim.spec.max_seconds, self._ticks()
         self._slots[claim.id] = _Slot(claim, child, now, ticks, ticks + most if most else None)
         self._log.info("job begins", job=claim.id, attempt=claim.attempt, pid=child.pid, **_what(claim.spec))
 
     def _listen(self, slot: _Slot) -> None:
-        for line in slot.child.read_messages():
+        if slot.end is None:
+            self._pass_on(slot, slot.child.read_messages())
+
+    def _pass_on(self, slot: _Slot, lines: Sequence[str]) -> None:
+        for line in lines:
             slot.last = line
             self._log.info("job says", job=slot.claim.id, **_what(slot.claim.spec), line=line)
 
-    def _settle(self, key: str, slot: _Slot, end: Ended, now: datetime) -> None:
-        while slot.child.messages is not None:  # what it said last; a grandchild that holds the pipe says nothing more
-            before = slot.child.messages
-            lines = slot.child.read_messages()
-            for line in lines:
-                self._log.info("job says", job=slot.claim.id, **_what(slot.claim.spec), line=line)
-            if not lines and slot.child.messages == before:
-                break
-        slot.child.close()
-        del self._slots[key]
-        self._log.info("job ends", job=slot.claim.id, exit=end.code, why=slot.why or None, **_what(slot.claim.spec))
-        self._books.ended(slot.claim, end, now, slot.why)
-
-    def _watch(self, slot: _Slot, now: datetime) -> None:
-        """Renew the lease; end what takes too long, or is no longer ours."""
+    def _limit(self, slot: _Slot) -> None:
+        """End what takes too long."""
+        if slot.end is not None:
+            return
         ticks = self._ticks()
-        if ticks - slot.beat >= _BEAT:
-            slot.beat = ticks
-            if not self._queue.heartbeat(slot.claim, now, LEASE):
-                self._stop(slot, "it was cancelled, or is another worker's now")
-        if slot.deadline and ticks >= slot.deadline:
+        if slot.deadline is not None and ticks >= slot.deadline:
             self._stop(slot, f"it took longer than the {slot.claim.spec.max_seconds:g} seconds that it may")
-        if slot.kill_at and ticks >= slot.kill_at:
+        if slot.kill_at is not None and ticks >= slot.kill_at:
             slot.child.stop(hard=True)
+
+    def _see(self, slot: _Slot, now: datetime) -> None:
+        """Whether the process has ended."""
+        if slot.end is None and (end := slot.child.ended()) is not None:
+            self._end(slot, end, now)
+
+    def _end(self, slot: _Slot, end: Ended, now: datetime) -> None:
+        slot.end = end, now
+        self._pass_on(slot, slot.child.close())
+        self._log.info("job ends", job=slot.claim.id, exit=end.code, why=slot.why or None, **_what(slot.claim.spec))
+
+    def _renew(self, slot: _Slot, now: datetime) -> None:
+        """Renew the lease; what is no longer ours ends. The end of a job is tried to be written down as long as it is ours."""
+        ticks = self._ticks()
+        if ticks - slot.beat < _BEAT:
+            return
+        slot.beat = ticks
+        if not self._queue.heartbeat(slot.claim, now, LEASE) and slot.end is None:
+            self._stop(slot, TAKEN)
+
+    def _write_down(self, key: str) -> None:
+        """Only what is written down is over: an error leaves it for the next time, behind all others."""
+        slot = self._slots.pop(key)
+        assert slot.end is not None
+        try:
+            self._books.ended(slot.claim, *slot.end, slot.why)
+        except BackupdError:
+            self._slots[key] = slot
+            raise
 
     def _stop(self, slot: _Slot, why: str) -> None:
         if not slot.why:
@@ -188,14 +213,21 @@ class Workers:
     def stop_all(self, why: str) -> None:
         """Ask every job to end."""
         for slot in self._slots.values():
-            self._stop(slot, why)
+            if slot.end is None:
+                self._stop(slot, why)
 
     def abandon(self, now: datetime) -> None:
-        """End every job at once, without asking."""
+        """End every job at once, without asking; what cannot be written down is left to the lease, which runs out."""
         for key, slot in list(self._slots.items()):
-            slot.why = slot.why or ABANDONED
-            slot.child.stop(hard=True)
-            self._settle(key, slot, Ended(int(Exit.TERMINATED), None), now)
+            if slot.end is None:
+                slot.why = slot.why or ABANDONED
+                slot.child.stop(hard=True)
+                self._end(slot, Ended(int(Exit.TERMINATED), None), now)
+            try:
+                self._write_down(key)
+            except BackupdError as error:
+                self._log.error("the end of a job cannot be written down", job=slot.claim.id, reason=error.message)
+        self._slots.clear()
 
 
 def worker_name(host: str) -> str:
@@ -206,9 +238,3 @@ def worker_name(host: str) -> str:
 def _what(spec: JobSpec) -> dict[str, str]:
     found = {"kind": spec.kind, "policy": spec.policy}
     return found | ({"source": spec.source} if spec.source else {})
-
-
-def _expected(error: BackupdError | OSError) -> BackupdError:
-    if isinstance(error, BackupdError):
-        return error
-    return BackupdError(f"the job cannot be started: {error.strerror}")

@@ -150,6 +150,32 @@ def run_failed(
     return _notice("failure", level, policy, source, title, lines, at, run, exit_code=exit_code)
 
 
+def job_failed(policy: str, kind: str, run: str, at: datetime, *, exit_code: int, code: str) -> Notice:
+    """A job that is about the policy's repository (a prune, a look at it) failed for good; its backups are another matter.
+
+    Args:
+        policy, kind, run, at: what failed when.
+        exit_code: of the job.
+        code: the error's word.
+    """
+    known = Exit(exit_code) if exit_code in list(Exit) else Exit.FAILED
+    lines = [
+        f"It failed at {when(at)}: {code} (exit {exit_code}). Backups go on.",
+        _NEXT.get(known, "See the run's log for what ended it."),
+    ]
+    level: Level = "breach" if known is Exit.INTEGRITY else "warn"
+    return _notice(
+        "failure", level, policy, kind, f"The job {kind} of {policy} failed", lines, at, run, exit_code=exit_code
+    )
+
+
+def job_works(policy: str, kind: str, run: str, at: datetime) -> Notice:
+    """It succeeds again."""
+    lines = [f"It ended at {when(at)}."]
+    title = f"The job {kind} of {policy} succeeds again"
+    return _notice("failure", "ok", policy, kind, title, lines, at, run, resolved=True, exit_code=int(Exit.DONE))
+
+
 def rpo_breach(policy: str, source: str, at: datetime, *, rpo: timedelta, last_good: datetime | None) -> Notice:
     """The newest good snapshot is older than promised."""
     lines = [

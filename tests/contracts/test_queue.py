@@ -264,6 +264,22 @@ def test_a_lease_that_runs_out_gives_the_job_to_another(queue: Queue) -> None:
     assert state(queue, one) == ("lost", 2)
 
 
+def test_a_worker_that_is_known_to_be_dead_is_not_waited_for(queue: Queue) -> None:
+    """Its jobs go to others at once; those of the living stay, and what the dead one had ended."""
+    submit(queue, spec("a"), spec("b"), spec("c"))
+    done, theirs, mine = (queue.claim(worker, NOW, LEASE) for worker in ("dead", "dead", "living"))
+    assert done is not None
+    assert theirs is not None
+    assert mine is not None
+    assert queue.finish(done, NOW, "done")
+    assert queue.disown("nobody", NOW) == 0
+    assert queue.disown("dead", NOW) == 1
+    assert [lost.id for lost in queue.recover(NOW)] == [theirs.id]
+    assert not queue.heartbeat(theirs, NOW, LEASE)
+    assert queue.heartbeat(mine, NOW, LEASE)
+    assert claim(queue).attempt == 2
+
+
 def test_a_heartbeat_keeps_the_job(queue: Queue) -> None:
     """A lease counts from the newest heartbeat, also from one that came late but before anybody took the job."""
     submit(queue, spec("a"))

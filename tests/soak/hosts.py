@@ -16,6 +16,7 @@ from backupd.daemon.inforce import InForce, take
 from backupd.daemon.options import Options
 from backupd.daemon.planner import Planner
 from backupd.daemon.postman import Postman
+from backupd.daemon.recovery import Recovery
 from backupd.daemon.service import Every, Loop, Parts, State
 from backupd.daemon.steward import Steward
 from backupd.daemon.systemd import Systemd
@@ -130,6 +131,8 @@ class Host:
             parts.planner = self._planner(catalog)
             parts.look = steward.look
         books = Books(catalog, named, self.postman.teller.tell, lambda: state.draining)
+        if "scheduler" in self.options.roles:
+            parts.recover = Recovery(catalog, books.lost, self.log).look  # type: ignore[arg-type]
         parts.workers = Workers(
             self.worker,
             self.options.slots,
@@ -140,7 +143,7 @@ class Host:
             self.log,
             parts.ticks,  # type: ignore[arg-type]
         )
-        parts.worker_name = self.worker
+        parts.name = self.worker
 
         def adopted(found: InForce) -> None:
             _adopted(catalog, steward, parts.clock, found)
