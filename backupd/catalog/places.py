@@ -61,7 +61,7 @@ def open_file(path: Path, timeout: float) -> Database:
             object_name=str(path),
             hint="look at its folder, or name another with --state",
         ) from None
-    return _file(URL.create("sqlite", database=str(path.absolute())), str(path), timeout)
+    return open_file_there(path, timeout)
 
 
 def open_file_there(path: Path, timeout: float) -> Database:
@@ -69,16 +69,13 @@ def open_file_there(path: Path, timeout: float) -> Database:
 
     That it is gone is told by the first use.
     """
-    place = "file:" + quote(str(path.absolute()))
-    return _file(URL.create("sqlite", database=place, query={"mode": "rw", "uri": "true"}), str(path), timeout)
-
-
-def _file(url: URL, name: str, timeout: float) -> Database:
     # isolation_level: the driver begins no transactions of its own accord, so tables are made in ours
     driver: dict[str, Any] = {"timeout": timeout, "isolation_level": None, "check_same_thread": False}
+    # mode=rw: a file that is gone later is not made again, empty, by the next connection
+    url = URL.create("sqlite", database=f"file:{quote(str(path.absolute()))}", query={"mode": "rw", "uri": "true"})
     engine = _engine(url, driver)
     event.listen(engine, "connect", _prepare)
-    return Database(engine, name)
+    return Database(engine, str(path))
 
 
 def _refuse_leftovers(path: Path) -> None:
