@@ -61,7 +61,7 @@ def open_file(path: Path, timeout: float) -> Database:
             object_name=str(path),
             hint="look at its folder, or name another with --state",
         ) from None
-    return _file(path, timeout)
+    return open_file_there(path, timeout)
 
 
 def open_file_there(path: Path, timeout: float) -> Database:
@@ -69,10 +69,6 @@ def open_file_there(path: Path, timeout: float) -> Database:
 
     That it is gone is told by the first use.
     """
-    return _file(path, timeout)
-
-
-def _file(path: Path, timeout: float) -> Database:
     # isolation_level: the driver begins no transactions of its own accord, so tables are made in ours
     driver: dict[str, Any] = {"timeout": timeout, "isolation_level": None, "check_same_thread": False}
     # mode=rw: a file that is gone later is not made again, empty, by the next connection

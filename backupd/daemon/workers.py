@@ -63,6 +63,7 @@ class _Slot:
     began: datetime
     beat: float
     deadline: float | None
+    beat_at: datetime
     why: str = ""
     kill_at: float | None = None
     last: str = ""
@@ -147,14 +148,17 @@ class Workers:
         return None if restores else _Room(RESTORES)
 
     def _begin(self, claim: Claim, now: datetime) -> None:
-        self._books.begun(claim, now)
+        try:
+            self._books.begun(claim, now)
+        except BackupdError as error:  # the job is ours all the same, and its end is written down with its beginning
+            self._log.warning("the beginning of a job cannot be written down", job=claim.id, reason=error.message)
         try:
             child = self._start(self._command(claim.spec))
         except BackupdError as error:
             self._books.refused(claim, error, now)
             return
         most, ticks = claim.spec.max_seconds, self._ticks()
-        self._slots[claim.id] = _Slot(claim, child, now, ticks, ticks + most if most else None)
+        self._slots[claim.id] = _Slot(claim, child, now, ticks, ticks + most if most else None, now)
         self._log.info("job begins", job=claim.id, attempt=claim.attempt, pid=child.pid, **_what(claim.spec))
 
     def _listen(self, slot: _Slot) -> None:
@@ -189,9 +193,10 @@ class Workers:
     def _renew(self, slot: _Slot, now: datetime) -> None:
         """Renew the lease; what is no longer ours ends. The end of a job is tried to be written down as long as it is ours."""
         ticks = self._ticks()
-        if ticks - slot.beat < _BEAT:
+        # by the wall clock too, which leases are counted by: put forward, it must not make us look dead
+        if ticks - slot.beat < _BEAT and abs((now - slot.beat_at).total_seconds()) < _BEAT:
             return
-        slot.beat = ticks
+        slot.beat, slot.beat_at = ticks, now
         if not self._queue.heartbeat(slot.claim, now, LEASE) and slot.end is None:
             self._stop(slot, TAKEN)
 

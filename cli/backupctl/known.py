@@ -81,10 +81,9 @@ def _read(catalog: "Catalog", settings: Settings, policies: "Sequence[Policy]", 
     return Known(sources, sum(map(cache_bytes, folders)), "catalog", as_of)
 
 
-def alive(catalog: "Catalog", now: datetime, *, worker: bool = False) -> bool:
-    """Whether a daemon that plans or works (`worker`: one that works) was heard of lately; one from the future was not."""
-    beats = catalog.heartbeats.all().items()
-    return any(abs(now - at) <= ALIVE for name, at in beats if (":" in name if worker else name != "web"))
+def alive(catalog: "Catalog", now: datetime) -> bool:
+    """Whether a daemon was heard of lately; from the future is not lately."""
+    return any(abs(now - at) <= ALIVE for at in catalog.heartbeats.all().values())
 
 
 def _doubt(policy: "Policy", standings: "Standings", now: datetime) -> str | None:

@@ -10,12 +10,13 @@ from typing import Any
 from backupd.catalog.opening import Catalog, open_catalog
 from backupd.catalog.queue import JobSpec
 from backupd.daemon import postman as postman_module
-from backupd.daemon.assembly import _adopted, _named, _statuses
+from backupd.daemon.assembly import _adopted, _bury, _named, _statuses
 from backupd.daemon.books import Books
 from backupd.daemon.inforce import InForce, take
 from backupd.daemon.options import Options
 from backupd.daemon.planner import Planner
 from backupd.daemon.postman import Postman
+from backupd.daemon.recovery import Recovery
 from backupd.daemon.service import Every, Loop, Parts, State
 from backupd.daemon.steward import Steward
 from backupd.daemon.systemd import Systemd
@@ -84,6 +85,7 @@ class Host:
         self.postman: Postman | None = None
         self.starts = 0
         self.last_step = 0.0
+        self.looked = False
         self.looks: list[datetime] = []
 
     @property
@@ -117,6 +119,9 @@ class Host:
     def _build(self, catalog: Catalog) -> None:
         world = self.world
         make_frail(catalog, world, DYING, BUSY)
+        if self.starts > 1:
+            before = dict.fromkeys(self.options.roles, f"{self.name}:{self.starts - 1}")
+            _bury(catalog, before, world.now(), self.log)  # type: ignore[arg-type]
         state = State(last_step=world.ticks)
         self.state = state
         parts = Parts(catalog, world.now, lambda: world.ticks, self.log, Systemd(), state)  # type: ignore[arg-type]
@@ -128,8 +133,10 @@ class Host:
                 catalog, lambda policies, now: _statuses(catalog, policies, now), self.postman.teller.tell
             )
             parts.planner = self._planner(catalog)
-            parts.look = steward.look
+            parts.look = self._looking(steward)
         books = Books(catalog, named, self.postman.teller.tell, lambda: state.draining)
+        if "scheduler" in self.options.roles:
+            parts.recover = Recovery(catalog, books.lost, self.log).look  # type: ignore[arg-type]
         parts.workers = Workers(
             self.worker,
             self.options.slots,
@@ -140,7 +147,7 @@ class Host:
             self.log,
             parts.ticks,  # type: ignore[arg-type]
         )
-        parts.worker_name = self.worker
+        parts.name = self.worker
 
         def adopted(found: InForce) -> None:
             _adopted(catalog, steward, parts.clock, found)
@@ -152,6 +159,14 @@ class Host:
         if Host.policies is None:
             Host.policies = take(self.options.policies, self.options.state / "kept")
         self.loop._adopt(Host.policies)  # as `load` does, without reading twenty files again at every start
+
+    def _looking(self, steward: Steward) -> Callable[[InForce, datetime], str]:
+        def look(policies: InForce, now: datetime) -> str:
+            said = steward.look(policies, now)
+            self.looked = True
+            return said
+
+        return look
 
     def _planner(self, catalog: Catalog) -> Planner:
         looks, world = self.looks, self.world

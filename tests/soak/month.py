@@ -102,9 +102,10 @@ class Month:
             world.ticks += self._pace()
             for host in self.hosts:
                 host.step()
+                if host.looked:
+                    host.looked = False
+                    objectives(host, self.catalog, world)
             self.steps += 1
-            if self.steps % 20 == 0:
-                objectives(self.hosts[0], self.catalog, world)
             if world.ticks >= next_day:
                 next_day += DAY
                 yield world.ticks

@@ -194,7 +194,9 @@ class Job:
     def _refresh(self) -> dict[str, Any]:
         storage = self._storage
         seen = Look(list(storage.snapshots.values()), frozenset(storage.pruned), (), (), 10)
-        note(self._catalog(), self.policy.policy, storage.place, storage.id, seen, min(self._began, self._world.now()))
+        began = min(self._began, self._world.now())
+        with self._catalog() as catalog:
+            note(catalog, self.policy.policy, storage.place, storage.id, seen, began)
         return {}
 
     def stop(self, *, hard: bool = False) -> None:
@@ -208,8 +210,9 @@ class Job:
             self._world.count("snapshots that nobody was told of")
         self.over = self.closed = True
 
-    def close(self) -> None:
+    def close(self) -> list[str]:
         self.over = self.closed = True
+        return []
 
 
 def _failed(code: int) -> Ended:

@@ -43,8 +43,8 @@ def run_by_daemon(settings: Settings, policy: str, name: str | None, catalog: st
     if found is None:
         raise _nobody("there is no catalog of a daemon here")
     with found as opened:
-        if not settings.yes and not alive(opened, now(), worker=True):
-            raise _nobody("no daemon that works was heard of in the last five minutes")
+        if not settings.yes and not alive(opened, now()):
+            raise _nobody("no daemon was heard of in the last five minutes")
         if settings.dry_run:
             _tell(settings, [{"job": None, "policy": spec.policy, "source": spec.source} for spec in specs])
             return
