@@ -43,8 +43,9 @@ class Books:
         ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._catalog, self._policy, self._tell, self._ending = catalog, policy, tell, ending
-        self._mine: dict[tuple[str, str], bool] = {}
-        """Of ends that are half written down whether the claim still held: asked again, the queue would deny it."""
+        self._settled: dict[tuple[str, str], tuple[bool, datetime | None]] = {}
+        """Of ends that are half written down whether the claim still held, which the queue would deny if it were asked again, and
+        when the job is tried again."""
 
     def begun(self, claim: Claim, now: datetime) -> None:
         """A job begins."""
@@ -68,9 +69,10 @@ class Books:
         run = runs.start(spec.policy, spec.source, spec.kind, now, job=claim.id, attempt=claim.attempt)
         again = None if end.outcome == "done" else self._again(claim, end.error_exit or ended.code, now, why)
         key = (claim.id, claim.token)
-        if key not in self._mine:
-            self._mine[key] = self._settle(claim, end, now, again)
-        if not self._mine[key]:
+        if key not in self._settled:
+            self._settled[key] = self._settle(claim, end, now, again), again
+        mine, again = self._settled[key]
+        if not mine:
             end = replace(end, outcome="lost")
         elif why == TAKEN:
             end = replace(end, outcome="cancelled")
@@ -79,7 +81,7 @@ class Books:
             self._catalog.audit.append("backupd", spec.kind, end.snapshot or spec.policy, now, facts)
         if end.outcome not in {"lost", "cancelled"}:
             self._consequences(claim, document, end, now, again)
-        del self._mine[key]
+        del self._settled[key]
 
     def _settle(self, claim: Claim, end: RunEnd, now: datetime, again: datetime | None) -> bool:
         """Tell the queue; whether the claim still held."""
