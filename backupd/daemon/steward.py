@@ -64,8 +64,15 @@ class Steward:
                 begun = since.get(_since(policy, status.name), now)
                 alert = opened.get(("rpo_breach", policy.policy, status.name))
                 self._objective(policy, status, begun, alert, now)
+            self._forget_names(policy, {status.name for status in statuses}, opened.values(), now)
             self._brakes(policy, [a for a in opened.values() if (a.event, a.policy) == ("brake", policy.policy)], now)
         return sentence(worst_first(everything, now), now)
+
+    def _forget_names(self, policy: Policy, there: set[str], alerts: Iterable[Alert], now: datetime) -> None:
+        """A server's source gives way to its databases once they are known, and its own objective with it."""
+        for alert in alerts:
+            if (alert.event, alert.policy) == ("rpo_breach", policy.policy) and alert.source not in there:
+                self._catalog.alerts.close(alert.event, alert.policy, alert.source, now)
 
     def _objective(
         self, policy: Policy, status: SourceStatus, begun: datetime, alert: Alert | None, now: datetime
@@ -131,10 +138,12 @@ def _concerns(alert: Alert, policy: Policy | None) -> bool:
     """Whether an alert is about something that is still there."""
     if policy is None:
         return False
+    name = alert.source or ""
+    mine = any(name == source.name or source.covers(name) for source in policy.sources)
     if alert.event in {"rpo_breach", "brake"}:
-        return alert.source in {source.name for source in policy.sources}
+        return mine
     if alert.event == "failure":
-        return alert.source in {*(source.name for source in policy.sources), *_ABOUT_REPOSITORY}
+        return mine or name in _ABOUT_REPOSITORY
     if alert.event == "notify_failed":
         return alert.source in policy.notifiers
     if alert.event == "verify_failed":

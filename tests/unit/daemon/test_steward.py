@@ -152,3 +152,24 @@ def test_a_repository_that_was_never_seen_is_a_breach_in_time(tmp_path: Path) ->
         assert told.take() == []
         steward.look([crm], NOW + 25 * HOUR)
         assert told.take() == [("rpo_breach", False)]
+
+
+def test_a_server_gives_way_to_its_databases(tmp_path: Path) -> None:
+    """The alert of a source that stands for all databases ends once they are known; theirs outlive a reload of the policies."""
+    with open_catalog(tmp_path) as catalog:
+        server = {"name": "srv", "url": "postgresql://backup@db1/*"}
+        crm, told, names = promised(sources=[server]), Told(), ["srv"]
+        old = NOW - 3 * DAY
+        steward = Steward(
+            catalog,
+            lambda ps, _now: [(p, [SourceStatus(n, p.policy, p.objectives.rpo, old) for n in names]) for p in ps],
+            told,
+        )
+        steward.adopt([crm], NOW - 5 * DAY)
+        steward.look([crm], NOW)
+        assert [a.source for a in catalog.alerts.list_open()] == ["srv"]
+        names[:] = ["srv.crm", "srv.shop"]
+        steward.look([crm], NOW)
+        assert [a.source for a in catalog.alerts.list_open()] == ["srv.crm", "srv.shop"]
+        steward.adopt([crm], NOW)
+        assert [a.source for a in catalog.alerts.list_open()] == ["srv.crm", "srv.shop"]
