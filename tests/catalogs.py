@@ -26,6 +26,7 @@ def on_server(server: PostgresServer) -> Iterator[Fresh]:
 
         def fresh() -> tuple[Catalog, str]:
             server.psql(name, f"truncate {', '.join(f'backupd.{table}' for table in _TABLES)} restart identity")
+            server.psql(name, "delete from backupd.meta where key <> 'id'")
             return catalog, url
 
         yield fresh

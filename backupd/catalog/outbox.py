@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, or_, select, update
 
 from backupd.catalog.database import Database
 from backupd.catalog.documents import canonical, parsed
 from backupd.catalog.queue import Json
+from backupd.catalog.tables import meta
 from backupd.catalog.tables import notifications as table
+
+_PURGED = "purged_notifications"
+"""Under this key the catalog keeps how many were forgotten: counters that fall look like ones that began anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,21 +124,46 @@ class Outbox:
             return [_notification(row) for row in connection.execute(query)]
 
     def counts(self) -> dict[tuple[str, str | None], int]:
-        """How many there are of each notifier and outcome (None: waiting)."""
-        query = select(table.c.notifier, table.c.outcome, func.count()).group_by(table.c.notifier, table.c.outcome)
+        """How many there were of each notifier and outcome (None: waiting), with those that were purged since."""
         with self._database.read() as connection:
-            found = connection.execute(query).all()
-        return {(notifier, outcome): count for notifier, outcome, count in found}
+            found = _purged(connection)
+            for place, count in _counted(connection).items():
+                found[place] = found.get(place, 0) + count
+        return found
 
     def purge(self, before: datetime) -> int:
-        """Forget messages that were over before then, and their keys."""
+        """Forget messages that were over before then, and their keys; how many they were is not forgotten."""
+        over = table.c.ended < before
         with self._database.write() as connection:
-            return connection.execute(delete(table).where(table.c.ended < before)).rowcount
+            going = _counted(connection, over)
+            if going:
+                self._remember(connection, going)
+            return connection.execute(delete(table).where(over)).rowcount
+
+    def _remember(self, connection: Connection, going: Mapping[tuple[str, str | None], int]) -> None:
+        sums = _purged(connection)
+        for place, count in going.items():
+            sums[place] = sums.get(place, 0) + count
+        text = canonical({"counts": [[notifier, outcome, count] for (notifier, outcome), count in sums.items()]})
+        if not self._database.insert_new(connection, meta, key=_PURGED, value=text):
+            connection.execute(update(meta).where(meta.c.key == _PURGED).values(value=text))
 
     def _end(self, notification: int, now: datetime, outcome: str, reason: str | None) -> None:
         with self._database.write() as connection:
             waits = update(table).where(table.c.id == notification, table.c.ended.is_(None))
             connection.execute(waits.values(ended=now, next_try=None, outcome=outcome, reason=reason))
+
+
+def _counted(connection: Connection, *which: ColumnElement[bool]) -> dict[tuple[str, str | None], int]:
+    query = select(table.c.notifier, table.c.outcome, func.count()).where(*which)
+    rows = connection.execute(query.group_by(table.c.notifier, table.c.outcome))
+    return {(notifier, outcome): count for notifier, outcome, count in rows}
+
+
+def _purged(connection: Connection) -> dict[tuple[str, str | None], int]:
+    text = connection.execute(select(meta.c.value).where(meta.c.key == _PURGED)).scalar()
+    kept = parsed(text, "the numbers of purged notifications")["counts"] if text is not None else []
+    return {(str(notifier), outcome): int(count) for notifier, outcome, count in kept}
 
 
 def _notification(row: Row[Any]) -> Notification:

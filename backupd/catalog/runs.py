@@ -11,6 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from backupd.catalog.database import Database
 from backupd.catalog.newest import fields_of, newest_few, newest_of
 from backupd.catalog.tables import runs
+from backupd.catalog.totals import remember
 
 _SOURCE = ("policy", "source")
 
@@ -131,11 +132,12 @@ class Runs:
         return self._runs(select(runs).where(runs.c.ended.is_(None)).order_by(runs.c.started, runs.c.id))
 
     def purge(self, before: datetime) -> int:
-        """Forget runs that ended before then, but not the newest good one of each policy, source and kind."""
+        """Forget runs that ended before then, but not the newest good one of each policy, source and kind, nor their sums."""
         good = newest_of(runs, ("kind", *_SOURCE), "started", {"outcome": "done"}).subquery()
         with self._database.write() as connection:
-            old = delete(runs).where(runs.c.ended < before, runs.c.id.not_in(select(good.c.id)))
-            return connection.execute(old).rowcount
+            old = and_(runs.c.ended < before, runs.c.id.not_in(select(good.c.id)))
+            remember(self._database, connection, old)
+            return connection.execute(delete(runs).where(old)).rowcount
 
     def _end(self, which: ColumnElement[bool], now: datetime, end: RunEnd) -> bool:
         with self._database.write() as connection:

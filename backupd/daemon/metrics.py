@@ -22,7 +22,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client.registry import Collector
 
-from backupd.daemon.overview import DURATION_BOUNDS, Overview, RunTotals, SourceView
+from backupd.catalog.totals import DURATION_BOUNDS
+from backupd.daemon.overview import Overview, RunTotals, SourceView
 from backupd.errors import StorageRefused
 
 __all__ = ["CONTENT_TYPE", "exposition", "write_textfile"]

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from backupd.catalog.totals import DURATION_BOUNDS
+
 Verdict = Literal["ok", "warn", "breach"]
 DayState = Literal["none", "ok", "failed", "missed"]
-
-DURATION_BOUNDS = (1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400)
-"""Upper bounds, in seconds, of the classes in which run times are counted; one more class counts what is longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from functools import lru_cache
 
 from backupd.catalog.opening import Catalog
 from backupd.catalog.runs import Run
+from backupd.catalog.totals import DURATION_BOUNDS
 from backupd.config.policies import repository_of
 from backupd.config.version import VERSION
 from backupd.daemon.commands import can
 from backupd.daemon.overview import (
-    DURATION_BOUNDS,
     AlertView,
     BrakeView,
     DayState,

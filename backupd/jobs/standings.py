@@ -37,7 +37,10 @@ class Standings:
         today = self._now.astimezone(UTC).date()
         since = self._now - timedelta(days=DAYS)
         for (repository, source), days in catalog.snapshots.days(since).items():
-            strip = self._known[repository][source].strip
+            known = self._known.get(repository, {}).get(source)
+            if known is None:
+                continue  # its first snapshot was written down between the two readings
+            strip = known.strip
             for day, count in days.items():
                 back = (today - day).days
                 if 0 <= back < DAYS:

@@ -17,6 +17,7 @@ from backupd.catalog.opening import Catalog
 from backupd.catalog.queue import JobSpec
 from backupd.catalog.runs import RunEnd
 from backupd.catalog.snapshots import Snapshot
+from backupd.catalog.totals import DURATION_BOUNDS
 from backupd.wiring import open_catalog
 from tests.catalogs import Fresh, on_server
 from tests.servers.postgres import PostgresServer
@@ -250,6 +251,39 @@ def test_a_message_is_taken_once_and_sent(catalog: Catalog) -> None:
     assert [(one.outcome, one.next_try) for one in catalog.outbox.list()] == [("sent", None)]
     assert catalog.outbox.enqueue("a", "p", "ops", "failure", {}, NOW) is None
     assert catalog.outbox.purge(later(3)) == 1
+
+
+def test_the_sums_of_runs_never_fall(catalog: Catalog) -> None:
+    """Runs that are purged are still counted, with their bytes and times: by outcome and by class of duration."""
+
+    def sums() -> tuple[dict[tuple[str, int], int], int, float]:
+        found = catalog.totals(DURATION_BOUNDS)
+        counts: dict[tuple[str, int], int] = {}
+        for one in found:
+            counts[one.outcome, one.place] = counts.get((one.outcome, one.place), 0) + one.count
+        return counts, sum(one.stored_bytes for one in found), sum(one.seconds for one in found)
+
+    for second, end in enumerate((DONE, FAILED, DONE, DONE)):
+        catalog.runs.finish(catalog.runs.start("p", "crm", "run", later(second)), later(second + 2), end)
+    before = sums()
+    assert before == ({("done", 1): 3, ("failed", 1): 1}, 21, 6.5)
+    for second in (2.5, 3.5, 3.5, 99):
+        catalog.runs.purge(later(second))
+        assert sums() == before
+    assert len(catalog.runs.list()) == 1
+
+
+def test_the_number_of_messages_never_falls(catalog: Catalog) -> None:
+    """What a purge forgets is still counted: a counter that falls looks like one that began anew, and no alert could use it."""
+    for second, key in enumerate("abc"):
+        catalog.outbox.done(put(catalog, key), later(second))
+    expected: dict[tuple[str, str | None], int] = {("ops", "sent"): 3}
+    assert catalog.outbox.counts() == expected
+    for second in (1, 1, 2):
+        catalog.outbox.purge(later(second))
+        assert catalog.outbox.counts() == expected
+    put(catalog, "d")
+    assert catalog.outbox.counts() == expected | {("ops", None): 1}
 
 
 def test_a_message_that_fails_is_tried_again_until_it_is_given_up(catalog: Catalog) -> None:

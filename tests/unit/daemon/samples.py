@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+from backupd.catalog.totals import DURATION_BOUNDS
 from backupd.daemon.overview import (
-    DURATION_BOUNDS,
     AlertView,
     BrakeView,
     DayState,

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from backupd.catalog.totals import DURATION_BOUNDS
 from backupd.daemon.metrics import OUTCOMES, exposition, write_textfile
-from backupd.daemon.overview import DURATION_BOUNDS, Overview
+from backupd.daemon.overview import Overview
 from backupd.errors import StorageRefused
 from tests.unit.daemon import samples
 

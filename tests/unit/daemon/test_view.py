@@ -20,6 +20,7 @@ from backupd.daemon.overview import Overview, SourceView
 from backupd.daemon.page import render
 from backupd.daemon.service import State
 from backupd.daemon.view import STALLED, Viewer
+from backupd.jobs.standings import Standings
 from backupd.policy.model import Policy
 from backupd.wiring import open_catalog
 
@@ -200,6 +201,30 @@ def test_health_asks_nobody(catalog: Catalog) -> None:
     assert (viewer.health().alive, viewer.health().ready) == (True, False)
     ticks[0] += STALLED + 1
     assert (viewer.health().alive, viewer.health().word) == (False, "stalled")
+
+
+class Late:
+    """Snapshots of a catalog into which a run writes while they are read."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self.repositories = catalog.repositories
+        self.snapshots = self
+
+    def standing(self) -> Any:
+        found = self._catalog.snapshots.standing()
+        stored(self._catalog, "new", HOUR)
+        return found
+
+    def days(self, since: datetime) -> Any:
+        return self._catalog.snapshots.days(since)
+
+
+def test_the_first_snapshot_of_a_source_may_come_at_any_moment(catalog: Catalog) -> None:
+    """A run that ends while the overview is being made neither breaks it nor is half in it."""
+    looked_at(catalog, "p")
+    (status,) = Standings(Late(catalog), NOW).of(policy("p", "new"))  # type: ignore[arg-type]  # of it no more is used
+    assert (status.last_good, sum(status.strip)) == (None, 0)
 
 
 def test_sources_of_one_schedule_share_its_days(catalog: Catalog, see: See) -> None:
