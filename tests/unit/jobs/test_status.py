@@ -150,7 +150,7 @@ def test_the_worst_come_first() -> None:
 @pytest.mark.parametrize(
     ("length", "text"),
     [
-        (timedelta(seconds=30), "0 minutes"),
+        (timedelta(seconds=30), "a minute"),
         (timedelta(minutes=1), "a minute"),
         (timedelta(hours=5), "5 hours"),
         (timedelta(days=4), "4 days"),
