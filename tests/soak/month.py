@@ -186,7 +186,7 @@ def main() -> int:
         for day, _ in enumerate(month.run(), 1):
             after.append(held())
             at = f"{time.monotonic() - began:.0f} s: day {day}, {month.steps:,} steps"
-            print(f"{at}, {after[-1]['MB']:.0f} MB", *month.world.wrong[told:], sep="\n    WRONG: ", flush=True)
+            print(f"{at}, {after[-1]['MB']:.0f} MB", *month.world.wrong[told:][:20], sep="\n    WRONG: ", flush=True)
             told = len(month.world.wrong)
         at_the_end(month.hosts, month.catalog, month.world, month.log, month.begin)
         figures = {"sources": 200, "days": options.days, "seed": options.seed, "steps": month.steps}
