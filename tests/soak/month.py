@@ -118,7 +118,7 @@ class Month:
 
     def _mischief(self) -> None:
         world, chance = self.world, self.world.chance
-        if world.happens(3e-4):
+        if world.happens(8e-4):
             storage = chance.choice(list(world.repositories.values()) or [None])  # type: ignore[list-item]
             if storage is not None:
                 storage.trouble = chance.choice(
@@ -126,18 +126,18 @@ class Month:
                 )
                 storage.until = world.ticks + chance.choice([600, 3600, 6 * 3600, 30 * 3600])
                 world.count("times a storage had trouble")
-        if world.happens(3e-4):
+        if world.happens(8e-4):
             world.broken_notifiers[chance.choice(["ops", "beat"])] = world.ticks + chance.choice([600, 4 * 3600])
             world.count("times a notifier had trouble")
         for host in self.hosts:
-            if host.up and not host.stalled and world.happens(2e-4):
+            if host.up and not host.stalled and world.happens(6e-4):
                 host.die()
-            elif host.up and not host.stalled and world.happens(2e-4):
+            elif host.up and not host.stalled and world.happens(6e-4):
                 host.stop_for(chance.choice([30, 100, 200, 900]))
                 world.count("times a worker was stopped")
-        if world.happens(5e-4):
+        if world.happens(12e-4):
             self._jump()
-        if world.happens(5e-5):
+        if world.happens(1e-4):
             world.ahead += timedelta(hours=chance.uniform(0.5, 9))
             world.jumped = world.ticks
             world.count("times the machine slept")
@@ -186,7 +186,7 @@ def main() -> int:
         for day, _ in enumerate(month.run(), 1):
             after.append(held())
             at = f"{time.monotonic() - began:.0f} s: day {day}, {month.steps:,} steps"
-            print(f"{at}, {after[-1]['MB']:.0f} MB", *month.world.wrong[told:], sep="\n    WRONG: ", flush=True)
+            print(f"{at}, {after[-1]['MB']:.0f} MB", *month.world.wrong[told:][:20], sep="\n    WRONG: ", flush=True)
             told = len(month.world.wrong)
         at_the_end(month.hosts, month.catalog, month.world, month.log, month.begin)
         figures = {"sources": 200, "days": options.days, "seed": options.seed, "steps": month.steps}

@@ -24,6 +24,8 @@ from backupd.policy.model import Policy
 BEGIN = datetime(2026, 10, 12, 9, 0, tzinfo=UTC)
 """A month with a clock change in it: that of Berlin on the 25th of October."""
 
+WRITER = "aa" * 16
+
 
 class Died(BaseException):
     """The daemon was killed. Nothing of the program may catch it."""
@@ -104,7 +106,7 @@ class Storage:
         self.seq += 1
         now = world.now()
         made = Snapshot(
-            self.id, "w", source, self.seq, f"{self.seq:064x}", now, now, "snapshot", 1, 1000, 10, (), None, now
+            self.id, WRITER, source, self.seq, f"{self.seq:064x}", now, now, "snapshot", 1, 1000, 10, (), None, now
         )
         self.snapshots[made.id] = made
         world.count("snapshots published")
@@ -171,7 +173,7 @@ class Job:
         told = {
             "snapshot": made.id,
             "source": made.source,
-            "writer": "w",
+            "writer": WRITER,
             "seq": made.seq,
             "repository": self._storage.id,
         }
