@@ -16,6 +16,8 @@ from backupd.policy.model import Policy
 from backupd.policy.schedule import Planned, Timing
 
 DAY = timedelta(days=1)
+LONGEST = timedelta(days=1)
+"""A job that the policy does not limit may take so long: one that hangs must not hold its lock for ever, unheard of."""
 PRIORITY = {"restore": 100, "run": 10, "refresh": 5, "drill": 3, "verify": 2, "prune": 1}
 _SPREAD = timedelta(hours=2)
 """Over so much time what comes every so often is spread, so that two hundred policies do not come at midnight together."""
@@ -52,7 +54,7 @@ class Task:
     def job(self, planned: Planned) -> JobSpec:
         """The job of one time."""
         schedule = self.policy.schedule
-        most = schedule.max_duration if schedule and self.kind == "run" else None
+        most = (schedule.max_duration if schedule and self.kind == "run" else None) or LONGEST
         return (
             JobSpec(  # without `not_before`: it is planned when it may begin, and a clock put back must not hold it up
                 self.kind,
@@ -63,7 +65,7 @@ class Task:
                 PRIORITY[self.kind],
                 {**self.payload, "due": stamp(planned.at)},
                 max_attempts=self.policy.retries.attempts,
-                max_seconds=most.total_seconds() if most else None,
+                max_seconds=most.total_seconds(),
             )
         )
 

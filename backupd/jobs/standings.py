@@ -54,6 +54,8 @@ class Standings:
         brakes = [Braked(b.source, stamp(b.since) if b.since else "some day", b.reason) for b in seen.brakes]
         found = of_known(policy, self._known.get(seen.repository, {}), brakes, self._now)
         trouble = list(seen.problems)
+        if seen.vanished:
+            trouble.append(f"{seen.vanished} snapshots that were there are gone, and no record says why")
         if self._now - seen.at > LOOKED_AT:
             trouble.append(f"nobody looked at it since {stamp(seen.at)}")
         for status in found if trouble else []:

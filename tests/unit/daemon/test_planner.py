@@ -12,11 +12,12 @@ from backupd.catalog.opening import Catalog
 from backupd.daemon.planner import Planner, Timer
 from backupd.daemon.timetable import Task, tasks_of
 from backupd.policy.model import Policy
-from backupd.policy.schedule import Timing
+from backupd.policy.schedule import Planned, Timing
 from backupd.wiring import open_catalog
 from tests.unit.daemon.kit import NOW, policy
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+VERIFY = [{"level": "bytes", "every": "1d"}]
 AT = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 
 
@@ -230,3 +231,12 @@ def test_a_plan_that_no_task_has_is_forgotten_after_a_year(catalog: Catalog) -> 
     catalog.plans.remember({"gone": long_ago, "rare": long_ago, "fresh": NOW})
     assert catalog.plans.purge(NOW - timedelta(days=400), {"rare"}) == 1
     assert set(catalog.plans.planned()) == {"rare", "fresh"}
+
+
+def test_every_job_has_an_end() -> None:
+    """A job that hangs holds its lock for a day at the longest; a run for as long as its policy says."""
+    planned = Planned(AT, AT)
+    limits = {task.kind: task.job(planned).max_seconds for task in tasks_of([nightly(verify=VERIFY), policy("all")])}
+    assert limits == dict.fromkeys(limits, 86_400.0)
+    (run,) = [t for t in tasks_of([nightly(schedule={"cron": "30 2 * * *", "max_duration": "4h"})]) if t.kind == "run"]
+    assert run.job(planned).max_seconds == 4 * 3600

@@ -173,3 +173,15 @@ def test_a_server_gives_way_to_its_databases(tmp_path: Path) -> None:
         assert [a.source for a in catalog.alerts.list_open()] == ["srv.crm", "srv.shop"]
         steward.adopt([crm], NOW)
         assert [a.source for a in catalog.alerts.list_open()] == ["srv.crm", "srv.shop"]
+
+
+def test_snapshots_that_vanished_are_not_called_well(tmp_path: Path) -> None:
+    """What a look at the repository missed stays a warning on each of its sources."""
+    with open_catalog(tmp_path) as catalog:
+        crm = promised()
+        for vanished, words in ((0, []), (2, ["2 snapshots that were there are gone, and no record says why"])):
+            catalog.repositories.put(Seen("crm", REPOSITORY, "file:///backup", NOW, 1000, vanished=vanished))
+            (status,) = Standings(catalog, NOW).of(crm)
+            assert [why for why in status.why if "gone" in why] == [
+                f"its repository is not whole: {word}" for word in words
+            ]
