@@ -93,7 +93,10 @@ def test_a_pack_that_its_lists_name_already_fails(tmp_path: Path) -> None:
 
 
 def test_throttling_at_any_call_fails_cleanly(tmp_path: Path) -> None:
-    """A store that gives up at any one call of a run: the run ends with try again, and harms nothing (F46)."""
+    """A store that gives up at any one call of a run: the run ends with try again, and harms nothing (F46).
+
+    Only what comes after the snapshot was published, the look at what was sudden in it, may fail without failing the run.
+    """
     story = Story(tmp_path)
     start = contents(story.kit.store)
     counting = ThrottlingStore(store_of(start))
@@ -101,12 +104,17 @@ def test_throttling_at_any_call_fails_cleanly(tmp_path: Path) -> None:
     assert counting.calls > 10
     for n in range(1, counting.calls + 1):
         story.kit.store = store_of(start)
-        with pytest.raises(TryAgain) as failed:
-            story.kit.backup(story.source, store=ThrottlingStore(story.kit.store, every=n), host=f"host{n}")
-        assert failed.value.exit is Exit.TRY_AGAIN
+        before = len(story.kit.history().views)
+        try:
+            done = story.kit.backup(story.source, store=ThrottlingStore(story.kit.store, every=n), host=f"host{n}")
+        except TryAgain:
+            done = None
+        assert done is None or n > counting.calls - 4
+        if done is not None:
+            assert done.snapshot in {view.id for view in story.kit.history().views}
         history = story.kit.history()
         assert history.problems == []
-        assert len(history.views) <= 2
+        assert len(history.views) <= before + 1
     story.kit.store = store_of(start)
     story.is_whole()
 
