@@ -91,6 +91,9 @@ def test_a_pack_that_its_lists_name_already_fails(tmp_path: Path) -> None:
 
 # ---- throttling
 
+AFTER = 3
+"""Calls of a run after its snapshot is published: the first look back at the source's nights."""
+
 
 def test_throttling_at_any_call_fails_cleanly(tmp_path: Path) -> None:
     """A store that gives up at any one call of a run: the run ends with try again, and harms nothing (F46).
@@ -105,13 +108,15 @@ def test_throttling_at_any_call_fails_cleanly(tmp_path: Path) -> None:
     for n in range(1, counting.calls + 1):
         story.kit.store = store_of(start)
         before = len(story.kit.history().views)
-        try:
-            done = story.kit.backup(story.source, store=ThrottlingStore(story.kit.store, every=n), host=f"host{n}")
-        except TryAgain:
-            done = None
-        assert done is None or n > counting.calls - 4
-        if done is not None:
+        store, report = ThrottlingStore(story.kit.store, every=n), Tally()
+        if n <= counting.calls - AFTER:
+            with pytest.raises(TryAgain) as failed:
+                story.kit.backup(story.source, store=store, host=f"host{n}", report=report)
+            assert failed.value.exit is Exit.TRY_AGAIN
+        else:
+            done = story.kit.backup(story.source, store=store, host=f"host{n}", report=report)
             assert done.snapshot in {view.id for view in story.kit.history().views}
+            assert [w for w in report.warnings if "could not be looked at: the storage asks to slow down" in w]
         history = story.kit.history()
         assert history.problems == []
         assert len(history.views) <= before + 1

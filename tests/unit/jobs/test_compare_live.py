@@ -136,7 +136,9 @@ def test_a_file(tmp_path: Path) -> None:
     old.write_bytes(path.read_bytes())
     same, _ = live(kit, one, open_source(path))
     assert set(counted(same).values()) == {(0, 0, 0)}
-    assert same.fetched_bytes < 10_000  # the lists; how long they are depends on random keys
+    # ids are keyed, so by chance the list of chunks is cut: then its nodes are read, and never a group (33 kB)
+    cut = kit.history().views[-1].structure.streams[0].top[1] > 0
+    assert same.fetched_bytes < 10_000 if cut else same.fetched_bytes == 0
     for seed, word in enumerate(("update", "delete", "insert", "vacuum")):
         db = apsw.Connection(str(path))
         edit(db, word, seed, 20)
