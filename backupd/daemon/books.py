@@ -5,7 +5,7 @@ nothing down as done: another worker has the job. A snapshot that was taken is w
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from backupd.catalog.checks import Verification
@@ -23,6 +23,38 @@ from backupd.policy.model import Policy
 from backupd.policy.retrying import retry_at
 
 _STOPPED = {Exit.INTERRUPTED, Exit.TERMINATED}
+
+
+@dataclass(slots=True)
+class _Settled:
+    """How far an end is written down: kept until all of it is.
+
+    Attributes:
+        mine: whether the claim still held, which the queue would deny if it were asked again.
+        again: when the job is tried again.
+        noted: whether it stands in the audit.
+    """
+
+    mine: bool
+    again: datetime | None
+    noted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Over:
+    """A job that is over: whose, what it printed, how it ended, and when it is tried again, if it is."""
+
+    policy: Policy
+    claim: Claim
+    document: Document
+    end: RunEnd
+    now: datetime
+    again: datetime | None
+
+    @property
+    def done(self) -> bool:
+        """Whether it did its work."""
+        return self.end.outcome == "done"
 
 
 class Books:
@@ -43,9 +75,7 @@ class Books:
         ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._catalog, self._policy, self._tell, self._ending = catalog, policy, tell, ending
-        self._settled: dict[tuple[str, str], tuple[bool, datetime | None]] = {}
-        """Of ends that are half written down whether the claim still held, which the queue would deny if it were asked again, and
-        when the job is tried again."""
+        self._settled: dict[tuple[str, str], _Settled] = {}
 
     def begun(self, claim: Claim, now: datetime) -> None:
         """A job begins."""
@@ -70,17 +100,20 @@ class Books:
         again = None if end.outcome == "done" else self._again(claim, end.error_exit or ended.code, now, why)
         key = (claim.id, claim.token)
         if key not in self._settled:
-            self._settled[key] = self._settle(claim, end, now, again), again
-        mine, again = self._settled[key]
-        if not mine:
+            self._settled[key] = _Settled(self._settle(claim, end, now, again), again)
+        settled = self._settled[key]
+        if not settled.mine:
             end = replace(end, outcome="lost")
         elif why == TAKEN:
             end = replace(end, outcome="cancelled")
-        if runs.finish(run, now, end):
+        if not settled.noted:
             facts = {"policy": spec.policy, "source": spec.source, "outcome": end.outcome, "exit": end.error_exit}
             self._catalog.audit.append("backupd", spec.kind, end.snapshot or spec.policy, now, facts)
-        if end.outcome not in {"lost", "cancelled"}:
-            self._consequences(claim, document, end, now, again)
+            settled.noted = True
+        runs.finish(run, now, end)
+        policy = self._policy(spec.policy)
+        if policy is not None and end.outcome not in {"lost", "cancelled"}:
+            self._consequences(_Over(policy, claim, document, end, now, settled.again))
         del self._settled[key]
 
     def _settle(self, claim: Claim, end: RunEnd, now: datetime, again: datetime | None) -> bool:
@@ -110,18 +143,9 @@ class Books:
             timing = replace(timing, cron=None, every=None)  # the next backup makes no verification needless
         return retry_at(claim.attempt, code, now, policy.retries.rule, timing)
 
-    def _consequences(
-        self, claim: Claim, document: Document, end: RunEnd, now: datetime, again: datetime | None
-    ) -> None:
-        policy = self._policy(claim.spec.policy)
-        if policy is None:
-            return
-        if claim.spec.kind == "run":
-            self._run(policy, claim, document, end, now, again)
-        elif claim.spec.kind == "verify":
-            self._verify(policy, claim, document, end, now, again)
-        else:
-            self._other(policy, claim, document, end, now, again)
+    def _consequences(self, over: _Over) -> None:
+        by_kind = {"run": self._run, "verify": self._verify}
+        by_kind.get(over.claim.spec.kind, self._other)(over)
 
     def lost(self, spec: JobSpec, job: str, now: datetime, why: str) -> None:
         """A job is over, and nobody wrote down how: it failed for good, and people hear of it."""
@@ -133,19 +157,12 @@ class Books:
 
     # ---- runs
 
-    def _run(
-        self,
-        policy: Policy,
-        claim: Claim,
-        document: Document,
-        end: RunEnd,
-        now: datetime,
-        again: datetime | None,
-    ) -> None:
+    def _run(self, over: _Over) -> None:
+        policy, claim, end, now = over.policy, over.claim, over.end, over.now
         source = claim.spec.source or ""
-        for done in endings.snapshots_in(document):
+        for done in endings.snapshots_in(over.document):
             self._brake(policy, claim, done, now)
-        if end.outcome == "done":
+        if over.done:
             closed = self._catalog.alerts.close("failure", policy.policy, source, now)
             for notice in notices.run_done(
                 policy.policy,
@@ -157,7 +174,7 @@ class Books:
                 failed_before=closed is not None,
             ):
                 self._tell(policy, notice)
-        elif again is None:
+        elif over.again is None:
             self._failed(policy, claim.spec, claim.id, end, now)
 
     def _failed(self, policy: Policy, spec: JobSpec, job: str, end: RunEnd, now: datetime) -> None:
@@ -196,23 +213,15 @@ class Books:
 
     # ---- the rest
 
-    def _verify(
-        self,
-        policy: Policy,
-        claim: Claim,
-        document: Document,
-        end: RunEnd,
-        now: datetime,
-        again: datetime | None,
-    ) -> None:
-        level = str(claim.spec.payload.get("level", ""))
-        problems = endings.problems_in(document)
-        ok = end.outcome == "done"
-        if not ok and again is not None:
+    def _verify(self, over: _Over) -> None:
+        if not over.done and over.again is not None:
             return
+        policy, claim, end, now = over.policy, over.claim, over.end, over.now
+        level = str(claim.spec.payload.get("level", ""))
+        problems = endings.problems_in(over.document)
         begun = endings.moment(claim.spec.payload.get("due")) or now
-        self._catalog.verifications.add(Verification(policy.policy, level, min(begun, now), now, ok, problems))
-        if not ok:
+        self._catalog.verifications.add(Verification(policy.policy, level, min(begun, now), now, over.done, problems))
+        if not over.done:
             said = f"{problems} problems" if problems else end.error_message or "it could not be done"
             self._verify_failed(policy, claim.spec, claim.id, now, said, problems)
         elif self._catalog.alerts.close("verify_failed", policy.policy, _level(claim.spec), now):
@@ -224,24 +233,17 @@ class Books:
         self._tell(policy, notices.verify_failed(policy.policy, job, now, level=level, problems=problems))
         self._catalog.alerts.mark_told(opened.alert.id, now)
 
-    def _other(
-        self,
-        policy: Policy,
-        claim: Claim,
-        document: Document,
-        end: RunEnd,
-        now: datetime,
-        again: datetime | None,
-    ) -> None:
+    def _other(self, over: _Over) -> None:
         """A prune, or a look at the repository."""
+        policy, claim, now = over.policy, over.claim, over.now
         kind = claim.spec.kind
-        if end.outcome == "done":
+        if over.done:
             if kind == "prune":
-                self._forget(policy, document)
+                self._forget(policy, over.document)
             if self._catalog.alerts.close("failure", policy.policy, kind, now):
                 self._tell(policy, notices.job_works(policy.policy, kind, claim.id, now))
-        elif again is None:
-            self._failed(policy, claim.spec, claim.id, end, now)
+        elif over.again is None:
+            self._failed(policy, claim.spec, claim.id, over.end, now)
 
     def _forget(self, policy: Policy, document: Document) -> None:
         seen = self._catalog.repositories.all().get(policy.policy)

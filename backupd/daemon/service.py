@@ -107,7 +107,7 @@ class Loop:
     # ---- policies
 
     def load(self) -> None:
-        """Read the policies for the first time.
+        """Read the policies, and have them in force if all of them are valid.
 
         Raises:
             UsageError: they are not valid.

@@ -165,14 +165,15 @@ def test_a_job_of_a_policy_that_is_gone_ends_quietly(office: Office) -> None:
     assert office.alerts() == []
 
 
-@pytest.mark.parametrize("failing", ["start", "finish", "add"])
+@pytest.mark.parametrize("failing", ["start", "finish", "add", "append"])
 def test_an_end_that_was_half_written_down_is_written_once(
     office: Office, failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The catalog is locked in the middle of it; the second call ends it as the first one would have."""
     claim = office.claim()
     office.told.notices.clear()
-    part: Any = office.catalog.snapshots if failing == "add" else office.catalog.runs
+    places: dict[str, Any] = {"add": office.catalog.snapshots, "append": office.catalog.audit}
+    part = places.get(failing, office.catalog.runs)
 
     def locked(*_: object, **__: object) -> None:
         raise TryAgain("locked")
@@ -184,6 +185,7 @@ def test_an_end_that_was_half_written_down_is_written_once(
     office.end(claim, 0, document())
     assert (office.state(), office.outcome()) == ("done", "done")
     assert len(office.catalog.snapshots.list()) == 1
+    assert [entry.action for entry in office.catalog.audit.newest()] == ["run"]
     assert office.told.take() == [("success", False)]
 
 
