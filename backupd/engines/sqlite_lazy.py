@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import apsw
 
 from backupd.engines.sqlite_open import harden
+from backupd.engines.sqlite_vfs import OwnFile
 from backupd.errors import BackupdError, IntegrityError
 from backupd.model import Bytes, PagedColumn, PagedSchema, PagedTable
 
@@ -32,17 +33,11 @@ _OTHERS = "SELECT type, name, sql FROM sqlite_schema WHERE type <> 'table' AND s
 _numbers = itertools.count(1)
 
 
-class _File:
+class _File(OwnFile):
     """The bytes, as SQLite sees them: a file that cannot change."""
 
     def __init__(self, data: Bytes, failed: list[BackupdError]) -> None:
         self._data, self._failed = data, failed
-
-    def excepthook(self, kind: object, error: object, trace: object) -> None:
-        """Let errors reach the caller only."""
-
-    def xClose(self) -> None:  # noqa: N802
-        """Nothing to close."""
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         try:
@@ -53,18 +48,6 @@ class _File:
 
     def xFileSize(self) -> int:  # noqa: N802
         return self._data.size
-
-    def xLock(self, level: int) -> None:  # noqa: N802
-        """Nobody else changes it."""
-
-    def xUnlock(self, level: int) -> None:  # noqa: N802
-        """Nobody else changes it."""
-
-    def xCheckReservedLock(self) -> bool:  # noqa: N802
-        return False
-
-    def xFileControl(self, op: int, ptr: int) -> bool:  # noqa: ARG002, N802
-        return False
 
     def xSectorSize(self) -> int:  # noqa: N802
         return _SECTOR

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import apsw
 
+from backupd.engines.sqlite_vfs import OwnFile
 from backupd.errors import SourceIncomplete
 
 BUFFER = 1 << 20
@@ -187,17 +188,11 @@ def _unchanged(page: bytes) -> bytes:
     return bytes(kept)
 
 
-class _SinkFile:
+class _SinkFile(OwnFile):
     """The destination of the backup, as SQLite sees it: a file that can only grow."""
 
     def __init__(self, sink: PageSink) -> None:
         self._sink = sink
-
-    def excepthook(self, kind: object, error: object, trace: object) -> None:
-        """Let errors reach the caller only."""
-
-    def xClose(self) -> None:  # noqa: N802
-        """Nothing to close."""
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: ARG002, N802
         return bytes(amount)
@@ -213,18 +208,6 @@ class _SinkFile:
 
     def xFileSize(self) -> int:  # noqa: N802
         return self._sink.extent
-
-    def xLock(self, level: int) -> None:  # noqa: N802
-        """Nobody else can open this file."""
-
-    def xUnlock(self, level: int) -> None:  # noqa: N802
-        """Nobody else can open this file."""
-
-    def xCheckReservedLock(self) -> bool:  # noqa: N802
-        return False
-
-    def xFileControl(self, op: int, ptr: int) -> bool:  # noqa: ARG002, N802
-        return False
 
     def xSectorSize(self) -> int:  # noqa: N802
         return _MIN_PAGE
