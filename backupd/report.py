@@ -82,3 +82,13 @@ class Tally:
     def problem(self, problem: Problem) -> None:
         """Keeps the problem."""
         self.problems.append(problem)
+
+
+def size(n: float) -> str:
+    """Bytes for people: `512 B`, `1.5 kB`, `310 MB`."""
+    value = float(n)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from backupd import report
+
 LONGEST = 160
 LONGEST_SENTENCE = 600
 _HIDDEN = {"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"}
@@ -47,15 +49,8 @@ def quoted(text: str) -> str:
 
 
 def size(n: float | None) -> str:
-    """Bytes for people."""
-    if n is None:
-        return "–"
-    value = float(n)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+    """Bytes for people, or a dash."""
+    return "–" if n is None else report.size(n)
 
 
 def length(seconds: float | None) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from backupd import report
 from backupd.errors import BackupdError
 
 
@@ -78,12 +79,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]], right: Sequ
 
 def size(n: int) -> str:
     """Bytes for people."""
-    value = float(n)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+    return report.size(n)
 
 
 def count(n: int | None) -> str:
