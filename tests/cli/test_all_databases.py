@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cli.kit import Ran, User
+from tests.conftest import do_without
 from tests.servers import postgres
 from tests.servers.mariadb import MariaServer
 from tests.servers.packages import Unavailable
@@ -58,7 +59,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         context = postgres.running(18)
         running = context.__enter__()
     except Unavailable as error:
-        pytest.skip(f"PostgreSQL 18 cannot be had: {error}")
+        do_without("PostgreSQL 18", error)
     try:
         words = ["--tools", str(running.bin)]
         made = Server(running.url("*"), lambda s, d: running.psql(d or "postgres", s), words, own=("postgres",))
