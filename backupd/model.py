@@ -1,8 +1,12 @@
-"""Values that floors without knowledge of each other share: what the pages of a database file say of its tables."""
+"""Values that floors without knowledge of each other share: of rows, of tables, and of the pages of a database file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
+
+Cell = None | int | float | str | bytes
+"""A value of a row, exactly: what an SQLite file holds, or of a server the text that it writes for the value, as bytes."""
+Cells = tuple[Cell, ...]
 
 
 class Bytes(Protocol):
@@ -68,3 +72,99 @@ class PagedSchema:
     tables: tuple[PagedTable, ...]
     virtual: tuple[str, ...]
     others: Mapping[str, str]
+
+
+OnDelete = Literal["cascade", "set null", "set default", "restrict"]
+"""What becomes of a row whose parent is deleted; "no action" counts as restrict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A foreign key, or what a policy says is one: rows of `table` belong to rows of `parent`.
+
+    Attributes:
+        name: of the constraint; of what only a policy says, a name made from its table and columns.
+        table, columns: the referring side.
+        parent, parent_columns: the side referred to, in the same order.
+        on_delete: what the database does, or for what a policy says, would be done.
+        deferrable: whether it can be checked at the end of the transaction.
+        declared: whether the database itself knows and checks it.
+    """
+
+    name: str
+    table: str
+    columns: tuple[str, ...]
+    parent: str
+    parent_columns: tuple[str, ...]
+    on_delete: OnDelete = "restrict"
+    deferrable: bool = False
+    declared: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LiveColumn:
+    """A column of a live table.
+
+    Attributes:
+        type: as a snapshot's manifest writes it.
+        required: whether it is NOT NULL.
+        default: whether a row that does not name it gets a value by itself (a default, an identity, a sequence).
+        generated: whether the database computes it, so that nobody may write it.
+        identity: whether writing it needs the engine's word for that (OVERRIDING SYSTEM VALUE).
+        counter: whether its next values come from a sequence, an AUTO_INCREMENT or the like.
+    """
+
+    name: str
+    type: str
+    required: bool = False
+    default: bool = False
+    generated: bool = False
+    identity: bool = False
+    counter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTable:
+    """A table of a live database.
+
+    Attributes:
+        columns: in the order of the row format, generated ones included.
+        key: its primary key's columns, or those of what stands in for one; empty if there is none.
+        uniques: other sets of columns that may not be equal in two rows (NULL is equal to nothing).
+        triggers: names of triggers that an insert, update or delete would run.
+    """
+
+    name: str
+    columns: tuple[LiveColumn, ...]
+    key: tuple[str, ...]
+    uniques: tuple[tuple[str, ...], ...] = ()
+    triggers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSchema:
+    """The tables of a live database, and how they belong together."""
+
+    tables: Mapping[str, LiveTable]
+    references: tuple[Reference, ...]
+
+
+ChangeKind = Literal["insert", "update", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one row.
+
+    Attributes:
+        table: whose row.
+        key: the values by which it is found, by column; of an insert, the key it gets. All columns if the table has no key.
+        old: by column, what must stand there, or the change is refused; empty for an insert.
+        new: by column, what stands there afterwards; empty for a delete.
+    """
+
+    kind: ChangeKind
+    table: str
+    key: Mapping[str, Cell] = field(repr=False)
+    old: Mapping[str, Cell] = field(repr=False)
+    new: Mapping[str, Cell] = field(repr=False)

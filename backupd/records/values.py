@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Value = None | int | float | str | bytes
+from backupd.model import Cell
+
+Value = Cell
 Op = Literal["added", "removed", "changed"]
 _EXACT = 2**53
 """Beyond it programs that read JSON may round a number."""

@@ -195,7 +195,14 @@ class Job:
 
     def _refresh(self) -> dict[str, Any]:
         storage = self._storage
-        seen = Look(list(storage.snapshots.values()), frozenset(storage.pruned), (), (), 10)
+        seen = Look(
+            list(storage.snapshots.values()),
+            frozenset(storage.pruned),
+            shut=frozenset(),
+            brakes=(),
+            problems=(),
+            size=10,
+        )
         began = min(self._began, self._world.now())
         with self._catalog() as catalog:
             note(catalog, self.policy.policy, storage.place, storage.id, seen, began)

@@ -1,0 +1,75 @@
+"""A live database whose records are read and changed one by one: what each engine promises to those who recover and erase.
+
+Cells are those of snapshots of the same engine (`model.Cell`), so equal values are equal cells. What a change does is
+written as a statement first, and that very text is what is shown, kept in scripts, and executed.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from backupd.model import Cells, Change, LiveSchema
+
+
+class Live(Protocol):
+    """An open connection to a live database. Not safe for several threads."""
+
+    @property
+    def engine(self) -> str:
+        """ "sqlite", "postgresql" or "mariadb"."""
+
+    @property
+    def identity(self) -> str:
+        """What tells this database from others, without a password: for people, and for undo files."""
+
+    def schema(self) -> LiveSchema:
+        """Its tables and what refers to what, as they are now.
+
+        Raises:
+            Unreachable, SourceIncomplete: it cannot be read.
+        """
+
+    def rows(
+        self, table: str, columns: Sequence[str], by: Sequence[str] = (), values: Collection[Cells] = ()
+    ) -> Iterator[Cells]:
+        """Rows whose columns `by` equal one of `values`, whatever their order; all rows if `by` is empty.
+
+        Args:
+            table: by its name in manifests.
+            columns: the cells wanted, in this order.
+            by: columns that are compared; a NULL equals nothing.
+            values: of those columns; any number of them, asked for in batches.
+        """
+
+    def transaction(self, *, triggers: bool) -> AbstractContextManager[None]:
+        """Everything inside happens, or nothing; foreign keys are checked at its end where the engine can do that.
+
+        What is read inside is locked against writers, or a conflict with them is an error, until the end.
+
+        Args:
+            triggers: whether triggers run.
+
+        Raises:
+            SafetyRefused: triggers cannot be kept from running here.
+            TryAgain: somebody else holds what is needed.
+        """
+
+    def statement(self, change: Change) -> str:
+        """A change as one statement, without its semicolon. An update or a delete names all of `old` in its condition."""
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Carry changes out, in this order or as few statements as the engine needs for rows that refer to each other.
+
+        Raises:
+            SafetyRefused: a row is not what `old` says any more, or an insert meets a row that is there.
+            Failed: the database refused; the message names the table and no value.
+        """
+
+    def raise_counters(self, tables: Collection[str]) -> list[str]:
+        """See that no table's next number is one that its rows have; counters are never lowered. Returns what was raised."""
+
+    def orphans(self, tables: Collection[str]) -> list[str]:
+        """Foreign keys of these tables, or to them, that rows break: re-checked where the engine did not check them."""
+
+    def close(self) -> None:
+        """End the connection."""
