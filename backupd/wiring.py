@@ -12,9 +12,9 @@ from backupd.config.paths import Places, places, plain_environment
 from backupd.config.urls import DatabaseUrl, RepositoryUrl, parse_database
 from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
-from backupd.engines.base import Finding, Listing, ServerPlace, ServerTarget, Source, Target
+from backupd.engines.base import Finding, Listing, RuleOf, ServerPlace, ServerTarget, Source, Taken, Target
 from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
-from backupd.model import Bytes, PagedSchema
+from backupd.model import Bytes, PagedSchema, Reference
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.repository import Repository, repository_id
@@ -159,6 +159,28 @@ def read_file_schema(data: Bytes) -> PagedSchema:
     from backupd.engines.sqlite_lazy import read_schema
 
     return read_schema(data)
+
+
+def read_file_references(data: Bytes) -> tuple[Reference, ...]:
+    """What refers to what in the database file of these bytes.
+
+    Raises:
+        IntegrityError: it is no sound database.
+    """
+    from backupd.engines.sqlite_references import read_references
+
+    return read_references(data)
+
+
+def take_out_of_file(path: Path, rule_of: RuleOf) -> Taken:
+    """Take rows out of a database file that nobody has open.
+
+    Raises:
+        Failed: they cannot be deleted.
+    """
+    from backupd.engines.sqlite_takeout import take_out
+
+    return take_out(path, rule_of)
 
 
 def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> list[Finding]:

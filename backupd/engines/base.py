@@ -7,7 +7,10 @@ chunks, keys or stores, and no object is made per row.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
+
+from backupd.model import Cell
 
 CheckLevel = Literal["none", "quick", "full"]
 
@@ -163,11 +166,41 @@ class LoadResult:
     Attributes:
         bytes: bytes written.
         check_seconds: time of the engine's own check, which is not part of the restore time.
+        left_out: rows that a rule kept from coming back, where the target itself takes them out.
     """
 
     bytes: int
     check_seconds: float
     warnings: tuple[str, ...] = field(default=())
+    left_out: int = 0
+
+
+class RowRule(Protocol):
+    """What is to become of the rows of one table on their way back."""
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """Of the cells that are looked at."""
+
+    def judge(self, cells: Sequence[Cell]) -> Sequence[int] | None:
+        """The positions whose values become NULL (mostly none); None if the row must not come back."""
+
+
+RuleOf = Callable[[str, Sequence[str]], RowRule | None]
+"""The rule of a table, by its name and its columns in their order; None if none of its rows is concerned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How many rows were taken out of a database file, what could not be followed, and whether it is another file now."""
+
+    rows: int
+    warnings: tuple[str, ...] = ()
+    changed: bool = False
+
+
+TakeOut = Callable[[Path, RuleOf], Taken]
+"""Takes rows out of a database file that nobody has open."""
 
 
 class Target(Protocol):
@@ -181,11 +214,18 @@ class Target(Protocol):
         """
 
     def load(
-        self, buffers: Iterable[bytes], *, size: int, facts: Mapping[str, object], check: CheckLevel
+        self,
+        buffers: Iterable[bytes],
+        *,
+        size: int,
+        facts: Mapping[str, object],
+        check: CheckLevel,
+        rule_of: RuleOf | None = None,
     ) -> LoadResult:
         """Write the one stream beside the target, check it, and only then make it visible under the target's name.
 
-        If `buffers` raises or ends early, nothing is left behind.
+        If `buffers` raises or ends early, nothing is left behind. With `rule_of`, rows that must not come back are taken out
+        first, with everything that refers to them as its foreign keys say.
         """
 
 
@@ -227,6 +267,7 @@ class StoredStream:
     Attributes:
         info: as it was captured.
         size: plain bytes.
+        sieved: whether rows are taken out on the way, so that fewer bytes come; whoever takes them out checks what was stored.
         open: begins to read it; may be called once. The iterator raises if the storage is damaged, and whatever took its
             bytes then must be killed and not closed.
     """
@@ -234,6 +275,7 @@ class StoredStream:
     info: StreamInfo
     size: int
     open: Callable[[], Iterator[bytes]]
+    sieved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from urllib.parse import quote
 import apsw
 
 from backupd.disk import DirectFile
-from backupd.engines.base import CheckLevel, LoadResult
+from backupd.engines.base import CheckLevel, LoadResult, RuleOf, Taken
 from backupd.engines.sqlite_open import LEFTOVERS, first_fault, harden
+from backupd.engines.sqlite_takeout import take_out
 from backupd.errors import IntegrityError, SafetyRefused, StorageRefused, Unreachable
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -89,7 +90,13 @@ class SqliteTarget:
         self._refuse_leftovers()
 
     def load(
-        self, buffers: Iterable[bytes], *, size: int, facts: Mapping[str, object], check: CheckLevel
+        self,
+        buffers: Iterable[bytes],
+        *,
+        size: int,
+        facts: Mapping[str, object],
+        check: CheckLevel,
+        rule_of: RuleOf | None = None,
     ) -> LoadResult:
         """Write the file beside the target, check it, and give it its name.
 
@@ -98,6 +105,7 @@ class SqliteTarget:
             size: bytes that the stream has in all.
             facts: those of the capture.
             check: "quick" for quick_check, "full" for integrity_check, "none" for neither.
+            rule_of: which rows must not come back; they are taken out before the check.
 
         Raises:
             IntegrityError: not `size` bytes, or the check failed.
@@ -110,6 +118,8 @@ class SqliteTarget:
         with self._private_folder(size) as private:
             copy = private / "database"
             self._write(copy, buffers, size, keep=check != "none" and _fits_in_memory(size))
+            taken = Taken(0) if rule_of is None else take_out(copy, rule_of)
+            size = copy.stat().st_size
             started = time.monotonic()
             warnings = [] if check == "none" else _check(copy, self._path, full=check == "full")
             seconds = time.monotonic() - started
@@ -117,7 +127,7 @@ class SqliteTarget:
                 warnings += self._publish(copy)
         with _storage_errors(self._path, size):
             _sync_folder(self._path.parent)
-        return LoadResult(bytes=size, check_seconds=seconds, warnings=tuple(warnings))
+        return LoadResult(size, seconds, (*taken.warnings, *warnings), taken.rows)
 
     def _refuse_existing(self) -> os.stat_result | None:
         """The status of an existing target that may be replaced; None if there is none."""

@@ -123,8 +123,11 @@ class _Rows:
             return TableDiff(match.name, reason=match.reason)
         if self._same(match):
             return TableDiff(match.name)
-        if not self._asked.whole_tables and (match.old is None or match.new is None):
+        one_sided = match.old is None or match.new is None
+        if one_sided and not self._asked.whole(match.name, match.shape):
             return TableDiff(match.name, (match.new or {}).get("rows", 0), (match.old or {}).get("rows", 0))
+        if match.projections is not None and (reason := self._asked.unclear(match.name, match.shape)):
+            return TableDiff(match.name, reason=reason)
         self._report.phase(f"comparing {match.name}")
         with closing(self._asked.difference(match.name, match.shape)) as difference:
             try:

@@ -192,8 +192,9 @@ def _tables(side: StoredSide, source: Source, asked: Asked, report: Reporter) ->
             budget = max(_LEAST_BUDGET, BUDGET // max(1, len(matches)))
             for match in matches:
                 found.schema_changes += match.changes
-                if match.reason is not None:
-                    found.tables.append(TableDiff(match.name, reason=match.reason))
+                reason = match.reason or (match.projections and asked.unclear(match.name, match.shape))
+                if reason:
+                    found.tables.append(TableDiff(match.name, reason=reason))
                     continue
                 difference = asked.difference(match.name, match.shape, budget=budget)
                 stack.callback(difference.close)

@@ -123,9 +123,13 @@ def compare_files(old: PageFile, new: PageFile, read_schema: ReadSchema, asked: 
     schemas = read_schema(old), read_schema(new)
     found = Comparison()
     with ExitStack() as stack:
-        tables = list(_matched(*schemas, asked, found))
-        for table in tables:
+        tables = []
+        for table, partly in _matched(*schemas, asked, found):
             stack.callback(table.difference.close)
+            if partly and (reason := asked.unclear(table.name, table.difference.shape)):
+                found.tables.append(TableDiff(table.name, reason=reason))
+            else:
+                tables.append(table)
         report.phase("comparing pages", max(old.size, new.size))
         PageDiff(old, new, tables).run(report.advance)
         for table in tables:
@@ -141,7 +145,8 @@ def compare_files(old: PageFile, new: PageFile, read_schema: ReadSchema, asked: 
     return found
 
 
-def _matched(old: PagedSchema, new: PagedSchema, asked: Asked, found: Comparison) -> Iterator[Compared]:
+def _matched(old: PagedSchema, new: PagedSchema, asked: Asked, found: Comparison) -> Iterator[tuple[Compared, bool]]:
+    """The tables, and whether only some columns of one are compared."""
     before, after = ({table.name: table for table in schema.tables} for schema in (old, new))
     names = sorted({*before, *after}) if asked.table is None else [asked.table]
     if not {*before, *after, *old.virtual, *new.virtual} >= {*names}:
@@ -159,7 +164,7 @@ def _matched(old: PagedSchema, new: PagedSchema, asked: Asked, found: Comparison
 
 def _compared(
     name: str, old: tuple[PagedTable | None, str], new: tuple[PagedTable | None, str], asked: Asked, budget: int
-) -> Compared:
+) -> tuple[Compared, bool]:
     was, now = old[0], new[0]
     only, key = _columns(was, now)
     if old[1] != new[1] and was is not None and now is not None:
@@ -170,7 +175,8 @@ def _compared(
     ]
     shape = next(side.shape for side in reversed(sides) if side is not None)
     skips = was is None or now is None or (old[1] == new[1] and _same_places(was, now))
-    return Compared(name, sides[0], sides[1], asked.difference(name, shape, budget=budget), skips)
+    compared = Compared(name, sides[0], sides[1], asked.difference(name, shape, budget=budget), skips)
+    return compared, only is not None
 
 
 def _columns(was: PagedTable | None, now: PagedTable | None) -> tuple[list[str] | None, Sequence[str]]:

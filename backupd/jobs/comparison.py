@@ -3,20 +3,19 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from backupd.errors import Failed
+from backupd.jobs.erasure import Erasures
 from backupd.jobs.spill import SealedFile
+from backupd.jobs.stored import Hidden
 from backupd.jobs.tableshapes import SchemaChange
 from backupd.records.difference import BUDGET, Difference
 from backupd.records.shapes import Shape
-from backupd.records.values import Op, Record, Value
+from backupd.records.values import Op, Record
 
 Take = Callable[[str, Record], None]
 """Told of each record that differs, with the name of its table."""
-Visible = Callable[[str, tuple[Value, ...]], bool]
-"""Whether a row of a table may be told of at all."""
 LONGEST_ROW = 64 * 1024 * 1024
 
 
@@ -55,24 +54,33 @@ class Asked:
     Attributes:
         table: only this one.
         take: told of each record; None if only their numbers are wanted.
-        visible: rows for which it says False are left out.
+        erased: what nobody may be told of.
         folder: where rows may wait on disk, sealed.
     """
 
     folder: Path
     table: str | None = None
     take: Take | None = None
-    visible: Visible | None = None
+    erased: Erasures | None = None
 
-    @property
-    def whole_tables(self) -> bool:
+    def whole(self, name: str, shape: Shape) -> bool:
         """Whether the rows of a table that only one side has are read: all of them differ, and their number is known."""
-        return self.table is not None or self.visible is not None
+        return self.table is not None or self._hidden(name, shape) is not None
+
+    def unclear(self, name: str, shape: Shape) -> str | None:
+        """Why a table of which only some columns are compared cannot be told of: those may be needed that know the erased."""
+        if self.erased is None or not self.erased.blind(name, shape.columns):
+            return None
+        return "its columns have changed, and it holds rows of somebody who was erased"
 
     def difference(self, name: str, shape: Shape, *, budget: int = BUDGET) -> Difference:
         """What collects the rows of a table."""
-        visible = None if self.visible is None else partial(self.visible, name)
-        return Difference(shape, lambda: SealedFile(self.folder), visible=visible, budget=budget)
+        hidden = self._hidden(name, shape)
+        return Difference(shape, lambda: SealedFile(self.folder), hidden=hidden, budget=budget)
+
+    def _hidden(self, name: str, shape: Shape) -> Hidden | None:
+        key = [shape.columns[at] for at in shape.keyed]
+        return None if self.erased is None else self.erased.hidden(name, shape.columns, key)
 
     def count(self, name: str, difference: Difference) -> TableDiff:
         """Hand the records that differ on, and count them."""

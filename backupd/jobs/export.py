@@ -7,16 +7,19 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from backupd.crypto.chunks import Kind
 from backupd.disk import DirectFile
+from backupd.engines.base import RuleOf, TakeOut
 from backupd.errors import Failed, IntegrityError, SafetyRefused
 from backupd.jobs.restore import joined, open_content
 from backupd.jobs.rowcheck import RowCheck
+from backupd.jobs.sieve import Sieve, refuse_opaque
 from backupd.repo.reading import ChunkReader, PackCache, Spool
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.repo.snapshot import StreamRoot
@@ -35,6 +38,8 @@ class ExportResult:
     left_out: list[str] = field(default_factory=list)
     bytes: int = 0
     seconds: float = 0.0
+    erased: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def file_name(position: int, described: Mapping[str, Any]) -> str:
@@ -72,6 +77,8 @@ def export(
     secrets: bool,
     report: Reporter,
     spool_folder: Path | None = None,
+    erased: RuleOf | None = None,
+    take_out: TakeOut | None = None,
 ) -> ExportResult:
     """Write every stream of a snapshot to a file of its own.
 
@@ -82,19 +89,23 @@ def export(
         secrets: whether streams that hold password hashes are written as well.
         report: progress.
         spool_folder: where packs wait on disk, as ciphertext, if fetching one twice is dear.
+        erased: which rows must not be written.
+        take_out: takes them out of a database file.
 
     Raises:
-        SafetyRefused: the folder is not empty.
+        SafetyRefused: the folder is not empty, or the rows cannot be taken out.
         IntegrityError: an object that the snapshot needs is missing, damaged or forged; the file it belongs to is not there.
     """
     began = time.monotonic()
     content = open_content(repo, view)
     names = _names(view, content["streams"])
+    refuse_opaque(content, erased)
     _make(folder)
     report.phase("exporting", view.structure.read_bytes)
     result = ExportResult(content["engine"])
     cache = PackCache(repo, spool=Spool(spool_folder) if spool_folder else None)
     id_key = repo.keyring.session(view.object.envelope).id_key
+    sieve = None if erased is None else Sieve(erased, content["tables"], id_key)
     try:
         reader = ChunkReader(repo, cache, view.object.envelope)
         for root, described, name in zip(view.structure.streams, content["streams"], names, strict=True):
@@ -104,15 +115,46 @@ def export(
                 result.left_out.append(name)
                 continue
             data = joined(root, reader, cache, None if root.kind is Kind.ROWS else described["digest"], report)
-            _write(folder / name, _checked(data, root, described, id_key))
+            if sieve is not None and sieve.concerns(described):
+                data = sieve.wrap(partial(iter, data), described)()
+                result.bytes += _write(folder / name, data)
+            else:
+                amend = _amending(root, described, result, erased, take_out)
+                result.bytes += _write(folder / name, _checked(data, root, described, id_key), amend)
             result.files.append(name)
-            result.bytes += root.size
     finally:
         cache.close()
+    if sieve is not None:
+        result.erased += sum(sieve.out.values())
+        content = {**content, "tables": sieve.manifest(content["tables"]), "erased": result.erased}
+        content["streams"] = [
+            {**s, "digest": None, "rows": None} if sieve.concerns(s) else s for s in content["streams"]
+        ]
     _write(folder / MANIFEST, iter([manifest(view, content)]))
     result.files.append(MANIFEST)
     result.seconds = time.monotonic() - began
     return result
+
+
+def _amending(
+    root: StreamRoot,
+    described: dict[str, Any],
+    result: ExportResult,
+    erased: RuleOf | None,
+    take_out: TakeOut | None,
+) -> Callable[[Path], None] | None:
+    """What takes rows out of a database file once it is written; its digest is then no more what the manifest said."""
+    if root.kind is not Kind.PAGES or erased is None or take_out is None:
+        return None
+
+    def amend(path: Path) -> None:
+        taken = take_out(path, erased)
+        result.erased += taken.rows
+        result.warnings += taken.warnings
+        if taken.changed:
+            described["digest"] = None
+
+    return amend
 
 
 def _checked(
@@ -150,8 +192,10 @@ def _make(folder: Path) -> None:
         raise Failed(f"{folder} cannot be written: {error.strerror}", object_name=str(folder)) from None
 
 
-def _write(path: Path, buffers: Iterator[bytes | bytearray]) -> None:
-    """A file that has its name only once it is whole and on the disk."""
+def _write(
+    path: Path, buffers: Iterator[bytes | bytearray] | Iterator[bytes], amend: Callable[[Path], None] | None = None
+) -> int:
+    """A file that has its name only once it is whole, amended and on the disk; returns its size."""
     unnamed = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -164,6 +208,9 @@ def _write(path: Path, buffers: Iterator[bytes | bytearray]) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        if amend is not None:
+            amend(unnamed)
+        size = unnamed.stat().st_size
         unnamed.rename(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -172,3 +219,4 @@ def _write(path: Path, buffers: Iterator[bytes | bytearray]) -> None:
     except BaseException:
         unnamed.unlink(missing_ok=True)
         raise
+    return size

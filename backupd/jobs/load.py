@@ -7,10 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backupd.engines.base import CheckLevel, LoadOptions, ServerTarget, Source, StoredStream, StreamInfo, TableInfo
+from backupd.engines.base import (
+    CheckLevel,
+    LoadOptions,
+    RuleOf,
+    ServerTarget,
+    Source,
+    StoredStream,
+    StreamInfo,
+    TableInfo,
+)
 from backupd.errors import UsageError
 from backupd.jobs.restore import RestoreResult, check_engine, count_uses, joined, open_content
 from backupd.jobs.rowcheck import compare_live, comparer
+from backupd.jobs.sieve import Sieve, refuse_opaque
 from backupd.repo.reading import PACKS_IN_MEMORY, ChunkReader, PackCache, Spool
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.report import Locked, Problem, Reporter
@@ -54,6 +64,7 @@ def load(
     check: CheckLevel,
     report: Reporter,
     spool_folder: Path | None = None,
+    erased: RuleOf | None = None,
 ) -> RestoreResult:
     """Write a snapshot into a server's database.
 
@@ -66,6 +77,7 @@ def load(
         check: "none" leaves the comparison out.
         report: progress.
         spool_folder: where packs wait on disk, as ciphertext, if fetching one twice is dear.
+        erased: which rows must not come back.
 
     Raises:
         IntegrityError: an object that this snapshot needs is missing, damaged or forged, or what was loaded is not what
@@ -73,18 +85,21 @@ def load(
         SafetyRefused: the target, or something in the snapshot, is refused by a rule.
     """
     began = time.monotonic()
-    content, chosen = rehearse(repo, view, target, engines, options, report)
+    content, chosen = rehearse(repo, view, target, engines, options, report, erased)
+    id_key = repo.keyring.session(view.object.envelope).id_key
+    sieve = None if erased is None else Sieve(erased, content["tables"], id_key)
     report.phase("restoring", view.structure.read_bytes)
     spool = Spool(spool_folder) if spool_folder else None
     cache = PackCache(repo, spool=spool, keep=max(PACKS_IN_MEMORY, PACKS_A_STREAM * min(options.jobs, MOST_JOBS)))
     try:
         reader = ChunkReader(repo, cache, view.object.envelope)
-        streams = _streams(view, content, reader, cache, Locked(report), options.tables, counted=spool is not None)
+        pairs = _streams(view, content, reader, cache, Locked(report), options.tables, counted=spool is not None)
+        streams = [_sieved(stream, described, sieve) for stream, described in pairs]
         compared: set[str] = set()
-        compare = comparer(content["tables"], repo.keyring.session(view.object.envelope).id_key)
 
         def counted(name: str, rows: Iterator[bytes | bytearray]) -> None:
-            compare(name, rows)
+            tables = content["tables"] if sieve is None else sieve.manifest(content["tables"])
+            comparer(tables, id_key)(name, rows)
             compared.add(name)
 
         loaded = target.load(
@@ -96,15 +111,17 @@ def load(
         )
     finally:
         cache.close()
+    out = 0 if sieve is None else sum(sieve.out.values())
     return RestoreResult(
         len(chosen),
-        sum(t["rows"] or 0 for t in chosen),
+        sum(t["rows"] or 0 for t in chosen) - out,
         loaded.bytes,
         time.monotonic() - began - loaded.check_seconds,
         loaded.check_seconds,
         cache.fetched_bytes,
         loaded.warnings,
         len(compared),
+        out,
     )
 
 
@@ -115,6 +132,7 @@ def rehearse(
     engines: Sequence[str],
     options: LoadOptions,
     report: Reporter,
+    erased: RuleOf | None = None,
 ) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     """What `load` does before it writes anything: it refuses what it must, and warns.
 
@@ -126,6 +144,7 @@ def rehearse(
     """
     content = open_content(repo, view)
     check_engine(view, content, *engines)
+    refuse_opaque(content, erased)
     check_allowed(target, options)
     chosen = _chosen(content["tables"], options.tables)
     for warning in target.prepare(options, content["facts"]):
@@ -185,7 +204,8 @@ def _streams(
     tables: Sequence[str],
     *,
     counted: bool,
-) -> list[StoredStream]:
+) -> list[tuple[StoredStream, Mapping[str, Any]]]:
+    """The streams that are loaded, each with what the manifest says of it."""
     found = []
     uses: Counter[bytes] = Counter()
     for root, described in zip(view.structure.streams, content["streams"], strict=True):
@@ -194,9 +214,16 @@ def _streams(
             continue
         digest = None if kind == "rows" else described["digest"]
         opener: partial[Iterator[bytes]] = partial(joined, root, reader, cache, digest, report)
-        found.append(StoredStream(stream_info(described, root.size), root.size, opener))
+        found.append((StoredStream(stream_info(described, root.size), root.size, opener), described))
         if counted:
             uses.update(count_uses(root, reader))
     if counted:
         cache.uses = dict(uses)
     return found
+
+
+def _sieved(stream: StoredStream, described: Mapping[str, Any], sieve: Sieve | None) -> StoredStream:
+    """A stream without the rows that must not come back."""
+    if sieve is None or not sieve.concerns(described):
+        return stream
+    return StoredStream(stream.info, stream.size, sieve.wrap(stream.open, described), sieved=True)

@@ -19,6 +19,7 @@ from backupd.errors import IntegrityError, KeyProblem, MissingRight, SafetyRefus
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.leavings import Leavings
 from backupd.jobs.needed import packs_needed
+from backupd.jobs.recordchain import record_problems
 from backupd.jobs.verify import append_record
 from backupd.policy.retention import Candidate, Rule, Verdict, plan
 from backupd.repo.brakes import Brake, brakes_set
@@ -29,7 +30,6 @@ from backupd.repo.repository import (
     History,
     Repository,
     SnapshotView,
-    gaps,
     packs_found_bad,
     pruned_snapshots,
     read_object,
@@ -200,7 +200,7 @@ class Prune:
             )
         self._problems += [_sealed(name) for name in self._hidden]
         self._problems += [problem for problem in history.problems if problem.kind != "unknown"]
-        self._problems += _record_problems(self._repo, self._records)
+        self._problems += record_problems(self._repo, self._records)
         self._stop(self._problems)
 
     def _stop(self, problems: Sequence[Problem]) -> None:
@@ -430,24 +430,3 @@ def _check_policy(repo: Repository, now: datetime) -> None:
             " what it leans on",
             hint="have the trust document's policy changed: grace_hours must be at least an hour more",
         )
-
-
-def _record_problems(repo: Repository, records: Iterable[Record]) -> list[Problem]:
-    """Records that are missing or do not follow each other: one of them may be a hold."""
-    numbers: dict[str, set[int]] = {role: set() for role in repo.ledger.records}
-    for info in repo.store.list("records/"):
-        if kind_of(info.name):
-            numbers.setdefault(info.name.split("/")[1], set()).add(int(info.name.split("/")[2]))
-    found = []
-    for role, there in numbers.items():
-        last = max(repo.ledger.records.get(role, 0), max(there, default=0))
-        found += [
-            Problem(f"records/{role}/{first:012d}", "missing", "records are never removed, and this one may be a hold")
-            for first, _ in gaps(there, last)
-        ]
-    by_place = {(record.role, record.n): record for record in records}
-    for (role, n), record in by_place.items():
-        before = by_place.get((role, n - 1))
-        if before is not None and record.previous != before.digest:
-            found.append(Problem(record.name, "chain", "it does not follow the record before it"))
-    return found

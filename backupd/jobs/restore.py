@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import stream_digest
-from backupd.engines.base import CheckLevel, Target
+from backupd.engines.base import CheckLevel, RuleOf, Target
 from backupd.errors import IntegrityError, SafetyRefused
 from backupd.repo.nodes import ChunkRef
 from backupd.repo.reading import ChunkReader, PackCache, Spool
@@ -31,7 +31,7 @@ class RestoreResult:
     """What a restore did.
 
     `seconds` ends with the rename, the engine's check is counted apart; `compared` tables were read back from a server
-    and are what the snapshot holds.
+    and are what the snapshot holds; `erased` rows of it were left out, because the erasure ledger hides them.
     """
 
     tables: int
@@ -42,6 +42,7 @@ class RestoreResult:
     fetched_bytes: int
     warnings: tuple[str, ...]
     compared: int = 0
+    erased: int = 0
 
 
 def open_content(repo: Repository, view: SnapshotView) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def restore(
     check: CheckLevel,
     report: Reporter,
     spool_folder: Path | None = None,
+    erased: RuleOf | None = None,
 ) -> RestoreResult:
     """Write a snapshot into a prepared target.
 
@@ -73,6 +75,7 @@ def restore(
         check: the engine's own check before the result becomes visible.
         report: progress.
         spool_folder: where packs wait on disk, as ciphertext, if fetching one twice is dear.
+        erased: which rows must not come back.
 
     Raises:
         IntegrityError: an object that this snapshot needs is missing, damaged or forged; nothing is left behind.
@@ -90,17 +93,18 @@ def restore(
         if spool_folder:
             cache.uses = count_uses(root, reader)
         buffers = joined(root, reader, cache, described["digest"], report)
-        loaded = target.load(buffers, size=root.size, facts=content["facts"], check=check)
+        loaded = target.load(buffers, size=root.size, facts=content["facts"], check=check, rule_of=erased)
     finally:
         cache.close()
     return RestoreResult(
         len(content["tables"]),
-        view.structure.rows,
+        None if view.structure.rows is None else view.structure.rows - loaded.left_out,
         loaded.bytes,
         time.monotonic() - began - loaded.check_seconds,
         loaded.check_seconds,
         cache.fetched_bytes,
         loaded.warnings,
+        erased=loaded.left_out,
     )
 
 

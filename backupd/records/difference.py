@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
+from backupd.model import Cells
 from backupd.records.shapes import Shape
 from backupd.records.values import Op, Record, Value, is_same, order
 
@@ -43,7 +44,7 @@ class Difference:
         shape: of the rows.
         spool: makes a place for what memory does not hold.
         budget: bytes of memory.
-        visible: rows for which it says False are left out of what is told; None for all.
+        hidden: rows for whose cells it says True are left out of what is told; None for none.
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class Difference:
         spool: Callable[[], Spool],
         *,
         budget: int = BUDGET,
-        visible: Callable[[tuple[Value, ...]], bool] | None = None,
+        hidden: Callable[[Cells], bool] | None = None,
         depth: int = 0,
     ) -> None:
-        self._shape, self._make, self._budget, self._visible, self._depth = shape, spool, budget, visible, depth
+        self.shape, self._make, self._budget, self._hidden, self._depth = shape, spool, budget, hidden, depth
         self._net: dict[bytes, int] = {}
         self._held = 0
         self._spool: Spool | None = None
@@ -85,7 +86,7 @@ class Difference:
         if self._spool is None:
             self._spool, self._parts = self._make(), [[] for _ in range(PARTS)]
             self._flooded = self._depth > 0 and self._is_flood()
-        key = _nothing if self._flooded else self._shape.key
+        key = _nothing if self._flooded else self.shape.key
         waiting: list[list[bytes]] = [[] for _ in range(PARTS)]
         for row, times in self._net.items():
             part = waiting[hash((self._depth, key(row) or row)) % PARTS]
@@ -98,7 +99,7 @@ class Difference:
                 blocks.append(self._spool.write(b"".join(part)))
 
     def _is_flood(self) -> bool:
-        return len(self._net) >= _FLOOD * len({self._shape.key(row) or row for row in self._net})
+        return len(self._net) >= _FLOOD * len({self.shape.key(row) or row for row in self._net})
 
     def records(self) -> Iterator[Record]:
         """What differs; in the order of the keys if it all stayed in memory. Nothing may be added afterwards."""
@@ -109,7 +110,7 @@ class Difference:
         """How many records differ, without looking at their values where that is not needed. Nothing may be added afterwards."""
         found: Counter[Op] = Counter()
         for part in self._leaves():
-            if self._shape.exact and self._visible is None:
+            if self.shape.exact and self._hidden is None:
                 part._count(found)
             else:
                 found.update(record.op for record in part._paired(part._net))
@@ -122,9 +123,7 @@ class Difference:
             return
         self._part()
         for blocks in self._parts:
-            child = Difference(
-                self._shape, self._make, budget=self._budget, visible=self._visible, depth=self._depth + 1
-            )
+            child = Difference(self.shape, self._make, budget=self._budget, hidden=self._hidden, depth=self._depth + 1)
             try:
                 for number in blocks:
                     for times, rows in _unpacked(self._spool.read(number)).items():
@@ -134,7 +133,7 @@ class Difference:
                 child.close()
 
     def _count(self, found: Counter[Op]) -> None:
-        key_of = self._shape.key
+        key_of = self.shape.key
         gone: Counter[bytes] = Counter()
         for row, times in self._net.items():
             key = key_of(row) if times < 0 else None
@@ -161,7 +160,7 @@ class Difference:
         by_key: dict[bytes, tuple[list[bytes], list[bytes]]] = {}
         alone: list[tuple[bytes, int]] = []
         for row, times in net.items():
-            key = self._shape.key(row)
+            key = self.shape.key(row)
             if key is None:
                 alone.append((row, times))
                 continue
@@ -186,7 +185,7 @@ class Difference:
     def _told(self, old: bytes | None, new: bytes | None) -> Iterator[Record]:
         before = None if old is None else self._seen(old)
         after = None if new is None else self._seen(new)
-        shape = self._shape
+        shape = self.shape
         if before is None and after is None:
             return
         if before is None or after is None:
@@ -195,8 +194,9 @@ class Difference:
             yield Record("changed", shape.columns, shape.keyed, before, after)
 
     def _seen(self, row: bytes) -> tuple[Value, ...] | None:
-        values = self._shape.values(row)
-        return values if self._visible is None or self._visible(values) else None
+        if self._hidden is not None and self._hidden(self.shape.cells(row)):
+            return None
+        return self.shape.values(row)
 
 
 def _nothing(_: bytes) -> bytes | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from backupd.model import Cells
 from backupd.records.rowtext import NULL, cell_of, fields_of
 from backupd.records.values import Decode, Value
 
@@ -27,6 +28,9 @@ class Shape(Protocol):
 
     def values(self, row: bytes) -> tuple[Value, ...]:
         """The row's values."""
+
+    def cells(self, row: bytes) -> Cells:
+        """The row's cells, as the erasure ledger knows them."""
 
 
 class TextShape:
@@ -61,14 +65,16 @@ class TextShape:
 
     def values(self, row: bytes) -> tuple[Value, ...]:
         """The row's cells as values; cells that are missing are NULL, and those too many are left out."""
+        pairs = zip(self.cells(row), self._decoders, strict=False)
+        return tuple(None if cell is None else decode(cell) for cell, decode in pairs)
+
+    def cells(self, row: bytes) -> tuple[bytes | None, ...]:
+        """The row's fields without their escapes."""
         if not self.columns:
             return ()
         fields = fields_of(row)
         fields += [NULL] * (len(self.columns) - len(fields))
-        cells = map(cell_of, fields)
-        return tuple(
-            None if cell is None else decode(cell) for cell, decode in zip(cells, self._decoders, strict=False)
-        )
+        return tuple(map(cell_of, fields[: len(self.columns)]))
 
 
 class Projection:

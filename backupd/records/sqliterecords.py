@@ -157,6 +157,10 @@ class RecordShape:
             return tuple(self._filled(_ROWID.unpack(row[:8])[0], row[8:]))
         return tuple(decode_record(row[8:], _COMMON))
 
+    def cells(self, row: bytes) -> tuple[Value, ...]:
+        """The same: what a file holds are values."""
+        return self.values(row)
+
 
 def _count(record: bytes) -> int:
     """How many values a record has."""

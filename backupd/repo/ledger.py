@@ -17,12 +17,18 @@ from backupd.errors import Busy, Failed
 
 @dataclass(slots=True)
 class Ledger:
-    """Remembered heads: writer to (number, hash); and the highest trust version seen."""
+    """Remembered heads: writer to (number, hash); the highest trust version seen; of each role the records.
+
+    Attributes:
+        records: the highest number of a record that was listed.
+        marks: number and hash of the newest record that was read, of roles whose records hide rows.
+    """
 
     path: Path
     trust: int = 0
     heads: dict[bytes, tuple[int, bytes]] = field(default_factory=dict)
     records: dict[str, int] = field(default_factory=dict)
+    marks: dict[str, tuple[int, bytes]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> "Ledger":
@@ -36,7 +42,8 @@ class Ledger:
             document = json.loads(path.read_bytes())
             heads = {bytes.fromhex(w): (int(h["seq"]), bytes.fromhex(h["hash"])) for w, h in document["heads"].items()}
             records = {str(r): int(n) for r, n in document.get("records", {}).items()}
-            return cls(path, int(document["trust"]), heads, records)
+            marks = {str(r): (int(m["n"]), bytes.fromhex(m["hash"])) for r, m in document.get("marks", {}).items()}
+            return cls(path, int(document["trust"]), heads, records, marks)
         except FileNotFoundError:
             return cls(path)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -52,24 +59,29 @@ class Ledger:
         heads: dict[bytes, tuple[int, bytes]],
         *,
         records: dict[str, int] | None = None,
+        marks: dict[str, tuple[int, bytes]] | None = None,
         lower: bool = False,
     ) -> None:
-        """Keep newer heads, record numbers and a newer trust version; with `lower`, these heads even if they are older."""
+        """Keep newer heads, records and a newer trust version; with `lower`, these heads even if they are older."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with state_lock(self.path.parent, "ledger"):
             now = Ledger.load(self.path.parent)
             self.trust = max(now.trust, trust)
             self.heads = dict(now.heads)
             self.records = {**now.records, **{r: max(n, now.records.get(r, 0)) for r, n in (records or {}).items()}}
+            self.marks = {**now.marks, **{r: max(m, now.marks.get(r, m)) for r, m in (marks or {}).items()}}
             for writer, head in heads.items():
                 if lower or head[0] > self.heads.get(writer, (0, b""))[0]:
                     self.heads[writer] = head
-            if (now.trust, now.heads, now.records) != (self.trust, self.heads, self.records):
+            then = now.trust, now.heads, now.records, now.marks
+            if then != (self.trust, self.heads, self.records, self.marks):
                 self._save()
 
     def _save(self) -> None:
         heads = {w.hex(): {"seq": seq, "hash": h.hex()} for w, (seq, h) in sorted(self.heads.items())}
-        data = json.dumps({"trust": self.trust, "heads": heads, "records": self.records}, indent=1).encode()
+        marks = {r: {"n": n, "hash": h.hex()} for r, (n, h) in sorted(self.marks.items())}
+        document = {"trust": self.trust, "heads": heads, "records": self.records, "marks": marks}
+        data = json.dumps(document, indent=1).encode()
         fresh = self.path.with_suffix(".new")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:

@@ -24,6 +24,7 @@ VERBS = {
     "demo": "demo",
     "diff": "diff",
     "doctor": "doctor",
+    "erase": "erase",
     "export": "export",
     "forget": "forget",
     "hold": "hold",
@@ -42,7 +43,6 @@ VERBS = {
 }
 PLANNED = {
     **dict.fromkeys(("drill", "find", "recover", "query", "posture", "evidence"), frozenset[str]()),
-    "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backupctl import output
+from backupctl.erased import erasures_of
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options
@@ -110,13 +111,15 @@ def _compare(
         began = time.monotonic()
         history = repo.history()
         before = select_snapshot(history, old)
+        after = None if new == "live" else select_snapshot(history, new)
+        views = [before] if after is None else [before, after]
+        erasures = erasures_of(repo, history, views, None, report)
         told.folder = places.cache
-        asked = Asked(places.cache, told.table, told.take)
-        if new == "live":
+        asked = Asked(places.cache, told.table, told.take, erasures)
+        if after is None:
             live = _live(settings, source, before.source, server)
             found = compare_with_live(repo, before, live, asked=asked, read_schema=read_file_schema, report=report)
             return found, before, None, time.monotonic() - began
-        after = select_snapshot(history, new)
         found = compare(repo, before, after, asked=asked, read_schema=read_file_schema, report=report)
         return found, before, after, time.monotonic() - began
 

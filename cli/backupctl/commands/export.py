@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from backupctl import output
+from backupctl.erased import erased_options, erasures_of, reason_facts
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
 from backupctl.session import opened
@@ -30,29 +31,45 @@ _NEXT = {
 @click.argument("snapshot")
 @option("--dir", "folder", metavar="DIR", required=True, help="A folder that is empty or not there yet.")
 @option("--with-secrets", is_flag=True, help="Also what holds password hashes (roles, if they were captured).")
+@erased_options
 @verb
-def command(settings: Settings, snapshot: str, folder: str, with_secrets: bool) -> None:
+def command(settings: Settings, snapshot: str, folder: str, with_secrets: bool, with_erased: str | None) -> None:
     """Write what psql, mariadb and sqlite3 can restore without backupd.
 
-    The files are not encrypted. deploy/backupd-extract.py writes the same ones where backupd is not installed.
+    The files are not encrypted. Rows that the erasure ledger hides are left out. deploy/backupd-extract.py writes the same
+    files where backupd is not installed, but knows nothing of the ledger.
     """
     from backupd.config.clock import now
     from backupd.crypto.keyring import Right
     from backupd.jobs.audit import audited, snapshot_facts
     from backupd.jobs.export import export
     from backupd.jobs.select import select_snapshot
+    from backupd.wiring import take_out_of_file
 
     report = TerminalReporter(settings)
     place = Path(folder).absolute()
     with opened(settings, Right.READ) as session:
         repo = session.opened.repo
-        view = select_snapshot(repo.history(), snapshot)
+        history = repo.history()
+        view = select_snapshot(history, snapshot)
+        erasures = erasures_of(repo, history, [view], with_erased, report)
         if settings.dry_run:
             _would(settings, view.id, place, view.structure.read_bytes)
             return
         spool = session.opened.places.cache if session.remote else None
-        with audited(repo, "export", snapshot_facts(view), now, report):
-            result = export(repo, view, place, secrets=with_secrets, report=report, spool_folder=spool)
+        facts = {**snapshot_facts(view), **reason_facts(with_erased)}
+        rule_of = None if erasures is None else erasures.rule
+        with audited(repo, "export", facts, now, report):
+            result = export(
+                repo,
+                view,
+                place,
+                secrets=with_secrets,
+                report=report,
+                spool_folder=spool,
+                erased=rule_of,
+                take_out=take_out_of_file,
+            )
     report.clear()
     steps = _NEXT.get("mariadb" if result.engine == "mysql" else result.engine, [])
     if "native" in result.files:
@@ -67,7 +84,8 @@ def command(settings: Settings, snapshot: str, folder: str, with_secrets: bool) 
             "bytes": result.bytes,
             "seconds": round(result.seconds, 3),
             "next": steps,
-            "warnings": report.warnings,
+            "erased": result.erased,
+            "warnings": [*report.warnings, *result.warnings],
         }
         output.document("export", values)
         return
@@ -76,6 +94,10 @@ def command(settings: Settings, snapshot: str, folder: str, with_secrets: bool) 
     )
     if settings.quiet:
         return
+    if result.erased:
+        output.note(f"left out: {output.plural(result.erased, 'row')} of people who were erased")
+    for warning in result.warnings:
+        output.note(f"warning: {warning}")
     for name in result.left_out:
         output.note(f"left out: {name} (--with-secrets writes it)")
     output.note("these files are not encrypted; to restore them, in that folder:")

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from backupctl import output
+from backupctl.erased import erased_options, erasures_of, reason_facts
 from backupctl.memory import keep_memory, share_memory
 from backupctl.options import LEVEL_WORDS, Settings, option, verb
 from backupctl.progress import TerminalReporter
@@ -17,7 +18,7 @@ from backupctl.session import opened
 if TYPE_CHECKING:
     from backupctl.session import Session
     from backupd.config.urls import DatabaseUrl
-    from backupd.engines.base import LoadOptions, ServerTarget
+    from backupd.engines.base import LoadOptions, RuleOf, ServerTarget
     from backupd.jobs.restore import RestoreResult
     from backupd.repo.repository import SnapshotView
     from backupd.wiring import ServerOptions
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     " superuser-role. MariaDB: definer, foreign-server, directory.",
 )
 @option("--with-globals", is_flag=True, help="Servers: restore roles as well, if the snapshot holds them.")
+@erased_options
 @server_options
 @verb
 def command(
@@ -59,12 +61,14 @@ def command(
     allow: tuple[str, ...],
     with_globals: bool,
     server: dict[str, Any],
+    with_erased: str | None,
 ) -> None:
     """Restore a snapshot to a new file or a new database.
 
     SNAPSHOT is an id or the beginning of one, latest, latest:SOURCE or SOURCE@2026-11-21T23:00. TARGET is a path,
     postgresql://user@host/db or mariadb://user@host/db. What is written has another name until it is whole and checked;
-    an existing file, or a database that is not empty, is never touched unless --overwrite names it.
+    an existing file, or a database that is not empty, is never touched unless --overwrite names it. Rows that the erasure
+    ledger hides do not come back.
     """
     from backupd.config.urls import parse_database
     from backupd.crypto.keyring import Right
@@ -86,6 +90,8 @@ def command(
         for problem in history.problems:
             report.warning(f"{problem.object}: {problem.detail} (not needed unless it is the snapshot you want)")
         view = select_snapshot(history, snapshot)
+        erasures = erasures_of(session.opened.repo, history, [view], with_erased, report)
+        place = replace(place, erased=None if erasures is None else erasures.rule, reason=with_erased)
         if settings.dry_run:
             place.rehearse(session, view, report)
             _would(settings, view, url, report.warnings)
@@ -104,6 +110,8 @@ class _Place:
     options: "LoadOptions"
     served: "ServerOptions"
     timeout: float
+    erased: "RuleOf | None" = None
+    reason: str | None = None
 
     def prepare(self) -> None:
         """Refuse early what needs no snapshot to be refused."""
@@ -132,9 +140,17 @@ class _Place:
         if self.url.engine == "sqlite":
             file = open_target(self.url)
             file.prepare(overwrite=self.options.overwrite)
-            return restore(repo, view, file, check=check, report=report, spool_folder=spool)
+            return restore(repo, view, file, check=check, report=report, spool_folder=spool, erased=self.erased)
         return load(
-            repo, view, self._database(), self._engines(), self.options, check=check, report=report, spool_folder=spool
+            repo,
+            view,
+            self._database(),
+            self._engines(),
+            self.options,
+            check=check,
+            report=report,
+            spool_folder=spool,
+            erased=self.erased,
         )
 
     def noted(self, session: "Session", view: "SnapshotView", report: TerminalReporter) -> AbstractContextManager[None]:
@@ -146,6 +162,7 @@ class _Place:
             **snapshot_facts(view),
             "engine": self.url.engine,
             "tables": len(self.options.tables) if self.options.tables else None,
+            **reason_facts(self.reason),
         }
         return audited(session.opened.repo, "restore", facts, now, report)
 
@@ -154,7 +171,7 @@ class _Place:
         from backupd.jobs.load import rehearse
 
         if self.url.engine != "sqlite":
-            rehearse(session.opened.repo, view, self._database(), self._engines(), self.options, report)
+            rehearse(session.opened.repo, view, self._database(), self._engines(), self.options, report, self.erased)
 
     def _database(self) -> "ServerTarget":
         from backupd.wiring import open_server_target
@@ -190,7 +207,7 @@ def _tell(
             "check_seconds": round(result.check_seconds, 3),
             "compared": result.compared,
             "fetched_bytes": result.fetched_bytes,
-            "erased": 0,
+            "erased": result.erased,
             "warnings": [*report.warnings, *result.warnings],
         }
         output.document("restore", values)
@@ -201,6 +218,8 @@ def _tell(
     )
     if settings.quiet:
         return
+    if result.erased:
+        output.say(f"left out: {output.plural(result.erased, 'row')} of people who were erased")
     if url.engine == "sqlite":
         checked = (
             f"{check} check passed in {result.check_seconds:.1f} s" if check != "none" else "not checked by SQLite"

@@ -1,0 +1,193 @@
+"""Adds an erasure to the ledger: looks through every snapshot of the source for what belongs to the subject, and keeps hashes.
+
+The clear key is looked for and forgotten: no key, no value and no name goes into the record, a message or the result.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from backupd.config.clock import fine_stamp
+from backupd.crypto.erasure import ErasureHash
+from backupd.crypto.primitives import random_bytes
+from backupd.errors import Failed, MissingRight, UsageError
+from backupd.jobs.erasure import ROLES
+from backupd.jobs.stored import StoredTable, StoredTables
+from backupd.jobs.verify import append_record
+from backupd.model import Cells, Reference
+from backupd.records.belonging import Belongings, follow_down
+from backupd.records.subject import Subject
+from backupd.repo.erasures import Action, ErasedReference, ErasedTable, Erasure, documents
+from backupd.repo.repository import Repository, SnapshotView
+from backupd.report import Reporter
+
+OpenTables = Callable[[SnapshotView], StoredTables]
+ReferencesOf = Callable[[SnapshotView], Sequence[Reference]]
+
+
+@dataclass(slots=True)
+class Found:
+    """What belongs to a subject, over all snapshots, as hashes.
+
+    Attributes:
+        tables: by table, columns, and whether these are all that it has.
+        references: by referring table, columns and what becomes of the row.
+        counts: of each table, the most rows that one snapshot had.
+        snapshots: those that have the subject's row, oldest first; of `looked` that were looked through.
+        subject: the hash of its key.
+    """
+
+    tables: dict[tuple[str, tuple[str, ...], bool], set[bytes]] = field(default_factory=dict)
+    references: dict[tuple[str, tuple[str, ...], Action], set[bytes]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    snapshots: list[SnapshotView] = field(default_factory=list)
+    looked: int = 0
+    subject: bytes = b""
+
+
+def records_hash(repo: Repository) -> tuple[ErasureHash, bytes]:
+    """What hashes for records that are written now, and the id of its key.
+
+    Raises:
+        MissingRight: no key at hand seals records.
+    """
+    from backupd.crypto.envelope import structure_key_id
+
+    key = repo.keyring.records_key()
+    if key is None:
+        raise MissingRight("no key at hand seals records", hint="use read.key, recovery.key or root.key")
+    return ErasureHash.of(key), structure_key_id(key)
+
+
+def look_for(
+    views: Iterable[SnapshotView],
+    subject: Subject,
+    open_tables: OpenTables,
+    references_of: ReferencesOf,
+    hasher: ErasureHash,
+    report: Reporter,
+) -> Found:
+    """Look through snapshots for everything that belongs to a subject.
+
+    Raises:
+        Failed: none of them has it.
+        UsageError: its table has no key, or another number of columns in it.
+    """
+    found = Found()
+    for view in views:
+        report.phase(f"looking through the snapshot of {view.structure.taken_at}")
+        found.looked += 1
+        if _look_in(found, view, open_tables(view), subject, references_of, hasher):
+            found.snapshots.append(view)
+    if not found.snapshots:
+        raise Failed(
+            f"no snapshot of the source has this record of {subject.table}",
+            object_name=subject.table,
+            hint="see that table and key are right; what no snapshot holds need not be erased",
+        )
+    return found
+
+
+def _look_in(
+    found: Found,
+    view: SnapshotView,
+    tables: StoredTables,
+    subject: Subject,
+    references_of: ReferencesOf,
+    hasher: ErasureHash,
+) -> bool:
+    """Note what one snapshot has of a subject; returns whether it has it."""
+    table = tables.tables.get(subject.table)
+    if table is None:
+        return False
+    key = _key(table, subject)
+    rows = list(table.rows(table.key, [key]))
+    if rows:
+        found.subject = hasher.rows(table.name, table.key)(key)
+        columns = {name: [c for c, _ in t.columns] for name, t in tables.tables.items()}
+
+        def look(name: str, by: Sequence[str], values: Collection[Cells]) -> Iterator[Cells]:
+            return tables.tables[name].rows(by, values)
+
+        _note(found, follow_down(table.name, rows, columns, references_of(view), look), tables, hasher)
+    return bool(rows)
+
+
+def _key(table: StoredTable, subject: Subject) -> Cells:
+    if not table.key:
+        raise UsageError(f"the table {table.name} has no key by which a subject could be named", object_name=table.name)
+    if len(table.key) != len(subject.key):
+        raise UsageError(
+            f"the key of {table.name} has {len(table.key)} columns ({', '.join(table.key)}), not {len(subject.key)}",
+            hint="write the values separated by commas; a backslash keeps a comma in a value",
+        )
+    return tuple(table.cell(column, text) for column, text in zip(table.key, subject.key, strict=True))
+
+
+def _note(found: Found, belongings: Belongings, tables: StoredTables, hasher: ErasureHash) -> None:
+    for name, rows in belongings.rows.items():
+        table = tables.tables[name]
+        names = tuple(column for column, _ in table.columns)
+        wanted = table.key or names
+        places = [names.index(column) for column in wanted]
+        digest = hasher.rows(name, wanted)
+        hashes = {digest(tuple(row[at] for at in places)) for row in rows}
+        found.tables.setdefault((name, wanted, not table.key), set()).update(hashes)
+        found.counts[name] = max(found.counts[name], len(rows))
+    actions: tuple[tuple[Action, dict[Reference, set[Cells]]], ...] = (
+        ("delete", dict(belongings.deleting)),
+        ("null", dict(belongings.emptying)),
+    )
+    for action, followed in actions:
+        for reference, values in followed.items():
+            digest = hasher.rows(reference.table, reference.columns)
+            there = found.references.setdefault((reference.table, reference.columns, action), set())
+            there.update(map(digest, values))
+
+
+def erasure_from(repo: Repository, found: Found, subject: Subject, reason: str, now: datetime) -> Erasure:
+    """The ledger's entry for what was found."""
+    hasher, key_id = records_hash(repo)
+    newest = found.snapshots[-1]
+    policy = repo.trust.policy
+    tables = [
+        ErasedTable(hasher.name(t), tuple(map(hasher.name, columns)), whole, frozenset(rows))
+        for (t, columns, whole), rows in sorted(found.tables.items())
+    ]
+    references = [
+        ErasedReference(hasher.name(t), tuple(map(hasher.name, columns)), frozenset(rows), action)
+        for (t, columns, action), rows in sorted(found.references.items())
+        if rows
+    ]
+    return Erasure(
+        random_bytes(16).hex(),
+        fine_stamp(now),
+        newest.object.writer,
+        newest.source,
+        reason,
+        hasher.name(subject.table),
+        found.subject,
+        tuple(tables),
+        tuple(references),
+        tuple(view.id for view in found.snapshots),
+        {
+            "base_max_age_days": policy.base_max_age_days,
+            "grace_hours": policy.grace_hours,
+            "undo_days": policy.undo_days,
+        },
+        key=key_id,
+    )
+
+
+def add_erasure(repo: Repository, erasure: Erasure) -> list[str]:
+    """Write an erasure to the ledger; returns the names of its records.
+
+    Raises:
+        MissingRight: no key at hand may.
+        BackupdError: a record could not be stored; those before it count already.
+    """
+    signer = repo.keyring.signer(sorted(ROLES))
+    if signer is None:
+        raise MissingRight("no key at hand signs erasures", hint="use read.key, recovery.key or root.key")
+    return [append_record(repo, signer, document) for document in documents(erasure)]

@@ -1,0 +1,116 @@
+"""Which rows belong to a subject: down from its row along references, whatever refers to a row that was reached.
+
+A row that would only lose its reference (ON DELETE SET NULL) stays, and is not followed; what it refers by is told. Nothing
+here knows where rows come from. Must never put a cell into a message.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from backupd.errors import Failed, UsageError
+from backupd.model import Cells, OnDelete, Reference
+
+MOST_ROWS = 2_000_000
+"""So many rows of one subject at most: it is probably not what was meant."""
+Rows = Callable[[str, Sequence[str], Collection[Cells]], Iterable[Cells]]
+"""The rows of a table whose columns equal one of some values."""
+_NAME = r"([^()]+)\(([^()]+)\)"
+_REFERENCE = re.compile(rf"\s*{_NAME}\s*->\s*{_NAME}\s*(?:on delete (cascade|restrict|set null))?\s*", re.IGNORECASE)
+_EMPTYING = frozenset({"set null", "set default"})
+
+
+@dataclass(frozen=True, slots=True)
+class Belongings:
+    """What belongs to a subject.
+
+    Attributes:
+        rows: of each table, its rows; those that are equal in everything stand there once.
+        deleting: of each reference along which rows go, the values that lead to rows that go.
+        emptying: the same of references that would become NULL.
+    """
+
+    rows: Mapping[str, Collection[Cells]] = field(repr=False)
+    deleting: Mapping[Reference, set[Cells]] = field(repr=False)
+    emptying: Mapping[Reference, set[Cells]] = field(repr=False)
+
+
+def follow_down(
+    table: str, rows: Iterable[Cells], columns: Mapping[str, Sequence[str]], references: Iterable[Reference], look: Rows
+) -> Belongings:
+    """Everything that belongs to some rows of a table, themselves included.
+
+    Args:
+        table: their table.
+        rows: where to begin.
+        columns: of each table that there is, in its rows' order.
+        references: what refers to what; those of tables or columns that are not there are passed over.
+        look: finds rows.
+
+    Raises:
+        Failed: far too many rows were reached.
+    """
+    down: dict[str, list[Reference]] = {}
+    for reference in references:
+        if _fits(reference, columns):
+            down.setdefault(reference.parent, []).append(reference)
+    met: dict[str, dict[object, Cells]] = {}
+    deleting: dict[Reference, set[Cells]] = {}
+    emptying: dict[Reference, set[Cells]] = {}
+    waiting = [(table, list(rows))]
+    count = 0
+    while waiting:
+        name, found = waiting.pop()
+        known = met.setdefault(name, {})
+        fresh = {key: row for row in found if (key := _identity(row)) not in known}
+        known.update(fresh)
+        count += len(fresh)
+        if count > MOST_ROWS:
+            raise Failed(f"more than {MOST_ROWS:,} rows belong to it, or are referred to from them: that is no one's")
+        for reference in down.get(name, []) if fresh else ():
+            places = [columns[name].index(column) for column in reference.parent_columns]
+            values = {tuple(row[at] for at in places) for row in fresh.values()}
+            values = {value for value in values if None not in value}
+            if reference.on_delete in _EMPTYING:
+                emptying.setdefault(reference, set()).update(values)
+                continue
+            deleting.setdefault(reference, set()).update(values)
+            if values:
+                waiting.append((reference.table, list(look(reference.table, reference.columns, values))))
+    return Belongings({name: list(known.values()) for name, known in met.items() if known}, deleting, emptying)
+
+
+def _fits(reference: Reference, columns: Mapping[str, Sequence[str]]) -> bool:
+    sides = (reference.table, reference.columns), (reference.parent, reference.parent_columns)
+    return all(name in columns and set(wanted) <= set(columns[name]) for name, wanted in sides)
+
+
+def _identity(row: Cells) -> object:
+    """What tells rows apart: 1 and 1.0 are two."""
+    return tuple((type(cell), cell) for cell in row)
+
+
+def parse_reference(text: str) -> Reference:
+    """Read `orders(customer_id) -> customers(id)`, with `on delete set null` behind it if rows stay without it.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = _REFERENCE.fullmatch(text)
+    names = list(_names(found)) if found else []
+    if found is None or len(names[1]) != len(names[3]) or not all(map(all, names)):
+        raise UsageError(
+            f"{text!r} is no reference",
+            hint="write it like 'orders(customer_id) -> customers(id)', or with 'on delete set null' behind it",
+        )
+    (table,), columns, (parent,), parent_columns = names
+    action = " ".join((found[5] or "cascade").lower().split())
+    kinds: dict[str, OnDelete] = {"cascade": "cascade", "restrict": "restrict", "set null": "set null"}
+    name = f"{table}({', '.join(columns)})"
+    return Reference(name, table, columns, parent, parent_columns, kinds[action], declared=False)
+
+
+def _names(found: re.Match[str]) -> Iterator[tuple[str, ...]]:
+    for at in (1, 2, 3, 4):
+        parts = found[at].split(",") if at % 2 == 0 else [found[at]]
+        yield tuple(part.strip() for part in parts)

@@ -1,0 +1,299 @@
+"""`backupctl erase`: the erasure ledger, which hides the rows of people who were erased from everything that reads snapshots."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from backupctl import output
+from backupctl.options import Settings, global_options, option, said, settings_of, verb
+from backupctl.progress import TerminalReporter
+from backupctl.session import opened
+from backupctl.verbs import VerbGroup
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from backupd.jobs.erasing import Found
+    from backupd.jobs.erasurereport import Kept, Told
+    from backupd.model import Reference
+    from backupd.repo.repository import Repository, SnapshotView
+
+_EXAMPLE = "Example: backupctl erase add customers:4711 --source crm --reason 'request 17 of May' --key keys/read.key"
+
+
+@click.group(cls=VerbGroup, epilog=_EXAMPLE)
+@global_options
+@click.pass_context
+def command(ctx: click.Context, /, **values: Any) -> None:
+    """Hide the rows of people who were erased from all that reads snapshots; tell when they are gone."""
+    ctx.find_root().obj = settings_of(ctx, values, ctx.obj or Settings())
+
+
+@command.command("add", epilog=_EXAMPLE)
+@click.argument("subject")
+@option(
+    "--source", metavar="NAME", help="Whose snapshots, as `backupctl snapshots` writes it; not needed if there is one."
+)
+@option("--reason", required=True, callback=said, help="Why; recorded and signed. Write no name and no key into it.")
+@option(
+    "--reference",
+    metavar="TEXT",
+    multiple=True,
+    help="What belongs to what: 'orders(customer_id) -> customers(id)', with 'on delete set null' behind it if such rows"
+    " stay. Needed for servers; SQLite files say it themselves.",
+)
+@option("--only-subject", is_flag=True, help="Only the subject's own row, and nothing that refers to it.")
+@verb
+def add(
+    settings: Settings, subject: str, source: str | None, reason: str, reference: tuple[str, ...], only_subject: bool
+) -> None:
+    """Add SUBJECT (table:key, such as customers:4711; several columns table:a,b) to the ledger.
+
+    Looks through every snapshot of the source for the row and for everything that belongs to it, and keeps keyed hashes of
+    what it found: no key and no value. This cannot be undone. Delete the rows from the live database first: what is captured
+    afterwards is hidden only as far as it was known now. A read or recovery key may.
+    """
+    from backupd.config.clock import now
+    from backupd.crypto.keyring import Right
+    from backupd.jobs.erasing import add_erasure, erasure_from, look_for, records_hash
+    from backupd.jobs.erasure import read_ledger
+    from backupd.records.belonging import parse_reference
+    from backupd.records.subject import parse_subject
+
+    wanted, given = parse_subject(subject), [parse_reference(text) for text in reference]
+    report = TerminalReporter(settings)
+    with opened(settings, Right.READ) as session:
+        repo = session.opened.repo
+        history = repo.history()
+        read_ledger(repo, history)
+        views = _views(history.views, source)
+        looking = _Snapshots(repo, given, only_subject)
+        try:
+            found = look_for(views, wanted, looking.tables, looking.references, records_hash(repo)[0], report)
+        finally:
+            looking.close()
+        if found.snapshots[-1] is views[-1]:
+            report.warning(
+                "the newest snapshot still has this record: see that the live database has deleted it, and add it again if a"
+                " later snapshot has rows that belong to it"
+            )
+        erasure = erasure_from(repo, found, wanted, reason, now())
+        records = [] if settings.dry_run else add_erasure(repo, erasure)
+        if records:
+            read_ledger(repo, repo.history())
+    report.clear()
+    _tell_added(settings, erasure.id, found, records, report.warnings)
+
+
+@command.command("list", epilog="Example: backupctl erase list --key keys/read.key")
+@verb
+def show(settings: Settings) -> None:
+    """List what was erased: when, why, how many rows, and when they are gone from everything that is stored."""
+    told, _ = _told(settings, None)
+    if settings.json:
+        output.document("erase-list", {"erasures": [one.values() for one in told]})
+        return
+    if not told:
+        output.note("nothing was erased")
+        return
+    rows = [
+        [
+            one.id[:12],
+            f"{one.writer}/{one.source}",
+            one.created[:19].replace("T", " "),
+            one.table or "-",
+            output.count(one.rows),
+            len(one.left),
+            one.says,
+            one.reason,
+        ]
+        for one in told
+    ]
+    output.table(["id", "source", "since (UTC)", "table", "rows", "snapshots", "gone", "reason"], rows, right=[4, 5])
+
+
+@command.command(
+    "report", epilog="Example: backupctl erase report --policy crm --out erasures.html --key keys/read.key"
+)
+@click.argument("erasure", required=False)
+@option(
+    "--policy", metavar="NAME", help="The policy by which the source is pruned: it says how long snapshots are kept."
+)
+@option("--out", metavar="FILE", help="Write the signed report: HTML if FILE ends in .html, otherwise JSON.")
+@verb
+def report(settings: Settings, erasure: str | None, policy: str | None, out: str | None) -> None:
+    """Report on one erasure (by its id, or the beginning of it) or all: what is hidden, and by when it is gone.
+
+    The report is signed by the key at hand. It holds no record, key or name of a person, unless a reason does.
+    """
+    from backupd.errors import UsageError
+
+    told, signed = _told(settings, _kept(settings, policy), erasure)
+    if erasure is not None and len(told) != 1:
+        raise UsageError(
+            f"{erasure!r} is the beginning of {len(told)} erasures", hint="`backupctl erase list --json` has their ids"
+        )
+    if out and not settings.dry_run:
+        _write(Path(out).absolute(), signed)
+    if settings.json:
+        place = str(Path(out).absolute()) if out else None
+        output.document("erase-report", {"erasures": [one.values() for one in told], "report": signed, "out": place})
+        return
+    for one in told:
+        output.say(f"{one.id[:12]}  {one.writer}/{one.source}  {one.reason}")
+        output.say(
+            f"  {output.plural(one.rows, 'row')} hidden since {one.created}; {len(one.left)} snapshots hold them still"
+        )
+        output.say(f"  gone: {one.says}")
+        if not one.complete:
+            output.note("  warning: parts of this erasure were never written: add it again")
+    if not told:
+        output.note("nothing was erased")
+    if out:
+        output.say(f"{'would write' if settings.dry_run else 'wrote'} {Path(out).absolute()}")
+
+
+class _Snapshots:
+    """Opens snapshots one after the other, and says what refers to what in each."""
+
+    def __init__(self, repo: "Repository", given: "list[Reference]", alone: bool) -> None:
+        from backupd.jobs.compare import FETCHERS
+        from backupd.repo.reading import PackCache
+
+        self._repo, self._given, self._alone = repo, given, alone
+        self._cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
+
+    def tables(self, view: "SnapshotView") -> Any:
+        """The tables of a snapshot."""
+        from backupd.jobs.compare import StoredSide
+        from backupd.jobs.scannedtables import ScannedTables
+        from backupd.wiring import read_file_schema
+
+        return ScannedTables(StoredSide(self._repo, view, self._cache), read_file_schema)
+
+    def references(self, view: "SnapshotView") -> "Sequence[Reference]":
+        """What refers to what.
+
+        Raises:
+            UsageError: nobody says so.
+        """
+        from backupd.errors import UsageError
+        from backupd.jobs.compare import StoredSide
+        from backupd.jobs.comparepages import Groups
+        from backupd.wiring import read_file_references
+
+        if self._alone:
+            return ()
+        side = StoredSide(self._repo, view, self._cache)
+        if side.content["engine"] == "sqlite":
+            return [*read_file_references(side.file(Groups(), side.refs())), *self._given]
+        if not self._given:
+            raise UsageError(
+                f"a snapshot of {side.content['engine']} does not say what refers to what",
+                hint="name it with --reference 'orders(customer_id) -> customers(id)', once for each; or --only-subject",
+            )
+        return self._given
+
+    def close(self) -> None:
+        """Give back what was fetched."""
+        self._cache.close()
+
+
+def _views(views: "list[SnapshotView]", name: str | None) -> "list[SnapshotView]":
+    """The snapshots of the source, oldest first.
+
+    Raises:
+        UsageError: there is none of that name, or there are several sources and none was named.
+    """
+    from backupd.errors import UsageError
+    from backupd.jobs.select import of_source, source_names
+
+    names = sorted(set(source_names(views).values()))
+    if name is None and len(names) > 1:
+        raise UsageError("there are several sources", hint=f"name one with --source: {', '.join(names)}")
+    found = of_source(views, name) if name else list(views)
+    if not found:
+        raise UsageError(f"there is no snapshot of a source {name!r}", hint=f"there are: {', '.join(names)}")
+    if len({view.object.writer for view in found}) > 1:
+        raise UsageError("two writers have a source of this name", hint="write it WRITER/SOURCE")
+    return found
+
+
+def _tell_added(settings: Settings, erasure: str, found: "Found", records: list[str], warnings: list[str]) -> None:
+    if settings.json:
+        values = {
+            "id": erasure,
+            "snapshots": [view.id for view in found.snapshots],
+            "looked_through": found.looked,
+            "tables": [{"name": name, "rows": rows} for name, rows in sorted(found.counts.items())],
+            "records": records,
+            "dry_run": settings.dry_run,
+            "warnings": warnings,
+        }
+        output.document("erase-add", values)
+        return
+    output.table(["table", "rows"], [[n, output.count(r)] for n, r in sorted(found.counts.items())], right=[1])
+    held = f"found in {len(found.snapshots)} of {output.plural(found.looked, 'snapshot')}"
+    would = "would hide them" if settings.dry_run else f"hidden from now on, as {erasure[:12]}"
+    output.say(f"{held}; {would}")
+    if not settings.dry_run:
+        output.note("`backupctl erase report` tells when they are gone from everything that is stored")
+
+
+def _kept(settings: Settings, policy: str | None) -> "Kept | None":
+    """How long a policy keeps snapshots."""
+    from datetime import timedelta
+
+    from backupctl.policies import find_policy
+    from backupd.jobs.erasurereport import Kept
+
+    if policy is None:
+        return None
+    found = find_policy(settings, policy).policy
+    if found.retention is None:
+        return Kept()
+    every = found.schedule.every if found.schedule else None
+    longest = found.retention.keep.longest(every or timedelta(days=1))
+    lock = timedelta(days=found.retention.lock.days if found.retention.lock else 0)
+    return Kept(None if longest is None else max(longest, found.retention.min_age), lock)
+
+
+def _told(settings: Settings, kept: "Kept | None", chosen: str | None = None) -> "tuple[list[Told], dict[str, Any]]":
+    """What the ledger says, and the same signed."""
+    from backupd.config.clock import now
+    from backupd.crypto.keyring import Right
+    from backupd.jobs.erasure import ROLES, read_ledger
+    from backupd.jobs.erasurereport import Kept, report_document, tell
+    from backupd.repo.statements import sign_statement
+
+    with opened(settings, Right.READ) as session:
+        repo = session.opened.repo
+        history = repo.history()
+        told = tell(repo, history, read_ledger(repo, history), kept or Kept(), now())
+        told = [one for one in told if chosen is None or one.id.startswith(chosen.lower())]
+        signer = repo.keyring.signer(sorted(ROLES))
+        assert signer is not None
+        return told, sign_statement(report_document(told, now()), [signer], repository=repo.id)
+
+
+def _write(path: Path, signed: dict[str, Any]) -> None:
+    """Write the report; an existing file is not touched.
+
+    Raises:
+        SafetyRefused, Failed.
+    """
+    from backupd.errors import Failed, SafetyRefused
+    from backupd.jobs.erasurereport import report_html
+
+    data = json.dumps(signed, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    text = report_html(signed, data) if path.suffix.lower() in {".html", ".htm"} else data
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise SafetyRefused(f"{path} exists", object_name=str(path), hint="name another file") from None
+    except OSError as error:
+        raise Failed(f"{path} cannot be written: {error.strerror}", object_name=str(path)) from None
