@@ -31,7 +31,6 @@ _WAL = b"\2\2"
 _WRITING = (
     "query_only=OFF",
     "foreign_keys=OFF",
-    "ignore_check_constraints=ON",
     "journal_mode=MEMORY",
     "secure_delete=ON",
 )

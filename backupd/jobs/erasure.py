@@ -168,7 +168,7 @@ def read_ledger(repo: Repository, history: History) -> Ledger:
     if found:
         first = found[0]
         raise IntegrityError(
-            f"the erasure ledger cannot be believed: {first.object}: {first.detail}",
+            f"the erasure ledger cannot be believed: {first.object} ({first.kind}): {first.detail}",
             object_name=first.object,
             hint=_HINT,
         )

@@ -17,6 +17,7 @@ from backupd.errors import IntegrityError, MissingRight, SafetyRefused, UsageErr
 from backupd.jobs import compare as comparing
 from backupd.jobs.compare import compare
 from backupd.jobs.comparison import Asked, Comparison
+from backupd.jobs.stored import Hidden
 from backupd.records.rowtext import row_of
 from backupd.records.values import Record
 from backupd.report import Tally
@@ -317,12 +318,20 @@ def test_two_writers(tmp_path: Path) -> None:
     assert counts(found) == (1, 1, 0)
 
 
+class Hiding:
+    """A ledger that hides the record 2 of the table t."""
+
+    def hidden(self, table: str, columns: Sequence[str], key: Sequence[str]) -> Hidden | None:
+        assert (columns, key) == (("id", "x"), ["id"])
+        return (lambda cells: cells[0] == b"2") if table == "t" else None
+
+
 def test_rows_that_may_not_be_told_of(tmp_path: Path) -> None:
-    """A row that the predicate hides is neither counted nor told, wherever it stands."""
+    """A row that the ledger hides is neither counted nor told, wherever it stands."""
     kit = Kit(tmp_path)
     one = take(kit, TableSource({"t": table({1: 1, 2: 2})})).snapshot
     two = take(kit, TableSource({"t": table({1: 3, 2: 4})})).snapshot
-    found, records = look(kit, one, two, visible=lambda name, row: (name, row[0]) != ("t", 2))
+    found, records = look(kit, one, two, erased=Hiding())
     assert counts(found) == (0, 0, 1)
     assert [r.key for r in records["t"]] == [(1,)]
 

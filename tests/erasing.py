@@ -1,0 +1,56 @@
+"""Erasures for tests: added to a kit's ledger as `erase add` does, and the ledger read again."""
+
+from collections.abc import Sequence
+
+from backupd.crypto.keyfile import Role
+from backupd.engines.sqlite_lazy import read_schema
+from backupd.engines.sqlite_references import read_references
+from backupd.jobs.compare import StoredSide
+from backupd.jobs.comparepages import Groups
+from backupd.jobs.erasing import Found, add_erasure, erasure_from, look_for, records_hash
+from backupd.jobs.erasure import Erasures, read_ledger
+from backupd.jobs.scannedtables import ScannedTables
+from backupd.model import Reference
+from backupd.records.belonging import parse_reference
+from backupd.records.subject import parse_subject
+from backupd.repo.reading import PackCache
+from backupd.repo.repository import SnapshotView
+from backupd.report import Tally
+from tests.jobs_kit import Kit, utc_now
+
+REASON = "request 17"
+
+
+def erase(kit: Kit, subject: str, references: Sequence[str] = (), *, role: Role = Role.READ) -> Found:
+    """Add an erasure; an SQLite file says itself what refers to what."""
+    repo = kit.repo(Role.READ, host="eraser")
+    cache = PackCache(repo, sparse=True)
+
+    def referring(view: SnapshotView) -> Sequence[Reference]:
+        side = StoredSide(repo, view, cache)
+        if side.content["engine"] == "sqlite":
+            return read_references(side.file(Groups(), side.refs()))
+        return [parse_reference(text) for text in references]
+
+    try:
+        found = look_for(
+            repo.history().views,
+            parse_subject(subject),
+            lambda view: ScannedTables(StoredSide(repo, view, cache), read_schema),
+            referring,
+            records_hash(repo)[0],
+            Tally(),
+        )
+    finally:
+        cache.close()
+    add_erasure(kit.repo(role, host="eraser"), erasure_from(repo, found, parse_subject(subject), REASON, utc_now()))
+    return found
+
+
+def erased(kit: Kit, *, host: str = "reader", role: Role = Role.READ) -> Erasures:
+    """What the ledger hides of the newest snapshot's source, as a host sees it."""
+    repo = kit.repo(role, host=host)
+    history = repo.history()
+    found = read_ledger(repo, history).of_snapshots(history.views[-1:])
+    assert found is not None
+    return found
