@@ -132,9 +132,12 @@ def _horizon(
         at = stamp(now + behind)
         return at, f"no snapshot that held it is left; what newer ones lean on is gone by {at}, {days} days from now"
     if held:
-        return None, f"not while {held} of {len(left)} snapshots are held; {days} days after the last of them is gone"
+        return None, f"not while snapshots are held ({held} of {len(left)}); {days} days after the last of them is gone"
     if kept.longest is None:
-        return None, f"retention is not known here: {days} days after the last of {len(left)} snapshots is gone"
+        return (
+            None,
+            f"retention is not known here: {days} days after the last snapshot that held it is gone ({len(left)} left)",
+        )
     last = max(parse_stamp(view.structure.taken_at) for view in left)
     at = stamp(max(last + kept.longest, now) + behind)
     return at, f"by {at}, if snapshots go on being taken and pruned by the policy"

@@ -145,7 +145,7 @@ def report(settings: Settings, erasure: str | None, policy: str | None, out: str
     for one in told:
         output.say(f"{one.id[:12]}  {one.writer}/{one.source}  {one.reason}")
         output.say(
-            f"  {output.plural(one.rows, 'row')} hidden since {one.created}; {len(one.left)} snapshots hold them still"
+            f"  {output.plural(one.rows, 'row')} hidden since {one.created}; {output.plural(len(one.left), 'snapshot')} with them"
         )
         output.say(f"  gone: {one.says}")
         if not one.complete:

@@ -1,6 +1,7 @@
 """`backupctl export`: a snapshot as plain files that native tools can restore."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +10,9 @@ from backupctl.erased import erased_options, erasures_of, reason_facts
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
 from backupctl.session import opened
+
+if TYPE_CHECKING:
+    from backupd.jobs.export import ExportResult
 
 _NEXT = {
     "sqlite": ["main.db is the database: sqlite3 main.db"],
@@ -71,12 +75,16 @@ def command(settings: Settings, snapshot: str, folder: str, with_secrets: bool, 
                 take_out=take_out_of_file,
             )
     report.clear()
+    _tell(settings, view.id, place, result, report.warnings)
+
+
+def _tell(settings: Settings, snapshot: str, place: Path, result: "ExportResult", warnings: list[str]) -> None:
     steps = _NEXT.get("mariadb" if result.engine == "mysql" else result.engine, [])
     if "native" in result.files:
         steps = ["createdb NAME", "pg_restore -d NAME native"]
     if settings.json:
         values = {
-            "snapshot": view.id,
+            "snapshot": snapshot,
             "dir": str(place),
             "engine": result.engine,
             "files": result.files,
@@ -85,7 +93,7 @@ def command(settings: Settings, snapshot: str, folder: str, with_secrets: bool, 
             "seconds": round(result.seconds, 3),
             "next": steps,
             "erased": result.erased,
-            "warnings": [*report.warnings, *result.warnings],
+            "warnings": [*warnings, *result.warnings],
         }
         output.document("export", values)
         return
