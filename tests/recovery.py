@@ -131,10 +131,18 @@ class MemoryLive:
             if not found or (self._schema.tables[change.table].key and len(found) > 1):
                 raise SafetyRefused(f"{change.kind} of {change.table}: not as it was")
             if change.kind == "delete":
-                at = next(n for n, row in enumerate(rows) if row is found[0])
-                del rows[at]
+                self._cascade(change.table, found[0])
             else:
                 found[0].update(change.new)
+
+    def _cascade(self, name: str, row: dict[str, Cell]) -> None:
+        """Delete one row, and what the foreign keys take with it."""
+        self.held[name] = [other for other in self.held[name] if other is not row]
+        for r in self._schema.references:
+            if r.parent == name and r.declared and r.on_delete == "cascade":
+                value = tuple(row[c] for c in r.parent_columns)
+                for child in [c for c in self.held[r.table] if tuple(c[n] for n in r.columns) == value]:
+                    self._cascade(r.table, child)
 
     def _insert(self, change: Change) -> None:
         definition = self._schema.tables[change.table]

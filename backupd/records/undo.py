@@ -155,10 +155,16 @@ class UndoEntry:
 
 @dataclass(frozen=True, slots=True)
 class UndoPlan:
-    """What would be taken back."""
+    """What would be taken back.
+
+    Attributes:
+        changes: all of it.
+        carried: what has to be carried out for that: the rest goes with rows that it refers to.
+    """
 
     entries: tuple[UndoEntry, ...] = field(repr=False)
     changes: tuple[Change, ...] = field(repr=False)
+    carried: tuple[Change, ...] = field(repr=False)
     triggers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -191,7 +197,32 @@ def make_undo_plan(undo: Undo, schema: LiveSchema, references: Sequence[Referenc
     done = sorted(place for entry in entries if entry.op not in ("conflict", "same") for place in entry.places)
     written = sorted({changes[place].table for place in done})
     triggers = {name: schema.tables[name].triggers for name in written if schema.tables[name].triggers}
-    return UndoPlan(tuple(entries), tuple(changes[place] for place in done), triggers)
+    chosen = tuple(changes[place] for place in done)
+    return UndoPlan(tuple(entries), chosen, tuple(_without_cascaded(chosen, references)), triggers)
+
+
+def _without_cascaded(changes: Sequence[Change], references: Sequence[Reference]) -> Iterator[Change]:
+    """Leave out what the database deletes by itself with a row before it: rows of a circle, for otherwise children go first."""
+    cascading = [r for r in references if r.declared and r.on_delete == "cascade"]
+    children: dict[tuple[Reference, Exact], list[int]] = {}
+    for at, change in enumerate(changes):
+        for r in cascading:
+            if change.kind == "delete" and r.table == change.table:
+                children.setdefault((r, exact(change.old.get(c) for c in r.columns)), []).append(at)
+    gone: set[int] = set()
+    for at, change in enumerate(changes):
+        if at in gone:
+            continue
+        yield change
+        waiting = [change] if change.kind == "delete" else []
+        while waiting:
+            parent = waiting.pop()
+            for r in cascading:
+                value = exact({**parent.key, **parent.old}.get(c) for c in r.parent_columns)
+                below = children.get((r, value), ()) if r.parent == parent.table else ()
+                new = [n for n in below if n > at and n not in gone]
+                gone.update(new)
+                waiting += [changes[n] for n in new]
 
 
 def _check_names(change: Change, schema: LiveSchema) -> None:

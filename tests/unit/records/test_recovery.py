@@ -46,7 +46,7 @@ def undone(live: MemoryLive, plan: Plan) -> None:
     back = make_undo_plan(undo, live.schema(), live.schema().references, live)
     assert [(e.table, e.reason, e.key, e.old, e.new) for e in back.entries if e.op == "conflict"] == []
     with live.transaction(triggers=True):
-        live.apply(back.changes)
+        live.apply(back.carried)
     again = make_undo_plan(undo, live.schema(), live.schema().references, live)
     assert again.changes == ()
 
