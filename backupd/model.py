@@ -112,6 +112,7 @@ class LiveColumn:
         generated: whether the database computes it, so that nobody may write it.
         identity: whether writing it needs the engine's word for that (OVERRIDING SYSTEM VALUE).
         counter: whether its next values come from a sequence, an AUTO_INCREMENT or the like.
+        fallback: what ON DELETE SET DEFAULT writes into it, where that is one value and known.
     """
 
     name: str
@@ -121,6 +122,7 @@ class LiveColumn:
     generated: bool = False
     identity: bool = False
     counter: bool = False
+    fallback: Cell = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Drivers are imported where they are chosen: a command pays only for what it uses.
 """
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from backupd.config.urls import DatabaseUrl, RepositoryUrl, parse_database
 from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
 from backupd.engines.base import Finding, Listing, RuleOf, ServerPlace, ServerTarget, Source, Taken, Target
+from backupd.engines.live import Live
 from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
 from backupd.model import Bytes, PagedSchema, Reference
 from backupd.repo.format import frame_repository, kind_of, trust_name
@@ -148,6 +150,22 @@ def open_server_target(
     from backupd.engines.mariadb import open_target as mariadb_target
 
     return mariadb_target(place, timeout=timeout, bin_folders=[Path(folder) for folder in options.tools])
+
+
+def open_live(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptions | None = None) -> Live:
+    """The live database behind a URL, whose records may be read and changed one by one.
+
+    Raises:
+        Unreachable: it is not there, or cannot be connected to.
+    """
+    if url.engine == "sqlite":
+        from backupd.engines.sqlite_live import open_live as sqlite_live
+
+        return sqlite_live(url.path, timeout=timeout)
+    place = _place(url, options or ServerOptions())
+    module = importlib.import_module(f"backupd.engines.{'postgres' if url.engine == 'postgresql' else 'mariadb'}.live")
+    opened: Live = module.open_live(place, timeout=timeout)
+    return opened
 
 
 def read_file_schema(data: Bytes) -> PagedSchema:

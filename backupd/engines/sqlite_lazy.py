@@ -112,7 +112,7 @@ def read_schema(data: Bytes) -> PagedSchema:
     """
     if data.size == 0:
         return PagedSchema("utf-8", (), (), {})
-    with lazy_connection(data) as link, _scratch() as scratch:
+    with lazy_connection(data) as link, scratch_connection() as scratch:
         encoding = _CODECS.get(str(link.pragma("encoding")), "utf-8")
         tables, virtual = [], []
         for name, root, without, kind in link.execute(_TABLES).fetchall():
@@ -125,7 +125,8 @@ def read_schema(data: Bytes) -> PagedSchema:
 
 
 @contextmanager
-def _scratch() -> Iterator[apsw.Connection]:
+def scratch_connection() -> Iterator[apsw.Connection]:
+    """An empty database in memory, for `literal_default`."""
     connection = apsw.Connection(":memory:")
     try:
         yield connection
@@ -138,7 +139,7 @@ def _table(link: apsw.Connection, scratch: apsw.Connection, name: str, root: int
     places = {cid: at for at, (cid, *_) in enumerate(found)}
     columns = tuple(
         PagedColumn(
-            str(column), str(kind or ""), _is_real(str(kind or "")), _default(scratch, str(kind or ""), default)
+            str(column), str(kind or ""), _is_real(str(kind or "")), literal_default(scratch, str(kind or ""), default)
         )
         for _, column, kind, default, _ in found
     )
@@ -162,7 +163,7 @@ def _is_real(kind: str) -> bool:
     return any(part in word for part in ("REAL", "FLOA", "DOUB"))
 
 
-def _default(scratch: apsw.Connection, kind: str, text: object) -> int | float | str | bytes | None:
+def literal_default(scratch: apsw.Connection, kind: str, text: object) -> int | float | str | bytes | None:
     """The value of a default that is a literal, as a column of that type holds it. Only such a one can be added later."""
     if not isinstance(text, str) or not _LITERAL.fullmatch(text.strip().strip("()").strip()):
         return None

@@ -1,0 +1,64 @@
+"""What a live database has of the rows that a plan is about: looked up by key, by other columns, or counted as wholes."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import Protocol
+
+from backupd.model import Cell, Cells
+from backupd.records.cells import Exact, exact
+from backupd.records.closure import Table
+
+
+class LiveRows(Protocol):
+    """The rows of a live database."""
+
+    def rows(
+        self, table: str, columns: Sequence[str], by: Sequence[str] = (), values: Collection[Cells] = ()
+    ) -> Iterator[Cells]:
+        """Rows whose columns `by` equal one of `values`; all rows if `by` is empty."""
+
+
+def look_up(
+    live: LiveRows, table: str, columns: Sequence[str], by: Sequence[str], values: Collection[Cells]
+) -> dict[Cells, list[Cells]]:
+    """Rows by the value asked for, as the database itself compares: its equality may be wider than that of cells.
+
+    Rows that come back under another spelling (of another case, say) are asked for once more, value by value.
+    """
+    wanted, width = set(values), len(by)
+    found: dict[Cells, list[Cells]] = {}
+    others: set[Cells] = set()
+    if not wanted:
+        return found
+    for row in live.rows(table, (*by, *columns), by, wanted):
+        value = row[:width]
+        if value in wanted:
+            found.setdefault(value, []).append(row[width:])
+        else:
+            others.add(value)
+    folded = {_folded(value) for value in found}
+    for value in wanted - found.keys():
+        if others or _folded(value) in folded:
+            rows = [row[width:] for row in live.rows(table, (*by, *columns), by, [value])]
+            if rows:
+                found[value] = rows
+    return found
+
+
+def _folded(cells: Cells) -> tuple[object, ...]:
+    def fold(cell: Cell) -> object:
+        text = cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
+        return text.casefold().rstrip() if isinstance(text, str) else text
+
+    return tuple(map(fold, cells))
+
+
+def count_wholes(live: LiveRows, table: Table, wanted: Collection[Exact]) -> Counter[Exact]:
+    """How often the live table has rows, by all compared columns; reads all of it, for NULL cannot be looked up."""
+    found: Counter[Exact] = Counter()
+    if wanted:
+        for row in live.rows(table.name, table.compared):
+            cells = exact(row)
+            if cells in wanted:
+                found[cells] += 1
+    return found

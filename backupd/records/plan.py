@@ -1,0 +1,216 @@
+"""The plan of a recovery: what becomes of each record, and the changes that do it. Pure: it reads both sides and writes nothing.
+
+A record is brought back (insert), is there already (same), is there and was changed since (conflict, unless somebody said
+what shall win), or is there and has only lost a reference when its parent was deleted (repair). What is not known to be older
+is never overwritten. One plan is shown, written as a script, carried out and undone.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from backupd.model import Cell, Cells, Change, LiveSchema, Reference
+from backupd.records.cells import cells_document
+from backupd.records.closure import Present, Rows, Table
+from backupd.records.planorder import ordered
+
+Op = Literal["insert", "update", "repair", "conflict", "same", "skip"]
+OPS: tuple[Op, ...] = ("insert", "update", "repair", "conflict", "same", "skip")
+OnConflict = Literal["fail", "skip", "overwrite"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What somebody said of conflicts, and of columns that the snapshot does not have.
+
+    Attributes:
+        default: for tables of which nothing is said.
+        tables: by name.
+        columns: table and column: those that the snapshot's value always wins in.
+        values: table and column: what is written into columns that only the live database has.
+    """
+
+    default: OnConflict = "fail"
+    tables: Mapping[str, OnConflict] = field(default_factory=dict)
+    columns: frozenset[tuple[str, str]] = frozenset()
+    values: Mapping[tuple[str, str], Cell] = field(default_factory=dict, repr=False)
+
+    def of(self, table: str) -> OnConflict:
+        """What happens to a conflict in a table."""
+        return self.tables.get(table, self.default)
+
+    def added(self, table: str) -> dict[str, Cell]:
+        """What is written beside the snapshot's values."""
+        return {column: value for (name, column), value in self.values.items() if name == table}
+
+
+@dataclass(slots=True)
+class Entry:
+    """A record, and what becomes of it.
+
+    Attributes:
+        row: as the snapshot has it.
+        keyed: whether it is known by its table's key, and not as a whole.
+        reason: of a conflict or of what is skipped, in words without values.
+        columns: those that differ, or are written.
+        change: what is done, if anything.
+    """
+
+    op: Op
+    table: str
+    row: Cells = field(repr=False)
+    keyed: bool
+    reason: str = ""
+    columns: tuple[str, ...] = ()
+    change: Change | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would be done.
+
+    Attributes:
+        changes: in the order in which they are carried out.
+        circles: tables whose rows refer to each other so that they have to be written at once.
+        obstacles: what keeps the plan from being carried out besides conflicts, in sentences.
+        warnings: what should be known.
+        triggers: of tables that are written.
+    """
+
+    entries: tuple[Entry, ...] = field(repr=False)
+    changes: tuple[Change, ...] = field(repr=False)
+    circles: tuple[str, ...] = ()
+    obstacles: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    triggers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many records of each kind; all kinds are there."""
+        found = Counter(entry.op for entry in self.entries)
+        return {op: found[op] for op in OPS}
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Names of the tables that are changed."""
+        return tuple(sorted({change.table for change in self.changes}))
+
+    @property
+    def digest(self) -> str:
+        """What tells these changes from others."""
+        whole = [
+            [c.kind, c.table, cells_document(c.key), cells_document(c.old), cells_document(c.new)] for c in self.changes
+        ]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_plan(
+    entries: Sequence[Entry],
+    tables: Mapping[str, Table],
+    schema: LiveSchema,
+    references: Sequence[Reference],
+    rules: Rules,
+    warnings: Sequence[str] = (),
+) -> Plan:
+    """Put the changes of judged records in order, and see what stands against them."""
+    inserts = [e.change for e in entries if e.change is not None and e.change.kind == "insert"]
+    updates = [e.change for e in entries if e.change is not None and e.change.kind == "update"]
+    order = ordered(inserts, schema.tables, references)
+    filled = sorted({change.table for change in inserts})
+    obstacles = [text for name in filled for text in _obstacles(tables[name], rules)]
+    written = sorted({*filled, *(change.table for change in updates)})
+    told = [*warnings, *(text for name in written for text in _drift(tables[name]))]
+    return Plan(
+        tuple(entries),
+        (*order.changes, *updates),
+        order.circles,
+        tuple(obstacles),
+        tuple(told),
+        {name: schema.tables[name].triggers for name in written if schema.tables[name].triggers},
+    )
+
+
+def _obstacles(table: Table, rules: Rules) -> list[str]:
+    """Columns that need a value which the snapshot does not have."""
+    given = rules.added(table.name)
+    return [
+        f"column {table.name}.{column.name} must have a value, and the snapshot has none"
+        for column in table.live.columns
+        if column.required and not column.default and not column.generated
+        if column.name not in table.places and column.name not in given
+    ]
+
+
+def _drift(table: Table) -> Iterator[str]:
+    """What of the snapshot's rows is left out, or was of another type."""
+    there = {column.name: column.type for column in table.live.columns}
+    for name, kind in table.stored.columns:
+        if name not in there:
+            yield f"column {table.name}.{name} is in the snapshot only: its values are left out"
+        elif kind != there[name] and name in table.compared:
+            yield f"column {table.name}.{name} was {kind or 'untyped'} and is {there[name] or 'untyped'} now"
+    if not table.key:
+        yield f"{table.name} has no key: rows that were changed since cannot be told from rows that are gone"
+
+
+def insert_of(table: Table, row: Cells, rules: Rules) -> Change:
+    """The change that brings a row back."""
+    new = {**dict(zip(table.compared, table.cells(row, table.compared), strict=True)), **rules.added(table.name)}
+    key = table.key if table.identity(row) is not None else ()
+    known = dict(zip(key, table.cells(row, key), strict=True)) if key else new
+    return Change("insert", table.name, known, {}, new)
+
+
+class Settling:
+    """Takes back what cannot be written since the parent that it refers to will not be there.
+
+    Args:
+        rows: everything that was found.
+        present: looks parents up in the live database.
+    """
+
+    def __init__(self, rows: Rows, references: Sequence[Reference], present: Present) -> None:
+        self._tables, self._present = rows.tables, present
+        self._references = [
+            r for r in references if (child := rows.tables.get(r.table)) is not None and child.has(r.columns)
+        ]
+        self._known: list[tuple[set[Cells], set[Cells]]] = [(set(), set()) for _ in self._references]
+
+    def settle(self, entries: Sequence[Entry], rules: Rules) -> list[str]:
+        """Until nothing changes any more; returns warnings of what no database checks."""
+        changed = True
+        while changed:
+            changed = False
+            for at, reference in enumerate(self._references):
+                for entry in self._orphaned(at, entries) if reference.declared else ():
+                    entry.op = "skip" if rules.of(entry.table) == "skip" else "conflict"
+                    entry.reason = f"its parent in {reference.parent} is neither there nor brought back"
+                    entry.columns, entry.change, changed = reference.columns, None, True
+        return [
+            f"{count:,} of {r.table} refer to a parent in {r.parent} that is neither there nor brought back"
+            for at, r in enumerate(self._references)
+            if not r.declared and (count := len(self._orphaned(at, entries)))
+        ]
+
+    def _orphaned(self, at: int, entries: Sequence[Entry]) -> list[Entry]:
+        reference = self._references[at]
+        parent, child = self._tables.get(reference.parent), self._tables[reference.table]
+        leading: list[tuple[Cells, Entry]] = []
+        for entry in entries:
+            if entry.table == child.name and entry.change is not None and {*reference.columns} & {*entry.change.new}:
+                value = child.cells(entry.row, reference.columns)
+                if None not in value:
+                    leading.append((value, entry))
+        brought: set[Cells] = set()
+        if leading and parent is not None and parent.has(reference.parent_columns):
+            inserts = (e.row for e in entries if e.table == parent.name and e.change and e.change.kind == "insert")
+            brought = parent.values(inserts, reference.parent_columns)
+        there, absent = self._known[at]
+        asked = {value for value, _ in leading} - brought - there - absent
+        if asked:
+            there |= set(self._present(reference, asked))
+            absent |= asked - there
+        return [entry for value, entry in leading if value not in brought and value not in there]
