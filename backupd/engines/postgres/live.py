@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 import psycopg
 
+from backupd.engines import grouping
 from backupd.engines.base import ServerPlace
 from backupd.engines.postgres import live_checks, live_text
 from backupd.engines.postgres.catalog import Session
@@ -19,7 +20,7 @@ from backupd.engines.postgres.live_rows import Rows
 from backupd.engines.postgres.live_schema import Known, Shape, read_shape
 from backupd.engines.postgres.problems import live_error
 from backupd.errors import Failed, SafetyRefused, Unreachable
-from backupd.model import Cell, Cells, Change, LiveSchema
+from backupd.model import Cells, Change, LiveSchema
 
 _NOT_ALLOWED = frozenset({"42501"})
 _PLAN_AGAIN = "plan again: it was changed meanwhile"
@@ -126,21 +127,12 @@ class PostgresLive:
         """What `apply` executes, and which changes each statement is of.
 
         An insert that refers to one after it becomes one statement with it, where the foreign key between them is checked
-        at the end of each statement.
+        at the end of each statement; and so does a delete of a row that a later one refers to.
         """
-        start = 0
-        while start < len(changes):
-            end = start
-            while end < len(changes) and changes[end].kind == "insert":
-                end += 1
-            if end == start:
-                yield self.statement(changes[start]), changes[start : start + 1]
-                start += 1
-                continue
-            run = changes[start:end]
-            for first, last in live_text.joined(run, self._refers(run)):
-                yield self._inserts(run[first:last]), run[first:last]
-            start = end
+        references = [one for one in self._now().schema.references if not one.deferrable] if self._triggers else ()
+        for run in grouping.runs(changes):
+            for first, last in grouping.parts(grouping.dependencies(run, references)):
+                yield self._one(run[first:last]), run[first:last]
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Carry changes out; each must be of exactly one row.
@@ -155,7 +147,8 @@ class PostgresLive:
         self._require_stoppable(changes)
         for text, parts in self.statements(changes):
             table = parts[0].table
-            self._require_same(parts[0])
+            for one in parts:
+                self._require_same(one)
             with self._errors(table), patience(self._session):
                 cursor = self._run(text)
                 row = cursor.fetchone() if text.startswith("WITH ") else (cursor.rowcount,)
@@ -251,8 +244,12 @@ class PostgresLive:
                 f"{change.table}: a row is not what it was any more", object_name=change.table, hint=_PLAN_AGAIN
             )
 
-    def _inserts(self, run: Sequence[Change]) -> str:
-        """Inserts as one statement: with several rows for those of one table and of the same columns."""
+    def _one(self, run: Sequence[Change]) -> str:
+        """Changes as one statement: inserts with several rows for those of one table and of the same columns."""
+        if len(run) == 1:
+            return self.statement(run[0])
+        if run[0].kind != "insert":
+            return live_text.together([self.statement(change) for change in run])
         groups: dict[object, list[Change]] = {}
         for place, change in enumerate(run):
             columns = frozenset(change.new)
@@ -260,28 +257,13 @@ class PostgresLive:
         texts = [live_text.inserts(self._known(group[0].table), group) for group in groups.values()]
         return texts[0] if len(texts) == 1 else live_text.together(texts)
 
-    def _refers(self, run: Sequence[Change]) -> list[list[int]]:
-        """Of each insert, the places of the inserts that it refers to through keys that are not checked later."""
-        refers: list[list[int]] = [[] for _ in run]
-        tables = {change.table for change in run}
-        for reference in self._now().schema.references:
-            if reference.deferrable or not {reference.table, reference.parent} <= tables or not self._triggers:
-                continue
-            places: dict[tuple[Cell, ...], int] = {}
-            for place, change in enumerate(run):
-                if change.table == reference.parent:
-                    places[_cells(change, reference.parent_columns)] = place
-            for place, change in enumerate(run):
-                cells = _cells(change, reference.columns)
-                if change.table == reference.table and None not in cells and cells in places:
-                    refers[place].append(places[cells])
-        return refers
-
     def _lock_parents(self, changes: Sequence[Change]) -> None:
         """Keep the rows that were just referred to from being deleted, as the check that did not run would have done."""
         for key in self._now().foreign_keys:
             for parent in key.parents:
-                wanted = {_cells(change, key.columns) for change in changes if change.table in key.children}
+                wanted = {
+                    grouping.cells_of(one, key.columns) for one in changes if one.new and one.table in key.children
+                }
                 if wanted:
                     for _ in self.rows(parent, (), key.parent_columns, wanted):
                         pass
@@ -315,7 +297,3 @@ class PostgresLive:
             yield
         except psycopg.Error as error:
             raise live_error(error, what) from None
-
-
-def _cells(change: Change, names: Sequence[str]) -> tuple[Cell, ...]:
-    return tuple(change.new.get(name) for name in names)

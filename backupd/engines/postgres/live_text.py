@@ -6,7 +6,6 @@ create operators must not decide what is compared. Whatever a value holds, it ca
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 
 from backupd.engines.postgres.client import TEXT_SETTINGS
 from backupd.engines.postgres.live_schema import Known
@@ -101,25 +100,10 @@ def inserts(known: Known, changes: Sequence[Change]) -> str:
 
 
 def together(statements: Sequence[str]) -> str:
-    """Inserts into several tables as one statement, which says how many rows it inserted."""
+    """Inserts, or deletes, as one statement, which says how many rows they were."""
     parts = ", ".join(f"s{place} AS ({text} RETURNING 1)" for place, text in enumerate(statements))
     counts = " + ".join(f"(SELECT pg_catalog.count(*) FROM s{place})" for place in range(len(statements)))
     return f"WITH {parts} SELECT {counts}"
-
-
-def joined(changes: Sequence[Change], refers: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """How to part inserts so that no row refers to one of a later part: the beginnings and ends of the parts.
-
-    Args:
-        refers: of each insert, the places of those that it refers to.
-    """
-    ends = [max((place, *others)) for place, others in enumerate(refers)]
-    cuts, reach = [0], 0
-    for place in range(len(changes)):
-        if place > reach:
-            cuts.append(place)
-        reach = max(reach, ends[place], place)
-    return list(pairwise([*cuts, len(changes)]))
 
 
 def facets_of(known: Known, name: str) -> Facets:

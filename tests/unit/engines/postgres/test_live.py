@@ -226,6 +226,10 @@ def test_rows_that_refer_to_each_other_go_in_together(live: PostgresLive) -> Non
     }
     assert list(live.rows("crm.hen", ["id", "egg"])) == [(b"2", b"1")]
     assert live.orphans(["customer", "crm.egg", "crm.hen"]) == []
+    back = [Change("delete", one.table, {"id": one.new["id"]}, one.new, {}) for one in [*cycle, people[1], people[0]]]
+    assert [len(parts) for _, parts in live.statements(back)] == [2, 2]
+    run(live, *back)
+    assert list(live.rows("crm.hen", ["id"])) == []
 
 
 @pytest.mark.parametrize(
