@@ -11,6 +11,7 @@ from datetime import datetime
 from backupd.config.clock import fine_stamp
 from backupd.crypto.erasure import ErasureHash
 from backupd.crypto.primitives import random_bytes
+from backupd.engines.live import Live
 from backupd.errors import Failed, MissingRight, UsageError
 from backupd.jobs.erasure import ROLES
 from backupd.jobs.stored import StoredTable, StoredTables
@@ -35,7 +36,7 @@ class Found:
         references: by referring table, columns and what becomes of the row.
         counts: of each table, the most rows that one snapshot had.
         snapshots: those that have the subject's row, oldest first; of `looked` that were looked through.
-        subject: the hash of its key.
+        subject: the hash of its key; `key` and `cells` are the key's columns, and what was looked for.
     """
 
     tables: dict[tuple[str, tuple[str, ...], bool], set[bytes]] = field(default_factory=dict)
@@ -44,6 +45,8 @@ class Found:
     snapshots: list[SnapshotView] = field(default_factory=list)
     looked: int = 0
     subject: bytes = b""
+    key: tuple[str, ...] = ()
+    cells: Cells = field(default=(), repr=False)
 
 
 def records_hash(repo: Repository) -> tuple[ErasureHash, bytes]:
@@ -105,6 +108,7 @@ def _look_in(
     rows = list(table.rows(table.key, [key]))
     if rows:
         found.subject = hasher.rows(table.name, table.key)(key)
+        found.key, found.cells = table.key, key
         columns = {name: [c for c, _ in t.columns] for name, t in tables.tables.items()}
 
         def look(name: str, by: Sequence[str], values: Collection[Cells]) -> Iterator[Cells]:
@@ -144,6 +148,17 @@ def _note(found: Found, belongings: Belongings, tables: StoredTables, hasher: Er
             digest = hasher.rows(reference.table, reference.columns)
             there = found.references.setdefault((reference.table, reference.columns, action), set())
             there.update(map(digest, values))
+
+
+def is_live(live: Live, subject: Subject, found: Found) -> bool:
+    """Whether a live database still has the subject's row.
+
+    Raises:
+        Unreachable, SourceIncomplete: it cannot be read.
+    """
+    table = live.schema().tables.get(subject.table)
+    there = {column.name for column in table.columns} if table else set()
+    return set(found.key) <= there and any(live.rows(subject.table, found.key, found.key, [found.cells]))
 
 
 def erasure_from(repo: Repository, found: Found, subject: Subject, reason: str, now: datetime) -> Erasure:

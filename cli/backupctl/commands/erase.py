@@ -10,12 +10,14 @@ import click
 from backupctl import output
 from backupctl.options import Settings, global_options, option, said, settings_of, verb
 from backupctl.progress import TerminalReporter
+from backupctl.servers import build_options, server_options
 from backupctl.session import opened
 from backupctl.verbs import VerbGroup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from backupd.engines.live import Live
     from backupd.jobs.erasing import Found
     from backupd.jobs.erasurereport import Kept, Told
     from backupd.model import Reference
@@ -43,12 +45,26 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     metavar="TEXT",
     multiple=True,
     help="What belongs to what: 'orders(customer_id) -> customers(id)', with 'on delete set null' behind it if such rows"
-    " stay. Needed for servers; SQLite files say it themselves.",
+    " stay. SQLite files, and --from, say it themselves.",
+)
+@option(
+    "--from",
+    "live",
+    metavar="URL",
+    help="The live database: it says what refers to what, and whether it has the row yet.",
 )
 @option("--only-subject", is_flag=True, help="Only the subject's own row, and nothing that refers to it.")
+@server_options
 @verb
 def add(
-    settings: Settings, subject: str, source: str | None, reason: str, reference: tuple[str, ...], only_subject: bool
+    settings: Settings,
+    subject: str,
+    source: str | None,
+    reason: str,
+    reference: tuple[str, ...],
+    live: str | None,
+    only_subject: bool,
+    server: dict[str, Any],
 ) -> None:
     """Add SUBJECT (table:key, such as customers:4711; several columns table:a,b) to the ledger.
 
@@ -58,7 +74,7 @@ def add(
     """
     from backupd.config.clock import now
     from backupd.crypto.keyring import Right
-    from backupd.jobs.erasing import add_erasure, erasure_from, look_for, records_hash
+    from backupd.jobs.erasing import add_erasure, erasure_from, is_live, look_for, records_hash
     from backupd.jobs.erasure import read_ledger
     from backupd.records.belonging import parse_reference
     from backupd.records.subject import parse_subject
@@ -70,16 +86,15 @@ def add(
         history = repo.history()
         read_ledger(repo, history)
         views = _views(history.views, source)
-        looking = _Snapshots(repo, given, only_subject)
+        database = _live(live, server)
+        looking = _Snapshots(repo, [*given, *(database.schema().references if database else ())], only_subject)
         try:
             found = look_for(views, wanted, looking.tables, looking.references, records_hash(repo)[0], report)
+            _warn(report, database is not None and is_live(database, wanted, found), found.snapshots[-1] is views[-1])
         finally:
             looking.close()
-        if found.snapshots[-1] is views[-1]:
-            report.warning(
-                "the newest snapshot still has this record: see that the live database has deleted it, and add it again if a"
-                " later snapshot has rows that belong to it"
-            )
+            if database is not None:
+                database.close()
         erasure = erasure_from(repo, found, wanted, reason, now())
         records = [] if settings.dry_run else add_erasure(repo, erasure)
         if records:
@@ -156,6 +171,25 @@ def report(settings: Settings, erasure: str | None, policy: str | None, out: str
         output.say(f"{'would write' if settings.dry_run else 'wrote'} {Path(out).absolute()}")
 
 
+def _live(url: str | None, server: dict[str, Any]) -> "Live | None":
+    """The live database, if one was named."""
+    from backupd.config.urls import parse_database
+    from backupd.wiring import open_live
+
+    if url is None:
+        return None
+    return open_live(parse_database(url), timeout=server["lock_timeout"], options=build_options(server))
+
+
+def _warn(report: TerminalReporter, live: bool, newest: bool) -> None:
+    """Say where the record still is, and will come from again."""
+    again = "and add it again if a later snapshot has rows that belong to it"
+    if live:
+        report.warning(f"the live database still has this record: delete it there, {again}")
+    elif newest:
+        report.warning(f"the newest snapshot still has this record: see that the live database has deleted it, {again}")
+
+
 class _Snapshots:
     """Opens snapshots one after the other, and says what refers to what in each."""
 
@@ -193,7 +227,8 @@ class _Snapshots:
         if not self._given:
             raise UsageError(
                 f"a snapshot of {side.content['engine']} does not say what refers to what",
-                hint="name it with --reference 'orders(customer_id) -> customers(id)', once for each; or --only-subject",
+                hint="name the live database with --from URL, or each with --reference 'orders(customer_id) -> customers(id)';"
+                " or --only-subject",
             )
         return self._given
 
