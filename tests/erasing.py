@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from backupd.crypto.keyfile import Role
-from backupd.engines.sqlite_lazy import read_schema
+from backupd.engines.sqlite_database import LazyDatabase
 from backupd.engines.sqlite_references import read_references
 from backupd.jobs.compare import StoredSide
 from backupd.jobs.comparepages import Groups
 from backupd.jobs.erasing import Found, add_erasure, erasure_from, look_for, records_hash
 from backupd.jobs.erasure import Erasures, read_ledger
-from backupd.jobs.scannedtables import ScannedTables
+from backupd.jobs.storedtables import opened_tables
 from backupd.model import Reference
 from backupd.records.belonging import parse_reference
 from backupd.records.subject import parse_subject
@@ -36,7 +36,7 @@ def erase(kit: Kit, subject: str, references: Sequence[str] = (), *, role: Role 
         found = look_for(
             repo.history().views,
             parse_subject(subject),
-            lambda view: ScannedTables(StoredSide(repo, view, cache), read_schema),
+            lambda view: opened_tables(repo, view, open_file=LazyDatabase),
             referring,
             records_hash(repo)[0],
             Tally(),

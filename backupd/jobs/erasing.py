@@ -5,6 +5,7 @@ The clear key is looked for and forgotten: no key, no value and no name goes int
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -23,7 +24,8 @@ from backupd.repo.erasures import Action, ErasedReference, ErasedTable, Erasure,
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.report import Reporter
 
-OpenTables = Callable[[SnapshotView], StoredTables]
+OpenTables = Callable[[SnapshotView], AbstractContextManager[StoredTables]]
+"""Opens a snapshot's tables, rows that are hidden already among them."""
 ReferencesOf = Callable[[SnapshotView], Sequence[Reference]]
 
 
@@ -81,8 +83,9 @@ def look_for(
     for view in views:
         report.phase(f"looking through the snapshot of {view.structure.taken_at}")
         found.looked += 1
-        if _look_in(found, view, open_tables(view), subject, references_of, hasher):
-            found.snapshots.append(view)
+        with open_tables(view) as tables:
+            if _look_in(found, view, tables, subject, references_of, hasher):
+                found.snapshots.append(view)
     if not found.snapshots:
         raise Failed(
             f"no snapshot of the source has this record of {subject.table}",

@@ -16,10 +16,12 @@ from backupctl.verbs import VerbGroup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from backupd.engines.live import Live
     from backupd.jobs.erasing import Found
     from backupd.jobs.erasurereport import Kept, Told
+    from backupd.jobs.stored import StoredTables
     from backupd.model import Reference
     from backupd.repo.repository import Repository, SnapshotView
 
@@ -200,13 +202,12 @@ class _Snapshots:
         self._repo, self._given, self._alone = repo, given, alone
         self._cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
 
-    def tables(self, view: "SnapshotView") -> Any:
-        """The tables of a snapshot."""
-        from backupd.jobs.compare import StoredSide
-        from backupd.jobs.scannedtables import ScannedTables
-        from backupd.wiring import read_file_schema
+    def tables(self, view: "SnapshotView") -> "AbstractContextManager[StoredTables]":
+        """The tables of a snapshot, with the rows that are hidden already."""
+        from backupd.jobs.storedtables import opened_tables
+        from backupd.wiring import open_file_database
 
-        return ScannedTables(StoredSide(self._repo, view, self._cache), read_file_schema)
+        return opened_tables(self._repo, view, open_file=open_file_database)
 
     def references(self, view: "SnapshotView") -> "Sequence[Reference]":
         """What refers to what.
