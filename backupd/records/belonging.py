@@ -16,7 +16,9 @@ MOST_ROWS = 2_000_000
 Rows = Callable[[str, Sequence[str], Collection[Cells]], Iterable[Cells]]
 """The rows of a table whose columns equal one of some values."""
 _NAME = r"([^()]+)\(([^()]+)\)"
-_REFERENCE = re.compile(rf"\s*{_NAME}\s*->\s*{_NAME}\s*(?:on delete (cascade|restrict|set null))?\s*", re.IGNORECASE)
+_REFERENCE = re.compile(
+    rf"\s*{_NAME}\s*->\s*{_NAME}\s*(?:on\s+delete\s+(cascade|restrict|set\s+null))?\s*", re.IGNORECASE
+)
 _EMPTYING = frozenset({"set null", "set default"})
 
 

@@ -70,15 +70,18 @@ class Erasure:
         return sum(len(entry.rows) for entry in self.tables)
 
 
+_Entry = ErasedTable | ErasedReference
+
+
 def documents(erasure: Erasure) -> list[dict[str, object]]:
     """The records of an erasure, as few as its length allows."""
-    pieces = list(_pieces(erasure.tables)) or [[]]
+    pieces = list(_pieces([*erasure.tables, *erasure.references])) or [[]]
     return [
         _document(
             replace(
                 erasure,
-                tables=tuple(piece),
-                references=erasure.references if n == 1 else (),
+                tables=tuple(entry for entry in piece if isinstance(entry, ErasedTable)),
+                references=tuple(entry for entry in piece if isinstance(entry, ErasedReference)),
                 part=n,
                 parts=len(pieces),
             )
@@ -87,10 +90,11 @@ def documents(erasure: Erasure) -> list[dict[str, object]]:
     ]
 
 
-def _pieces(tables: Sequence[ErasedTable]) -> Iterator[list[ErasedTable]]:
-    held: list[ErasedTable] = []
+def _pieces(entries: Sequence[_Entry]) -> Iterator[list[_Entry]]:
+    """The entries, parted so that no piece has too many hashes."""
+    held: list[_Entry] = []
     room = A_RECORD
-    for entry in tables:
+    for entry in entries:
         rows = sorted(entry.rows)
         while rows:
             taken, rows = rows[:room], rows[room:]
