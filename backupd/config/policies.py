@@ -245,10 +245,6 @@ class _Check:
         if policy.drill:
             said = "drills are not built yet in this version: none is run, and status says that no restore is proven"
             self.warnings.append(self._at(("drill",), said))
-        for n, notify in enumerate(policy.notify):
-            if "lock_short" in notify.on:
-                said = "nothing watches locks yet in this version: lock_short is never told; `policy check` looks at the bucket"
-                self.warnings.append(self._at(("notify", n, "on"), said))
 
     def _source(self, source: Source, where: Where) -> None:
         try:
