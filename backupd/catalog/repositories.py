@@ -39,8 +39,10 @@ class Seen:
         bytes: of everything in it; None if nobody counted.
         problems: what is wrong with it.
         brakes: those in force.
-        locked_until: until when its newest packs are locked by the storage.
+        locked_until: until when everything that its newest snapshots need is locked by the storage; None if it is not, or
+            nobody knows.
         vanished: snapshots that the catalog knew and that are gone without a record that says so.
+        lock_short: whether that is sooner than the policy promises; None if nobody knows.
     """
 
     policy: str
@@ -52,6 +54,7 @@ class Seen:
     brakes: tuple[Brake, ...] = ()
     locked_until: datetime | None = None
     vanished: int = 0
+    lock_short: bool | None = None
 
 
 class Repositories:
@@ -79,7 +82,14 @@ class Repositories:
             "at": seen.at,
             "bytes": seen.bytes,
             "locked_until": seen.locked_until,
-            "detail": canonical({"problems": list(seen.problems), "brakes": brakes, "vanished": seen.vanished}),
+            "detail": canonical(
+                {
+                    "problems": list(seen.problems),
+                    "brakes": brakes,
+                    "vanished": seen.vanished,
+                    "lock_short": seen.lock_short,
+                }
+            ),
         }
         with self._database.write() as connection:
             connection.execute(delete(repositories).where(repositories.c.policy == seen.policy))
@@ -110,4 +120,5 @@ def _seen(row: dict[str, object]) -> Seen:
         for brake in detail["brakes"]
     )
     problems, vanished = tuple(map(str, detail["problems"])), int(detail["vanished"])
-    return Seen(**row, problems=problems, brakes=brakes, vanished=vanished)  # type: ignore[arg-type]
+    short = detail.get("lock_short")
+    return Seen(**row, problems=problems, brakes=brakes, vanished=vanished, lock_short=short)  # type: ignore[arg-type]

@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.cli.forking import server
 
 PASSPHRASE = "correct horse battery staple"
 CHINOOK = Path(__file__).resolve().parents[1] / "data/chinook.sqlite"
@@ -55,15 +58,19 @@ class User:
     def run(self, *arguments: str, key: str | None = None, env: dict[str, str] | None = None) -> Ran:
         """Run `backupctl ARGUMENTS`; `key` is a role, for --key keys/ROLE.key."""
         more = ["--key", str(self.folder / f"keys/{key}.key")] if key else []
+        chosen = env if env is not None else self.env()
+        if any(name.startswith("PYTHON") and os.environ.get(name) != value for name, value in chosen.items()):
+            return self._start(*arguments, *more, env=chosen)
+        with tempfile.TemporaryDirectory(prefix="backupctl-ran-") as name:
+            out, err = Path(name) / "out", Path(name) / "err"
+            code = server().run([*arguments, *more], cwd=self.folder, env=chosen, out=out, err=err)
+            return Ran(code, out.read_text(), err.read_text())
+
+    def _start(self, *arguments: str, env: dict[str, str]) -> Ran:
+        """Run it by an interpreter of its own: what the environment says to Python itself, only a new one hears."""
+        command = [sys.executable, "-m", "backupctl", *arguments]
         done = subprocess.run(
-            [sys.executable, "-m", "backupctl", *arguments, *more],
-            cwd=self.folder,
-            env=env if env is not None else self.env(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-            stdin=subprocess.DEVNULL,
+            command, cwd=self.folder, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
