@@ -25,6 +25,7 @@ from backupd.store.base import ObjectStore
 if TYPE_CHECKING:
     from backupd.catalog.opening import Catalog
     from backupd.catalog.places import Server
+    from backupd.engines.sqlite_database import LazyDatabase
     from backupd.notify.base import Notifier
     from backupd.notify.http import Limits
     from backupd.policy.model import Notifier as NotifierModel
@@ -177,6 +178,17 @@ def read_file_schema(data: Bytes) -> PagedSchema:
     from backupd.engines.sqlite_lazy import read_schema
 
     return read_schema(data)
+
+
+def open_file_database(data: Bytes) -> "LazyDatabase":
+    """The database file of these bytes, open for reading.
+
+    Raises:
+        IntegrityError: it is no sound database.
+    """
+    from backupd.engines.sqlite_database import LazyDatabase
+
+    return LazyDatabase(data)
 
 
 def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> list[Finding]:

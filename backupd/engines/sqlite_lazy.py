@@ -112,7 +112,13 @@ def read_schema(data: Bytes) -> PagedSchema:
     """
     if data.size == 0:
         return PagedSchema("utf-8", (), (), {})
-    with lazy_connection(data) as link, scratch_connection() as scratch:
+    with lazy_connection(data) as link:
+        return schema_of(link)
+
+
+def schema_of(link: apsw.Connection) -> PagedSchema:
+    """What the database behind a connection says of its tables."""
+    with scratch_connection() as scratch:
         encoding = _CODECS.get(str(link.pragma("encoding")), "utf-8")
         tables, virtual = [], []
         for name, root, without, kind in link.execute(_TABLES).fetchall():

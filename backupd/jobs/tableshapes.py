@@ -145,7 +145,7 @@ def _both(name: str, before: Mapping[str, Any], after: Mapping[str, Any], old: M
         names = [column for column, _ in after["columns"]]
         shape = _shape(new, after, names, _key(before, after, names))
         return Match(name, shape, before, after, changes=tuple(changes))
-    ways_was, ways_now = _ways(old, before), _ways(new, after)
+    ways_was, ways_now = ways_of(old, before), ways_of(new, after)
     names = [c for c in now if c in was and _family(was[c]) == _family(now[c]) and ways_was.get(c) == ways_now.get(c)]
     shape = _shape(new, after, names, _key(before, after, names))
     reason = None
@@ -215,7 +215,7 @@ def _encoding(moment: Moment) -> str:
     return str(database.get("encoding", "")) if isinstance(database, Mapping) else ""
 
 
-def _ways(moment: Moment, table: Mapping[str, Any]) -> dict[str, str]:
+def ways_of(moment: Moment, table: Mapping[str, Any]) -> dict[str, str]:
     """How MariaDB writes each column."""
     tables = moment.facts.get("tables")
     found = tables.get(table["name"]) if isinstance(tables, Mapping) else None
@@ -225,10 +225,20 @@ def _ways(moment: Moment, table: Mapping[str, Any]) -> dict[str, str]:
     return {column: str(word) for (column, _), word in zip(table["columns"], words, strict=False)}
 
 
+def codec_of(moment: Moment) -> str:
+    """In which character set, as Python calls it, texts stand in rows."""
+    return _codec(_encoding(moment)) if moment.engine == "postgresql" else "utf-8"
+
+
+def decoders_of(moment: Moment, table: Mapping[str, Any], names: Sequence[str]) -> list[Decode]:
+    """What the cells of columns mean."""
+    kinds, ways = dict(table["columns"]), ways_of(moment, table)
+    text = text_decoder(codec_of(moment))
+    return [_decoder(kinds[name], ways.get(name, ""), text) for name in names]
+
+
 def _shape(moment: Moment, table: Mapping[str, Any], names: Sequence[str], key: Sequence[str]) -> TextShape:
-    kinds, ways = dict(table["columns"]), _ways(moment, table)
-    text = text_decoder(_codec(_encoding(moment)) if moment.engine == "postgresql" else "utf-8")
-    decoders = [_decoder(kinds[name], ways.get(name, ""), text) for name in names]
+    decoders = decoders_of(moment, table, names)
     known = [name for name in key if name in names]
     return TextShape(names, [names.index(name) for name in known] if len(known) == len(key) else (), decoders)
 

@@ -1,45 +1,72 @@
-"""What a person writes for the records that are meant: `table:key`, with several columns `table:a,b`."""
+"""What is written for a record on a command line: `table:key`, the parts of a composite key separated by commas.
+
+A backslash before `:`, `,` or another backslash makes it a letter like others. A subject names a person: never may it
+stand in a log, and a message tells what is wrong with it without repeating it.
+"""
 
 from dataclasses import dataclass, field
 
 from backupd.errors import UsageError
 
+_HINT = (
+    "write TABLE:KEY, as in customers:4711; composite keys as TABLE:A,B; a backslash before a `:` or `,` that is meant"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A table, and the texts of a key's values."""
+    """A record: its table's name, and what was written for each column of the key."""
 
     table: str
     key: tuple[str, ...] = field(repr=False)
 
 
 def parse_subject(text: str) -> Subject:
-    """Read a SUBJECT; a backslash keeps a colon, a comma or a backslash in a name or a value.
+    """A subject from its text.
 
     Raises:
         UsageError: it is none.
     """
-    parts = split_escaped(text, ":", 1)
-    if len(parts) != 2 or not parts[0]:
-        raise UsageError("a subject is written as table:key", hint="such as customers:4711, or order_lines:17,3")
-    return Subject(plain(parts[0]), tuple(map(plain, split_escaped(parts[1], ","))))
+    table, *rest = _parts(text, ":", most=2)
+    if not rest or not table or not rest[0]:
+        raise UsageError("a record is written with its table and its key", hint=_HINT)
+    return Subject(_plain(table), parse_key(rest[0]))
 
 
-def split_escaped(text: str, at: str, most: int = -1) -> list[str]:
-    """The parts between separators without a backslash before them; backslashes stay."""
-    parts, part, letters = [], "", iter(text)
-    for letter in letters:
-        if letter == "\\":
-            part += letter + next(letters, "")
-        elif letter == at and most != 0:
-            parts.append(part)
-            part, most = "", most - 1
-        else:
-            part += letter
-    return [*parts, part]
+def parse_key(text: str) -> tuple[str, ...]:
+    """What was written for each column of a key.
+
+    Raises:
+        UsageError: there is nothing, or it ends in the middle of an escape.
+    """
+    if not text:
+        raise UsageError("the key is empty", hint=_HINT)
+    return tuple(map(_plain, _parts(text, ",")))
 
 
-def plain(text: str) -> str:
-    """Without the backslashes that keep what follows them."""
-    letters = iter(text)
-    return "".join(next(letters, "\\") if letter == "\\" else letter for letter in letters)
+def _parts(text: str, separator: str, most: int = 0) -> list[str]:
+    """Cut at separators without a backslash; escapes stay as they are."""
+    found: list[str] = []
+    start = at = 0
+    while at < len(text):
+        if text[at] == "\\":
+            at += 2
+            continue
+        if text[at] == separator and (not most or len(found) < most - 1):
+            found.append(text[start:at])
+            start = at + 1
+        at += 1
+    if at > len(text):
+        raise UsageError("a key ends with a backslash that escapes nothing", hint=_HINT)
+    return [*found, text[start:]]
+
+
+def _plain(part: str) -> str:
+    """Without its escapes; a backslash before any other letter stands for itself."""
+    out, at = [], 0
+    while at < len(part):
+        if part[at] == "\\" and part[at + 1 : at + 2] in {":", ",", "\\"}:
+            at += 1
+        out.append(part[at])
+        at += 1
+    return "".join(out)

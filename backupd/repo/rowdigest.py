@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+KEY_BYTES = 200
+"""Of a chunk's first and last key, what its list holds."""
 STARTS_INSIDE, ENDS_INSIDE = 1, 2
 
 

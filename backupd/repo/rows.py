@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backupd.crypto.primitives import Running, b3_derive, b3_keyed, b3_running, b3_stream
-from backupd.repo.rowdigest import ENDS_INSIDE, STARTS_INSIDE, RowChunk, RowDigest
+from backupd.repo.rowdigest import ENDS_INSIDE, KEY_BYTES, STARTS_INSIDE, RowChunk, RowDigest
 
 LONG_ROW = 65_536
 LONGEST_CHUNK = 1024 * 1024
-KEY_BYTES = 200
 _BLOCK = 256 * 1024
 _ODDS = 4
 _NEWLINE = 10

@@ -220,12 +220,13 @@ def walk(
         IntegrityError: a node is not as the format says.
     """
     node = decode_node(top, STRUCTURE, kind)
-    if totals is not None and _totals(node) != totals:
+    if totals is not None and totals_of(node) != totals:
         raise IntegrityError("a stream's list holds other totals than its snapshot says")
     yield from _walk(node, kind, load, seen)
 
 
-def _totals(node: Node) -> tuple[int, int]:
+def totals_of(node: Node) -> tuple[int, int]:
+    """The chunks and bytes below a structure node."""
     return sum(e.chunks for e in node.entries), sum(e.bytes for e in node.entries)
 
 
@@ -246,7 +247,7 @@ def below(level: int, entry: Entry, kind: Kind, load: Callable[[ChunkRef], bytes
         IntegrityError: it is not what its parent says.
     """
     child = _child(level, decode_node(load(entry.ref), STRUCTURE, kind))
-    if _totals(child) != (entry.chunks, entry.bytes):
+    if totals_of(child) != (entry.chunks, entry.bytes):
         raise IntegrityError("a list node holds other totals than its parent says")
     return child
 
@@ -279,7 +280,16 @@ def _walk_content(node: Node, load: Callable[[ChunkRef], bytes]) -> Iterator[Con
         yield from node.content
         return
     for entry, said in zip(node.entries, node.content, strict=True):
-        child = _child(node.level, decode_node(load(entry.ref), CONTENT, Kind.ROWS))
-        if not child.content or summary(child.content) != ContentEntry(said.rows, said.first, said.last):
-            raise IntegrityError("a content node says other than its parent")
-        yield from _walk_content(child, load)
+        yield from _walk_content(content_below(node.level, entry, said, load), load)
+
+
+def content_below(level: int, entry: Entry, said: ContentEntry, load: Callable[[ChunkRef], bytes]) -> Node:
+    """The node that an entry of a content node at that level, which is above 0, stands for.
+
+    Raises:
+        IntegrityError: it is not what its parent says.
+    """
+    child = _child(level, decode_node(load(entry.ref), CONTENT, Kind.ROWS))
+    if not child.content or summary(child.content) != ContentEntry(said.rows, said.first, said.last):
+        raise IntegrityError("a content node says other than its parent")
+    return child

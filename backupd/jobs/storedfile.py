@@ -1,0 +1,148 @@
+"""The tables of a database file in a snapshot as something to look records up in: pages are read as its engine asks.
+
+Must never write a page anywhere. The file may be anybody's: its engine's module opens it hardened and quotes every name.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from backupd.errors import UsageError
+from backupd.jobs.compare import StoredSide
+from backupd.jobs.comparepages import Groups
+from backupd.jobs.stored import Erased, StoredTable
+from backupd.model import Bytes, Cell, Cells, PagedSchema, PagedTable
+from backupd.records.values import Value
+
+_BATCH = 1000
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_BYTES = re.compile(r"[xX]'((?:[0-9a-fA-F]{2})*)'")
+
+
+class FileDatabase(Protocol):
+    """A database file that is open for reading. Not safe for several threads."""
+
+    def schema(self) -> PagedSchema:
+        """What tables it has."""
+
+    def indexed(self, table: str) -> tuple[tuple[str, ...], ...]:
+        """Sets of columns by whose values rows are found without a scan."""
+
+    def rows(self, table: PagedTable, by: Sequence[str], values: Collection[Cells]) -> Iterator[Cells]:
+        """Rows whose columns `by` equal one of `values`, as the database compares them; all rows if `by` is empty."""
+
+    def close(self) -> None:
+        """End the connection."""
+
+
+OpenFile = Callable[[Bytes], FileDatabase]
+"""Opens a database file; the engine's."""
+
+
+class StoredFileTable:
+    """A table of a database file."""
+
+    def __init__(self, database: FileDatabase, table: PagedTable, erased: Erased | None) -> None:
+        self._database, self._table = database, table
+        self.name = table.name
+        self.columns: tuple[tuple[str, str], ...] = tuple((column.name, column.type) for column in table.columns)
+        self.key = table.key
+        names = [column.name for column in table.columns]
+        self._hidden = erased.hidden(table.name, names, table.key) if erased else None
+
+    @property
+    def hides(self) -> bool:
+        """Whether rows are hidden."""
+        return self._hidden is not None
+
+    @property
+    def quick(self) -> tuple[tuple[str, ...], ...]:
+        """Sets of columns by whose values rows are found without a scan."""
+        alias = self._table.alias
+        own = () if alias is None else ((self.columns[alias][0],),)
+        return own + self._database.indexed(self.name)
+
+    def rows(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[Cells]:
+        """See `StoredTable`."""
+        found = self._database.rows(self._table, by, values)
+        hidden = self._hidden
+        return found if hidden is None else (row for row in found if not hidden(row))
+
+    def batches(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[list[Cells]]:
+        """The same rows, many together."""
+        held: list[Cells] = []
+        for row in self.rows(by, values):
+            held.append(row)
+            if len(held) >= _BATCH:
+                yield held
+                held = []
+        if held:
+            yield held
+
+    def shown(self, row: Cells) -> tuple[Value, ...]:
+        """See `StoredTable`."""
+        return tuple(row)
+
+    def cell(self, column: str, text: str) -> Cell:
+        """See `StoredTable`."""
+        found = next((at for at, (name, _) in enumerate(self.columns) if name == column), None)
+        if found is None:
+            raise UsageError(f"table {self.name} has no column {column}", object_name=self.name)
+        if (given := _BYTES.fullmatch(text)) is not None:
+            return bytes.fromhex(given[1])
+        cell = _with_affinity(text, self.columns[found][1])
+        if found == self._table.alias and not isinstance(cell, int):
+            raise UsageError(f"the column {column} of {self.name} holds whole numbers only", object_name=self.name)
+        return cell
+
+
+def _with_affinity(text: str, kind: str) -> Cell:
+    """What a column of a declared type holds for a text, by SQLite's rules ("Datatypes In SQLite", section 3)."""
+    word = kind.upper()
+    if "INT" not in word and any(part in word for part in ("CHAR", "CLOB", "TEXT", "BLOB")):
+        return text
+    if not word or not _NUMBER.fullmatch(text):
+        return text
+    real = "INT" not in word and any(part in word for part in ("REAL", "FLOA", "DOUB"))
+    if _WHOLE.fullmatch(text) and abs(int(text)) < 2**63:
+        return float(text) if real else int(text)
+    number = float(text)
+    return int(number) if not real and number.is_integer() and abs(number) < 2**53 else number
+
+
+class StoredFileTables:
+    """The tables of a database file. Tables without pages of their own (full-text and other modules') are not among them."""
+
+    engine = "sqlite"
+
+    def __init__(self, side: StoredSide, open_file: OpenFile, erased: Erased | None) -> None:
+        self._side = side
+        self._database: FileDatabase | None = None
+        self.rows: Mapping[str, StoredFileTable] = {}
+        self.left_out: tuple[str, ...] = ()
+        if side.view.structure.streams[0].size == 0:
+            return
+        database = self._database = open_file(side.file(Groups(), side.refs()))
+        try:
+            schema = database.schema()
+        except BaseException:
+            database.close()
+            raise
+        self.left_out = schema.virtual
+        self.rows = {table.name: StoredFileTable(database, table, erased) for table in schema.tables}
+
+    @property
+    def tables(self) -> Mapping[str, StoredTable]:
+        """See `StoredTables`."""
+        return self.rows
+
+    @property
+    def fetched_bytes(self) -> int:
+        """See `StoredTables`."""
+        return self._side.cache.fetched_bytes
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._database is not None:
+            self._database.close()
