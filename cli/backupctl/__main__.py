@@ -32,6 +32,7 @@ VERBS = {
     "notify": "notify",
     "policy": "policy",
     "prune": "prune",
+    "recover": "recover",
     "repo": "repo",
     "restore": "restore",
     "run": "run",
@@ -41,7 +42,7 @@ VERBS = {
     "verify": "verify",
 }
 PLANNED = {
-    **dict.fromkeys(("drill", "find", "recover", "query", "posture", "evidence"), frozenset[str]()),
+    **dict.fromkeys(("drill", "find", "query", "posture", "evidence"), frozenset[str]()),
     "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
 }
