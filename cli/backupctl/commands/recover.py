@@ -287,7 +287,7 @@ def _write_script(live: "Live", recovery: "Recovery", asked: _Asked) -> str:
 
     path = Path(asked.sql or "").absolute()
     plan = recovery.plan
-    lines = script_lines(live, plan.changes, plan.circles, triggers=asked.runs is not False)
+    lines = script_lines(live, plan.changes, triggers=asked.runs is not False)
     write_private(path, (line.encode() + b"\n" for line in lines))
     return str(path)
 
