@@ -10,9 +10,10 @@ from backupd.engines.base import Finding, Listing, ServerPlace
 
 if TYPE_CHECKING:
     from backupd.engines.postgres.capture import PostgresSource
+    from backupd.engines.postgres.live import PostgresLive
     from backupd.engines.postgres.restore import PostgresTarget
 
-__all__ = ["databases", "open_source", "open_target", "preflight"]
+__all__ = ["databases", "open_live", "open_source", "open_target", "preflight"]
 
 
 def open_source(
@@ -53,6 +54,21 @@ def open_target(place: ServerPlace, *, timeout: float = 30.0, bin_folders: Seque
     from backupd.engines.postgres.restore import PostgresTarget
 
     return PostgresTarget(place, timeout=timeout, bin_folders=tuple(bin_folders))
+
+
+def open_live(place: ServerPlace, *, timeout: float = 30.0) -> "PostgresLive":
+    """Connect to a live database whose rows are to be found and changed.
+
+    Args:
+        place: the server and the database.
+        timeout: seconds to wait for the connection, and for each lock.
+
+    Raises:
+        Unreachable, TryAgain: no connection.
+    """
+    from backupd.engines.postgres.live import open_live as opened
+
+    return opened(place, timeout=timeout)
 
 
 def databases(place: ServerPlace, *, timeout: float = 30.0) -> Listing:

@@ -160,7 +160,7 @@ def relations(session: Session) -> list[Relation]:
     return [Relation(*(*row, tuple(columns.get(row[0], ())))) for row in rows]
 
 
-def _keys(session: Session, oids: Sequence[int]) -> dict[int, tuple[str, ...]]:
+def keys(session: Session, oids: Sequence[int]) -> dict[int, tuple[str, ...]]:
     """Of each table that has one, the columns of a key that is never NULL."""
     query = _KEYS.format(validated=_VALIDATED if session.info.server_version >= 180000 else "")
     return {oid: tuple(names) for oid, names in session.execute(query.encode(), (list(oids),)).fetchall()}
@@ -169,11 +169,11 @@ def _keys(session: Session, oids: Sequence[int]) -> dict[int, tuple[str, ...]]:
 def measures(session: Session, tables: Sequence[Relation]) -> dict[int, Measure]:
     """Sizes, keys and, of tables for which it matters (over a few pages), statistics; by oid."""
     oids = [table.oid for table in tables]
-    keys = _keys(session, oids)
+    found_keys = keys(session, oids)
     found = {}
     by_oid = {table.oid: table for table in tables}
     for oid, size, blocks in session.execute(_SIZES.encode(), (oids,)).fetchall():
-        table, key = by_oid[oid], keys.get(oid, ())
+        table, key = by_oid[oid], found_keys.get(oid, ())
         correlation, bounds = None, None
         if key and blocks > 1024:
             row = session.execute(_STATISTICS.encode(), (table.schema, table.name, key[0])).fetchone()
@@ -193,6 +193,9 @@ SELECT t.oid::bigint, t.typtype::text, n.nspname, t.typname, t.typbasetype::bigi
   FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
  WHERE t.oid = ANY (%s::pg_catalog.oid[])
 """
+
+# Arrays by their category, but without an array's operators.
+_VECTORS = frozenset({"pg_catalog.int2vector", "pg_catalog.oidvector"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +229,20 @@ class Types:
     def is_plain(self, oid: int, names: frozenset[str]) -> bool:
         """Whether it is one of PostgreSQL's own types of these names."""
         return oid in self._types and self._types[oid].name in {f"pg_catalog.{name}" for name in names}
+
+    def base(self, oid: int) -> int:
+        """What a domain is made of, in the end; any other type itself."""
+        found = self._types.get(oid)
+        return self.base(found.parts[0]) if found is not None and found.kind == "d" and found.parts else oid
+
+    def is_made_of(self, oid: int, names: frozenset[str]) -> bool:
+        """Whether it is one of PostgreSQL's own types of these names, an enum, or an array, a range or a domain of such."""
+        found = self._types.get(oid)
+        if found is None or found.name in _VECTORS:
+            return False
+        if found.kind == "e" or self.is_plain(oid, names):
+            return True
+        return found.kind in "bdrm" and bool(found.parts) and all(self.is_made_of(part, names) for part in found.parts)
 
     def name(self, oid: int) -> str:
         """A type's name, qualified and not quoted, as `is_plain` knows it."""

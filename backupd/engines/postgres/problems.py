@@ -5,7 +5,7 @@ A server's own words may quote rows (`invalid input syntax for type integer: "..
 
 from psycopg import Error
 
-from backupd.errors import BackupdError, Failed, SourceIncomplete, TryAgain, Unreachable
+from backupd.errors import BackupdError, Failed, SafetyRefused, SourceIncomplete, TryAgain, Unreachable
 
 _MEANINGS = {
     "08": "the connection broke",
@@ -50,6 +50,8 @@ _TOO_LARGE = (
     "a value of more than 512 MB, or a row of more than 1 GB? PostgreSQL writes none as text, for pg_dump neither"
 )
 _TRY_LATER = frozenset({"40001", "40P01", "53300", "55P03", "57P03"})
+_ENDED = frozenset({"57P01", "57P02", "57P05", "25P03"})
+_TAKEN = frozenset({"23505", "23P01"})
 _REFUSALS = (
     (
         "password authentication failed",
@@ -119,3 +121,20 @@ def target_error(error: Error, what: str, name: str) -> BackupdError:
         if value
     )
     return Failed(f"{what}{where}: {meaning(error.sqlstate)}", object_name=name, hint="the server's log may say more")
+
+
+def live_error(error: Error, name: str) -> BackupdError:
+    """Why a live database refused something: with names of columns and constraints, and no values."""
+    state = error.sqlstate
+    said = error.diag
+    kinds = (("table", said.table_name), ("column", said.column_name), ("constraint", said.constraint_name))
+    where = "".join(f", {kind} {value}" for kind, value in kinds if value and value != name)
+    message = f"{name}{where}: {meaning(state)}"
+    if state is None or state.startswith("08") or state in _ENDED:
+        return Unreachable(message, object_name=name, hint="check the server and the network; nothing was committed")
+    if state in _TRY_LATER:
+        return TryAgain(message, object_name=name, hint="somebody else is at work on the same rows: try again later")
+    if state in _TAKEN:
+        return SafetyRefused(message, object_name=name, hint="another row has that key: plan again")
+    hint = "grant the role what it lacks" if state == "42501" else "nothing was changed; the server's log may say more"
+    return Failed(message, object_name=name, hint=hint)

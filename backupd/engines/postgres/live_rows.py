@@ -1,0 +1,134 @@
+"""Rows of a live table as cells: read by COPY in the server's encoding, so that they are the very texts of a capture.
+
+Must never give a row that was not asked for: what the database takes for equal is compared once more as cells.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from psycopg import Copy
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+
+from backupd.engines.postgres.catalog import Session
+from backupd.engines.postgres.condition import sound
+from backupd.engines.postgres.live_schema import Known
+from backupd.engines.postgres.live_text import facets_of, found_by
+from backupd.engines.postgres.names import literal, quoted
+from backupd.errors import Failed
+from backupd.model import Cells
+
+_AT_ONCE = 500
+_BYTES_AT_ONCE = 1 << 20
+# Blocks whoever writes or deletes the row, and nobody who only refers to it.
+_LOCK = " FOR NO KEY UPDATE OF t"
+
+
+class _Raw(Loader):
+    """A field's text as it is."""
+
+    def load(self, data: Buffer) -> bytes:
+        return bytes(data)
+
+
+class Rows:
+    """Reads rows through a session. While a whole table is being read, nothing else can be."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.reading = ""
+
+    def require_idle(self) -> None:
+        """Refuse to do two things at a time.
+
+        Raises:
+            Failed: a table is still being read.
+        """
+        if self.reading:
+            raise Failed(
+                f"the rows of {self.reading} have not been read to their end",
+                object_name=self.reading,
+                hint="please report this: it is a bug",
+            )
+
+    def all(self, known: Known, encoding: str, columns: Sequence[str], *, lock: bool) -> Iterator[Cells]:
+        """Every row.
+
+        Raises:
+            psycopg.Error: the database refused.
+        """
+        self.require_idle()
+        self.reading = known.table.name
+        try:
+            yield from self._copied(_copy(known, encoding, columns, "", lock=lock), len(columns), drain=lock)
+        finally:
+            self.reading = ""
+
+    def some(
+        self,
+        known: Known,
+        encoding: str,
+        columns: Sequence[str],
+        by: Sequence[str],
+        values: Collection[Cells],
+        *,
+        lock: bool,
+    ) -> Iterator[Cells]:
+        """Rows whose columns equal one of the values; between two batches other things may be done.
+
+        Raises:
+            psycopg.Error: the database refused.
+        """
+        wanted = {value for value in values if None not in value}
+        read = [*columns, *by]
+        for batch in _batches(iter(wanted)):
+            self.require_idle()
+            copy = _copy(known, encoding, read, found_by(known, by, batch), lock=lock)
+            rows = list(self._copied(copy, len(read)))
+            yield from (row[: len(columns)] for row in rows if row[len(columns) :] in wanted)
+
+    def _copied(self, copy: str, width: int, *, drain: bool = False) -> Iterator[Cells]:
+        cursor = self._session.cursor()
+        cursor.adapters.register_loader("text", _Raw)
+        with cursor.copy(copy.encode()) as stream:
+            rows = _cells(stream, width)
+            try:
+                for row in rows:  # noqa: UP028 - `yield from` would close the rows as well
+                    yield row
+            except GeneratorExit:
+                if drain:  # to cancel it would end the transaction, too
+                    for _ in rows:
+                        pass
+                raise
+
+
+def _cells(stream: Copy, width: int) -> Iterator[Cells]:
+    if not width:
+        yield from (() for _ in stream)
+        return
+    stream.set_types(["text"] * width)
+    yield from stream.rows()
+
+
+def _copy(known: Known, encoding: str, columns: Sequence[str], condition: str, *, lock: bool) -> str:
+    for name in columns:
+        facets_of(known, name)
+    source = f"{known.only} AS t"
+    relation = known.relation
+    if relation.condition:
+        source = f"(SELECT * FROM {known.only} {sound(relation.condition, relation.label)}) AS t"
+    where = f" WHERE {condition}" if condition else ""
+    names = ", ".join(map(quoted, columns))
+    return f"COPY (SELECT {names} FROM {source}{where}{_LOCK if lock else ''}) TO STDOUT (ENCODING {literal(encoding)})"
+
+
+def _batches(values: Iterator[Cells]) -> Iterator[list[Cells]]:
+    batch: list[Cells] = []
+    size = 0
+    for value in values:
+        batch.append(value)
+        size += sum(len(cell) for cell in value if isinstance(cell, bytes))
+        if len(batch) >= _AT_ONCE or size >= _BYTES_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

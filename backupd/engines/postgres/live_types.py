@@ -1,0 +1,95 @@
+"""How values of a column are compared: as what they are, or as the text that the row format has for them.
+
+The database's equality may take different texts for one value (`1.0` and `1.00`), and some types have none, or one that says
+something else (boxes of one area). So what must stand in a row is compared by its type only where that is as good as the
+text, and independent of a session's settings.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from backupd.engines.postgres.catalog import Relation, Session, Types
+from backupd.engines.postgres.names import quoted
+
+# Of PostgreSQL's own types, those of which equal values are the same value.
+_SAME = frozenset({"bool", "int2", "int4", "int8", "oid", "float4", "float8", "text", "varchar", "bpchar", "name"}) | {
+    *(
+        "bytea",
+        "uuid",
+        "date",
+        "time",
+        "timetz",
+        "timestamp",
+        "timestamptz",
+        "interval",
+        "bit",
+        "varbit",
+        "inet",
+        "cidr",
+    ),
+    *("macaddr", "macaddr8", "money", "pg_lsn", "char", "xid8"),
+}
+# And those whose equality will do for finding rows.
+_FOUND = _SAME | {"numeric", "jsonb"}
+EQUAL = "OPERATOR(pg_catalog.=)"
+
+_TYPE_NAMES = """
+SELECT t.oid::bigint, pg_catalog.format_type(t.oid, -1) FROM pg_catalog.pg_type t WHERE t.oid = ANY (%s::pg_catalog.oid[])
+"""
+_OPERATORS = """
+SELECT c.opcintype::bigint, n.nspname, o.oprname
+  FROM pg_catalog.pg_opclass c JOIN pg_catalog.pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+  JOIN pg_catalog.pg_amop p ON p.amopfamily = c.opcfamily AND p.amoplefttype = c.opcintype
+        AND p.amoprighttype = c.opcintype AND p.amopstrategy = 3
+  JOIN pg_catalog.pg_operator o ON o.oid = p.amopopr JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+ WHERE c.opcdefault AND c.opcintype = ANY (%s::pg_catalog.oid[])
+"""
+_LOOSE = """
+SELECT a.attrelid::bigint, a.attname FROM pg_catalog.pg_attribute a
+  JOIN pg_catalog.pg_collation c ON c.oid = a.attcollation AND NOT c.collisdeterministic
+ WHERE a.attrelid = ANY (%s::pg_catalog.oid[]) AND a.attnum > 0
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Facets:
+    """What comparing a column needs.
+
+    Attributes:
+        cast: its type without a domain and without a modifier, in SQL: a cast to that takes nothing from a value.
+        same: whether equal values are the same value.
+        equal: the operator that rows are found by, in SQL; None if the type has none.
+        loose: whether its collation takes different texts for equal.
+    """
+
+    cast: str
+    same: bool
+    equal: str | None
+    loose: bool
+
+
+def read_facets(session: Session, relations: Sequence[Relation], types: Types) -> dict[int, Mapping[str, Facets]]:
+    """Of each table, by oid and column.
+
+    Raises:
+        psycopg.Error: the catalogs could not be read.
+    """
+    oids = [relation.oid for relation in relations]
+    bases = {column.type_oid: types.base(column.type_oid) for relation in relations for column in relation.columns}
+    wanted = sorted(set(bases.values()))
+    names = dict(session.execute(_TYPE_NAMES.encode(), (wanted,)).fetchall())
+    operators = {
+        oid: f"OPERATOR({quoted(schema)}.{operator})"
+        for oid, schema, operator in session.execute(_OPERATORS.encode(), (wanted,)).fetchall()
+    }
+    loose = set(session.execute(_LOOSE.encode(), (oids,)).fetchall())
+    found: dict[int, Mapping[str, Facets]] = {}
+    for relation in relations:
+        columns = {}
+        for column in relation.columns:
+            base = bases[column.type_oid]
+            equal = EQUAL if types.is_made_of(base, _FOUND) else operators.get(base)
+            is_loose = (relation.oid, column.name) in loose
+            columns[column.name] = Facets(names[base], types.is_made_of(base, _SAME), equal, is_loose)
+        found[relation.oid] = columns
+    return found
