@@ -153,7 +153,6 @@ def test_refusals(made: tuple[User, Path]) -> None:
         (["latest", "Customer:404404", *into], 1),
         (["latest", "Customer:3", *into, "--apply", "--expect", "0" * 16], 20),
         (["latest", *into], 2),
-        (["latest", "Customer:3", "--into", str(user.folder / "no.db")], 14),
     ):
         done = user.run("recover", *words, "--json", key="read")
         assert (done.code, done.document["error"]["exit"]) == (code, code), words
