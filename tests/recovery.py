@@ -120,6 +120,12 @@ class MemoryLive:
     def statement(self, change: Change) -> str:
         return f"{change.kind} {change.table}"
 
+    def preamble(self, *, triggers: bool) -> list[str]:
+        return []
+
+    def statements(self, changes: Sequence[Change]) -> Iterator[tuple[str, Sequence[Change]]]:
+        return ((self.statement(change), (change,)) for change in changes)
+
     def apply(self, changes: Sequence[Change]) -> None:
         for change in changes:
             self.log.append(f"{change.kind} {change.table}")

@@ -57,6 +57,12 @@ class Live(Protocol):
     def statement(self, change: Change) -> str:
         """A change as one statement, without its semicolon. An update or a delete names all of `old` in its condition."""
 
+    def preamble(self, *, triggers: bool) -> list[str]:
+        """What must come before statements, inside the transaction, where another client executes them."""
+
+    def statements(self, changes: Sequence[Change]) -> Iterator[tuple[str, Sequence[Change]]]:
+        """What `apply` executes, in its order, and which changes each statement is of."""
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Carry changes out, in this order or as few statements as the engine needs for rows that refer to each other.
 

@@ -97,7 +97,8 @@ class SqliteLive:
             self._run("BEGIN IMMEDIATE")
         try:
             with self._errors("the database"):
-                self._run("PRAGMA defer_foreign_keys=ON")
+                for text in self.preamble(triggers=triggers):
+                    self._run(text)
             yield
             with self._errors("the database"):
                 self._run("COMMIT")
@@ -137,6 +138,14 @@ class SqliteLive:
         if rowid is None:
             return condition
         return f"{rowid} = (SELECT {rowid} FROM main.{name(change.table)} WHERE {condition} LIMIT 1)"  # noqa: S608 - quoted
+
+    def preamble(self, *, triggers: bool) -> list[str]:  # noqa: ARG002 - SQLite's own shell has no statement for that
+        """What comes before the statements inside a transaction."""
+        return ["PRAGMA defer_foreign_keys=ON"]
+
+    def statements(self, changes: Sequence[Change]) -> Iterator[tuple[str, Sequence[Change]]]:
+        """Each change is a statement: foreign keys are checked at the end."""
+        return ((self.statement(change), (change,)) for change in changes)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Carry changes out, one by one."""

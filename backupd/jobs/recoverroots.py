@@ -4,6 +4,7 @@ What is not there and what was erased are told in the same words: nobody learns 
 value.
 """
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from backupd.model import Cell, Cells
 from backupd.records.cells import exact
 from backupd.records.closure import Table
 from backupd.records.liverows import count_wholes, look_up
-from backupd.records.subject import Subject, plain, split_escaped
+from backupd.records.subject import Subject
 from backupd.records.values import Record, Value, as_text
 from backupd.report import Reporter
 
@@ -50,17 +51,35 @@ class Wanted:
     removed: Mapping[str, Sequence[Record]] = field(default_factory=dict, repr=False)
 
 
+def _split(text: str, at: str, most: int = -1) -> list[str]:
+    """The parts between separators that have no backslash before them; backslashes stay."""
+    parts, part, letters = [], "", iter(text)
+    for letter in letters:
+        if letter == "\\":
+            part += letter + next(letters, "")
+        elif letter == at and most != 0:
+            parts.append(part)
+            part, most = "", most - 1
+        else:
+            part += letter
+    return [*parts, part]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\([:,=\\])", r"\1", text)
+
+
 def parse_condition(text: str) -> Condition:
     """Read `table:column=value`, or with several columns `table:a=1,b=2`; a backslash keeps a separator.
 
     Raises:
         UsageError: it is none.
     """
-    parts = split_escaped(text, ":", 1)
-    pairs = [split_escaped(part.lstrip(), "=", 1) for part in split_escaped(parts[-1], ",")]
+    parts = _split(text, ":", 1)
+    pairs = [_split(part.lstrip(), "=", 1) for part in _split(parts[-1], ",")]
     if len(parts) != 2 or not parts[0] or any(len(pair) != 2 or not pair[0] for pair in pairs):
         raise UsageError("a condition is written as table:column=value", hint="such as --where orders:customer_id=4711")
-    return Condition(plain(parts[0]), tuple((plain(column), plain(value)) for column, value in pairs))
+    return Condition(_plain(parts[0]), tuple((_plain(column), _plain(value)) for column, value in pairs))
 
 
 def find_roots(

@@ -16,56 +16,48 @@ _HEAD: Mapping[str, Sequence[str]] = {
         "-- run it as: sqlite3 -bail DATABASE < FILE",
         ".bail on",
         "PRAGMA foreign_keys=ON;",
+        "CREATE TEMP TABLE backupd_guard (rows INT CONSTRAINT not_as_planned CHECK (rows = 1));",
         "BEGIN IMMEDIATE;",
-        "PRAGMA defer_foreign_keys=ON;",
-        "CREATE TEMP TABLE backupd_guard (changed INT CONSTRAINT row_is_not_as_planned CHECK (changed = 1));",
     ),
     "postgresql": (
         "-- run it as: psql -X -f FILE DATABASE",
         "\\set ON_ERROR_STOP on",
-        "BEGIN ISOLATION LEVEL SERIALIZABLE;",
-        "SET CONSTRAINTS ALL DEFERRED;",
+        "BEGIN ISOLATION LEVEL READ COMMITTED;",
     ),
     "mariadb": ("-- run it as: mariadb --binary-mode DATABASE < FILE", "START TRANSACTION;"),
 }
-_TRIGGERS_OFF: Mapping[str, str] = {
-    "sqlite": ".dbconfig enable_trigger off",
-    "postgresql": "SET LOCAL session_replication_role = replica;",
-}
-_TAIL: Mapping[str, Sequence[str]] = {"sqlite": ("COMMIT;", "DROP TABLE temp.backupd_guard;")}
 
 
-def script_lines(live: Live, changes: Sequence[Change], circles: Sequence[str], *, triggers: bool) -> Iterator[str]:
+def script_lines(live: Live, changes: Sequence[Change], *, triggers: bool) -> Iterator[str]:
     """The lines of a script.
 
     Raises:
-        SafetyRefused: a script cannot do what the plan does.
+        SafetyRefused: triggers cannot be switched off on this engine.
     """
-    if circles and live.engine != "sqlite":
-        raise SafetyRefused(
-            f"rows of {', '.join(circles)} refer to each other and have to be written at once, which a script cannot",
-            hint="carry the plan out with --apply",
-        )
-    if not triggers and live.engine not in _TRIGGERS_OFF:
-        raise SafetyRefused(f"triggers cannot be switched off on {live.engine}", hint="use --triggers on")
+    if not triggers and live.engine == "mariadb":
+        raise SafetyRefused("triggers cannot be switched off on MariaDB", hint="use --triggers on")
     yield from _HEAD[live.engine]
-    if not triggers:
-        yield _TRIGGERS_OFF[live.engine]
-    for change in changes:
-        yield from _guarded(live.engine, live.statement(change))
-    yield from _TAIL.get(live.engine, ("COMMIT;",))
+    if not triggers and live.engine == "sqlite":
+        yield ".dbconfig enable_trigger off"
+    yield from (f"{text};" for text in live.preamble(triggers=triggers))
+    for text, parts in live.statements(changes):
+        yield from _guarded(live.engine, text, len(parts))
+    yield "COMMIT;"
 
 
-def _guarded(engine: str, statement: str) -> Iterator[str]:
-    """A statement that fails the script where it does not change exactly one row."""
-    if engine == "postgresql":
-        yield f"WITH done AS ({statement} RETURNING 1) SELECT 1 / (count(*) = 1)::int FROM done;"  # noqa: S608 - the engine quoted it
-        return
-    yield f"{statement};"
-    if engine == "sqlite":
-        yield "INSERT INTO temp.backupd_guard VALUES (changes());"
+def _guarded(engine: str, text: str, rows: int) -> Iterator[str]:
+    """A statement that fails the script where it does not change exactly so many rows; one of no rows as it is."""
+    if engine == "postgresql" and text.startswith("WITH "):  # it says itself how many rows it changed
+        yield f"{text} AS rows \\gset backupd_"
+        yield f"SELECT 1 / (:backupd_rows = {rows})::int AS as_planned;"
+    elif engine == "postgresql" and rows:
+        yield f"WITH done AS ({text} RETURNING 1) SELECT 1 / (count(*) = {rows})::int AS as_planned FROM done;"  # noqa: S608
     else:
-        yield "SELECT IF(ROW_COUNT() = 1, 1, (SELECT 1 UNION SELECT 2)) AS done;"
+        yield f"{text};"
+        if rows and engine == "sqlite":
+            yield f"INSERT INTO temp.backupd_guard VALUES (changes() = {rows});"  # noqa: S608 - a number
+        elif rows:
+            yield f"SELECT IF(ROW_COUNT() = {rows}, 1, (SELECT 1 UNION SELECT 2)) AS as_planned;"
 
 
 def write_private(path: Path, lines: Iterator[bytes]) -> None:

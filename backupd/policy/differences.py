@@ -135,6 +135,10 @@ def _keys(model: Model | None, leave: str = "") -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, timedelta):
         return written(value)
+    if isinstance(value, dict):
+        return " ".join(f"{name} {_plain(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple) and any(isinstance(part, dict) for part in value):
+        return "; ".join(map(_plain, value))
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or _NOTHING
     return _NOTHING if value is None else str(value)

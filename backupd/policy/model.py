@@ -54,6 +54,22 @@ class Subject(Model):
     key: Text
 
 
+class Reference(Model):
+    """What belongs together though the database does not know it: rows of a table refer to rows of a parent."""
+
+    table: Text
+    columns: Annotated[Many[Text], Field(min_length=1)]
+    parent: Text
+    parent_columns: Annotated[Many[Text], Field(min_length=1)]
+    on_delete: Literal["cascade", "set null", "set default", "restrict"] = "restrict"
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Self:
+        if len(self.columns) != len(self.parent_columns):
+            raise ValueError("columns and parent_columns must be as many")
+        return self
+
+
 class Source(Model):
     """A database."""
 
@@ -61,6 +77,7 @@ class Source(Model):
     url: Text
     password: SecretRef | None = None
     subject: Subject | None = None
+    references: Many[Reference] = ()
     exclude: Many[Text] = ()
     capture: Literal["rows", "native"] = "rows"
     globals: bool = False

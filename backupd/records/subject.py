@@ -70,23 +70,3 @@ def _plain(part: str) -> str:
         out.append(part[at])
         at += 1
     return "".join(out)
-
-
-def split_escaped(text: str, at: str, most: int = -1) -> list[str]:
-    """The parts between separators without a backslash before them; backslashes stay."""
-    parts, part, letters = [], "", iter(text)
-    for letter in letters:
-        if letter == "\\":
-            part += letter + next(letters, "")
-        elif letter == at and most != 0:
-            parts.append(part)
-            part, most = "", most - 1
-        else:
-            part += letter
-    return [*parts, part]
-
-
-def plain(text: str) -> str:
-    """Without the backslashes that keep what follows them."""
-    letters = iter(text)
-    return "".join(next(letters, "\\") if letter == "\\" else letter for letter in letters)

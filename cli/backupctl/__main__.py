@@ -33,6 +33,7 @@ VERBS = {
     "notify": "notify",
     "policy": "policy",
     "prune": "prune",
+    "recover": "recover",
     "repo": "repo",
     "restore": "restore",
     "run": "run",
@@ -42,7 +43,7 @@ VERBS = {
     "verify": "verify",
 }
 PLANNED = {
-    **dict.fromkeys(("drill", "find", "recover", "query", "posture", "evidence"), frozenset[str]()),
+    **dict.fromkeys(("drill", "find", "query", "posture", "evidence"), frozenset[str]()),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
 }
 

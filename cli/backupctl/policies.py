@@ -99,3 +99,20 @@ def password_of(source: "Source") -> str | None:
     if set(text) & set("\0\r\n"):
         raise UsageError(f"{source.password} is no password: it has several lines", object_name=source.password)
     return text
+
+
+def source_named(settings: Settings, name: str, hint: str) -> "Source":
+    """The one source of that name among all policies.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    from backupd.config.policies import load_valid, policy_files
+
+    folder = folder_of(settings)
+    known = load_valid(policy_files([folder])) if folder.exists() else []
+    sources = [source for loaded in known for source in loaded.policy.sources if source.name == name]
+    if len(sources) != 1:
+        word = "no policy" if not sources else "more than one policy"
+        raise UsageError(f"{word} in {folder} has a source {name!r}", hint=hint)
+    return sources[0]

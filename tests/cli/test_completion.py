@@ -54,7 +54,7 @@ def complete(user: User, *words: str) -> list[str]:
 def test_bash_completes_verbs(shell: User) -> None:
     """Every verb that is built and none that is planned; second words; options; the choices of one; files."""
     assert set(complete(shell, "")) == set(VERBS)
-    assert complete(shell, "re") == ["repo", "restore"]
+    assert complete(shell, "re") == ["recover", "repo", "restore"]
     assert complete(shell, "keys", "") == ["list", "new", "passphrase", "test"]
     assert "--new-passphrase-file" in complete(shell, "keys", "passphrase", "--n")
     assert complete(shell, "verify", "--level", "") == ["structure", "bytes", "content"]

@@ -312,7 +312,7 @@ def test_errors_are_json_too(user: User) -> None:
 def test_verbs_not_built_say_so(user: User) -> None:
     """A verb that is not built is absent from --help and ends with 2, saying so."""
     text = user.run("--help").out
-    for name in ("drill", "find", "recover", "query", "posture"):
+    for name in ("drill", "find", "query", "posture"):
         done = user.run(name)
         assert done.code == 2
         assert "not built yet" in done.err

@@ -130,26 +130,17 @@ def _live(settings: Settings, url: str | None, name: str, server: dict[str, Any]
     Raises:
         UsageError: neither is there.
     """
-    from backupctl.policies import folder_of, password_of
-    from backupd.config.policies import database_of, load_valid, policy_files
+    from backupctl.policies import password_of, source_named
+    from backupd.config.policies import database_of
     from backupd.config.urls import parse_database
-    from backupd.errors import UsageError
     from backupd.wiring import open_source
 
     if url:
         return open_source(parse_database(url), timeout=server["lock_timeout"], options=build_options(server))
-    folder = folder_of(settings)
-    known = load_valid(policy_files([folder])) if folder.exists() else []
-    sources = [source for loaded in known for source in loaded.policy.sources if source.name == name]
-    if len(sources) != 1:
-        raise UsageError(
-            f"{'no policy' if not sources else 'more than one policy'} in {folder} has a source {name!r}",
-            hint="name the live database with --source URL",
-        )
-    (source,) = sources
-    options = build_options(server, exclude=source.exclude)
-    options = replace(options, password=options.password or password_of(source), jobs=source.jobs)
-    return open_source(database_of(source), timeout=server["lock_timeout"], options=options)
+    found = source_named(settings, name, "name the live database with --source URL")
+    options = build_options(server, exclude=found.exclude)
+    options = replace(options, password=options.password or password_of(found), jobs=found.jobs)
+    return open_source(database_of(found), timeout=server["lock_timeout"], options=options)
 
 
 class _Told:

@@ -77,6 +77,19 @@ def test_nothing() -> None:
         ({"notify": [{"on": ["failure"], "to": "ops"}]}, ["notification rpo_breach: ops becomes none"]),
         ({"notifiers": {"ops": {"webhook": "env:OTHER"}}}, ["notifier ops: webhook env:OPS becomes webhook env:OTHER"]),
         ({"hooks": {"before": ["echo hunter2"]}}, ["the commands before each run change: 0 and now 1"]),
+        (
+            {
+                "sources": [
+                    {
+                        "name": "a",
+                        "url": "a.db",
+                        "references": [{"table": "o", "columns": ["c"], "parent": "c", "parent_columns": ["id"]}],
+                    },
+                    {"name": "b", "url": "b.db"},
+                ]
+            },
+            ["source a: references nothing becomes table o columns c parent c parent_columns id on_delete restrict"],
+        ),
         ({"policy": "q"}, ["the policy is called q and no longer p"]),
         ({"repository": {"url": "s3://c"}}, ["the repository: s3://b becomes s3://c"]),
         ({"keys": {"write": "file:w"}}, ["the keys: nothing becomes write file:w"]),

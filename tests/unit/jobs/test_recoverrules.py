@@ -1,0 +1,67 @@
+"""What people write about a recovery, and what it means."""
+
+import pytest
+
+from backupd.errors import UsageError
+from backupd.jobs.recoverroots import Condition, parse_condition
+from backupd.jobs.recoverrules import parse_reference, parse_rules
+from backupd.model import LiveColumn, LiveSchema
+from tests.recovery import table
+
+SCHEMA = LiveSchema(
+    {
+        "a": table("a", ["id", LiveColumn("x", "INTEGER"), LiveColumn("r", "REAL"), LiveColumn("t", "VARCHAR(3)")]),
+        "s.a": table("s.a", ["id", "x"]),
+    },
+    (),
+)
+
+
+def test_rules() -> None:
+    """A word for all, a table's, a column's; a name with a dot is a table if there is one of that name."""
+    rules = parse_rules(["skip", "a=overwrite", "s.a=fail", "s.a.x=overwrite", "a.x=overwrite"], [], SCHEMA, "sqlite")
+    assert rules.default == "skip"
+    assert rules.tables == {"a": "overwrite", "s.a": "fail"}
+    assert rules.columns == {("s.a", "x"), ("a", "x")}
+
+
+def test_values_become_what_the_column_would_hold() -> None:
+    """Numbers where it is for numbers, and text where it is for text; a server reads the text itself."""
+    texts = ["a.x=007", "a.r=1", "a.t=7", "s.a.x=a=b"]
+    values = parse_rules([], texts, SCHEMA, "sqlite").values
+    assert {k: repr(v) for k, v in values.items()} == {
+        ("a", "x"): "7",
+        ("a", "r"): "1.0",
+        ("a", "t"): "'7'",
+        ("s.a", "x"): "'a=b'",
+    }
+    assert parse_rules([], ["a.x=007"], SCHEMA, "postgresql").values == {("a", "x"): b"007"}
+
+
+@pytest.mark.parametrize(
+    ("conflicts", "values"),
+    [(["b=skip"], []), (["a=maybe"], []), (["a.y=overwrite"], []), (["a.x=skip"], []), ([], ["a.y=1"]), ([], ["a.x"])],
+)
+def test_what_is_no_rule(conflicts: list[str], values: list[str]) -> None:
+    """Tables, columns and words that are not there."""
+    with pytest.raises(UsageError):
+        parse_rules(conflicts, values, SCHEMA, "sqlite")
+
+
+def test_references() -> None:
+    """As on paper; several columns; and what happens on delete."""
+    found = parse_reference("order lines(customer, region) -> shop.customers ( id ,region ) ON DELETE  set null")
+    assert (found.table, found.columns) == ("order lines", ("customer", "region"))
+    assert (found.parent, found.parent_columns) == ("shop.customers", ("id", "region"))
+    assert (found.on_delete, found.declared) == ("set null", False)
+    for text in ("a -> b", "a(x) -> b(y,z)", "a() -> b(x)", "a(x) -> b(y) on delete nothing", ""):
+        with pytest.raises(UsageError):
+            parse_reference(text)
+
+
+def test_conditions() -> None:
+    """A backslash keeps what would separate."""
+    assert parse_condition(r"a\:b: x=1\,2, y=c=d") == Condition("a:b", (("x", "1,2"), ("y", "c=d")))
+    for text in ("a", "a:", "a:x", ":x=1", "a:=1"):
+        with pytest.raises(UsageError):
+            parse_condition(text)
