@@ -5,7 +5,6 @@ end and what was not read holds up nobody. Must never put a value into a message
 rolled back, and never commit anything after a failure.
 """
 
-import re
 import secrets
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,6 @@ from backupd.engines import grouping
 from backupd.engines.base import ServerPlace
 from backupd.engines.mariadb import live_text
 from backupd.engines.mariadb.client import (
-    BUSY,
-    DENIED,
     LOST,
     Connection,
     connect,
@@ -31,20 +28,15 @@ from backupd.engines.mariadb.client import (
     run,
     server_errors,
 )
+from backupd.engines.mariadb.live_checks import explained, moved_on, orphan
 from backupd.engines.mariadb.live_schema import Known, Shape, read_shape
-from backupd.errors import BackupdError, Failed, SafetyRefused, TryAgain, Unreachable
-from backupd.model import Cells, Change, LiveSchema, Reference
+from backupd.errors import Failed, SafetyRefused, Unreachable
+from backupd.model import Cells, Change, LiveSchema
 
 _AT_ONCE = 200
 _BYTES_AT_ONCE = 1 << 20
 _STALL = 900.0
-_TAKEN = frozenset({1022, 1062, 1169, 1586})
 _PLAN_AGAIN = "plan again: it was changed meanwhile"
-# What a message says besides values: the constraint's or the column's name.
-_NAMED = re.compile(r"CONSTRAINT `([^`]{1,64})`")
-_CONSTRAINTS = frozenset({1216, 1217, 1451, 1452, 3819, 4025})
-_KEY = re.compile(r".* for key '([^']{1,129})'\Z", re.DOTALL)
-_COLUMN = re.compile(r"(?:Column|Field) '([^']{1,64})' (?:cannot be null|doesn't have a default value)\Z")
 
 
 def open_live(place: ServerPlace, *, timeout: float = 30.0) -> "MariaLive":
@@ -114,7 +106,7 @@ class MariaLive:
             yield from self._streamed(known, columns)
             return
         wanted = {one for one in values if None not in one}
-        for batch in _batches(wanted):
+        for batch in grouping.batches(wanted, _AT_ONCE, _BYTES_AT_ONCE):
             self._require_idle()
             text = self._select(known, [*columns, *by], live_text.found_by(known, by, batch))
             with self._errors(table), self._raw() as cursor:
@@ -188,7 +180,7 @@ class MariaLive:
         Raises:
             SafetyRefused: a row is not what was expected, or is there already; a table has triggers that are not to run, or
                 cannot be rolled back.
-            Failed, TryAgain, Unreachable: the database refused.
+            Failed, TryAgain, Unreachable: the database refused, or would hold another value.
         """
         if not self._inside:
             raise Failed("nothing is changed outside a transaction", hint="please report this: it is a bug")
@@ -204,6 +196,8 @@ class MariaLive:
                 raise SafetyRefused(
                     f"{table}: a row is not there as it was expected", object_name=table, hint=_PLAN_AGAIN
                 )
+            for one in parts:
+                self._require_written(one)
             unchecked = unchecked or not parts
         if unchecked and (broken := self.orphans({change.table for change in changes})):
             raise Failed(
@@ -223,7 +217,7 @@ class MariaLive:
         for known in map(self._known, tables):
             for column, sequence in known.sequences.items():
                 with self._errors(known.table.name):
-                    if _moved_on(self._link, known.table.name, column, sequence):
+                    if moved_on(self._link, known.table.name, column, sequence):
                         raised[sequence] = None
         return list(raised)
 
@@ -239,7 +233,7 @@ class MariaLive:
             if {reference.table, reference.parent}.isdisjoint(tables):
                 continue
             with self._errors(reference.table):
-                if run(self._link, _orphan(reference)):
+                if run(self._link, orphan(reference)):
                     found.append(f"{reference.name} of {reference.table}")
         return found
 
@@ -303,6 +297,20 @@ class MariaLive:
         if problem:
             raise SafetyRefused(f"{table.name}: {problem}", object_name=table.name, hint=hint)
 
+    def _require_written(self, change: Change) -> None:
+        """See that a row is what it was to become: a type may round what it cannot hold. Triggers may write what they like."""
+        known = self._known(change.table)
+        key = grouping.key_after(change, known.table.key)
+        if key is None or (self._triggers and known.table.triggers):
+            return
+        names = [c.name for c in known.table.columns if c.name in change.new and not c.generated]
+        if list(self.rows(change.table, names, known.table.key, [key])) != [tuple(change.new[name] for name in names)]:
+            raise Failed(
+                f"{change.table}: a column does not hold its value as it was",
+                object_name=change.table,
+                hint="compare the columns' types with those of the snapshot; nothing was changed",
+            )
+
     def _undo(self) -> None:
         try:
             if self._reading:
@@ -319,7 +327,7 @@ class MariaLive:
         except (pymysql.Error, OSError) as error:
             if error_number(error) not in LOST | {0}:
                 self._undo()
-                raise self._explained(error, self._place.database) from None
+                raise explained(error, self._place.database) from None
             raise Unreachable(
                 f"{self._place}: the connection was lost at the end of the transaction, so it is not known whether it happened",
                 object_name=str(self._place),
@@ -345,63 +353,4 @@ class MariaLive:
         try:
             yield
         except (pymysql.Error, OSError) as error:
-            raise self._explained(error, table) from None
-
-    def _explained(self, error: BaseException, table: str) -> BackupdError:
-        """Why the database refused: the number, and the names that its message holds; never a value."""
-        number = 0 if isinstance(error, OSError) else error_number(error)
-        if number in LOST or number == 0:
-            said = f"{table}: the connection was lost (error {number})"
-            return Unreachable(said, object_name=table, hint="check the server and the network; nothing was committed")
-        message = f"{table}{_name_in(number, error)}: the server refused it (error {number})"
-        if number in BUSY:
-            return TryAgain(
-                message, object_name=table, hint="somebody else is at work on the same rows: try again later"
-            )
-        if number in _TAKEN:
-            return SafetyRefused(message, object_name=table, hint="another row has that key: plan again")
-        hint = "grant the user what it lacks" if number in DENIED else "nothing was changed; see the server's manual"
-        return Failed(message, object_name=table, hint=hint)
-
-
-def _moved_on(link: Connection, table: str, column: str, sequence: str) -> bool:
-    """Move a sequence on to the last number that a row has; the server itself moves none back."""
-    look = f"SELECT next_not_cached_value, increment FROM {sequence}"
-    ((before, step),) = run(link, look)
-    function = "MIN" if isinstance(step, int) and step < 0 else "MAX"
-    ((last,),) = run(link, f"SELECT {function}({quote_name(column)}) FROM {quote_name(table)}")
-    if not isinstance(last, int):
-        return False
-    run(link, f"SELECT SETVAL({sequence}, {last})")
-    return run(link, look)[0][0] != before
-
-
-def _name_in(number: int, error: BaseException) -> str:
-    text = str(error.args[1]) if len(error.args) > 1 else ""
-    if number in _TAKEN and (found := _KEY.match(text)):
-        return f", key {found[1]}"
-    if number in _CONSTRAINTS and (found := _NAMED.search(text)):
-        return f", constraint {found[1]}"
-    return f", column {found[1]}" if (found := _COLUMN.match(text)) else ""
-
-
-def _orphan(reference: Reference) -> str:
-    child = [f"c.{quote_name(name)}" for name in reference.columns]
-    parent = [f"p.{quote_name(name)}" for name in reference.parent_columns]
-    whole = " AND ".join(f"{name} IS NOT NULL" for name in child)
-    match = " AND ".join(f"{left} = {right}" for left, right in zip(parent, child, strict=True))
-    none = f"NOT EXISTS (SELECT 1 FROM {quote_name(reference.parent)} AS p WHERE {match})"
-    return f"SELECT 1 FROM {quote_name(reference.table)} AS c WHERE {whole} AND {none} LIMIT 1"
-
-
-def _batches(values: Collection[Cells]) -> Iterator[list[Cells]]:
-    batch: list[Cells] = []
-    size = 0
-    for value in values:
-        batch.append(value)
-        size += sum(len(cell) for cell in value if isinstance(cell, bytes))
-        if len(batch) >= _AT_ONCE or size >= _BYTES_AT_ONCE:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+            raise explained(error, table) from None

@@ -32,6 +32,7 @@ CREATE TABLE numbered (id INT DEFAULT NEXTVAL(numbers) PRIMARY KEY,
   t TIMESTAMP NOT NULL DEFAULT '2020-01-01' ON UPDATE CURRENT_TIMESTAMP, v INT);
 CREATE TABLE log (v VARCHAR(40)); CREATE TABLE noisy (id INT PRIMARY KEY, v VARCHAR(40));
 CREATE TRIGGER noted AFTER INSERT ON noisy FOR EACH ROW INSERT INTO log VALUES (new.v);
+CREATE TABLE exact (id INT PRIMARY KEY, n DECIMAL(5,2), t DATETIME);
 CREATE TABLE old (id INT PRIMARY KEY) ENGINE=MyISAM;
 CREATE TABLE plain (id INT PRIMARY KEY, v VARCHAR(20) CHARACTER SET latin1, w CHAR(9), KEY (v, id));
 INSERT INTO plain SELECT seq, CONCAT('v', seq), 'w' FROM seq_1_to_3000;
@@ -195,6 +196,8 @@ def test_rows_that_refer_to_each_other_are_put_in_order(live: MariaLive) -> None
         ([insert("nowhere", id=b"9")], Failed, "nowhere"),
         ([Change("update", "city", {"id": b"1"}, {"name": b"bern"}, {"name": b"y"})], SafetyRefused, "city"),
         ([Change("delete", "city", {"id": b"77"}, {"name": b"secret"}, {})], SafetyRefused, "city"),
+        ([insert("exact", id=b"1", n=b"1.239")], Failed, "exact"),
+        ([insert("exact", id=b"1", t=b"2020-01-01 00:00:00.7")], Failed, "exact"),
         ([insert("old", id=b"1")], SafetyRefused, "MyISAM"),
     ],
 )
