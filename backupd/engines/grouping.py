@@ -3,7 +3,7 @@
 Pure: knows references and cells, and no database.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from backupd.model import Cells, Change, Reference
@@ -57,3 +57,24 @@ def cells_of(change: Change, names: Sequence[str]) -> Cells:
     """The cells of some columns; of a column that is not named, NULL."""
     cells = change.new if change.kind != "delete" else {**change.key, **change.old}
     return tuple(cells.get(name) for name in names)
+
+
+def key_after(change: Change, key: Sequence[str]) -> Cells | None:
+    """The key's cells when the change was made; None if they are not all known, or the row is gone."""
+    cells = {**change.key, **change.new}
+    found = tuple(cells.get(name) for name in key)
+    return None if change.kind == "delete" or not found or None in found else found
+
+
+def batches(values: Collection[Cells], count: int, size: int) -> Iterator[list[Cells]]:
+    """The values, so many or of so many bytes at a time."""
+    batch: list[Cells] = []
+    taken = 0
+    for value in values:
+        batch.append(value)
+        taken += sum(len(cell) for cell in value if isinstance(cell, bytes))
+        if len(batch) >= count or taken >= size:
+            yield batch
+            batch, taken = [], 0
+    if batch:
+        yield batch

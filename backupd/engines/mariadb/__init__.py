@@ -8,6 +8,7 @@ from backupd.engines.base import ServerPlace
 
 if TYPE_CHECKING:
     from backupd.engines.base import Finding, Listing
+    from backupd.engines.mariadb.live import MariaLive
     from backupd.engines.mariadb.restore import MariaTarget
     from backupd.engines.mariadb.source import MariaSource
 
@@ -40,6 +41,20 @@ def open_target(place: ServerPlace, *, timeout: float = 30.0, bin_folders: Seque
     from backupd.engines.mariadb.restore import MariaTarget
 
     return MariaTarget(place, timeout=timeout, bin_folders=bin_folders)
+
+
+def open_live(place: ServerPlace, *, timeout: float = 30.0) -> "MariaLive":
+    """Connect to a live database whose rows are to be found and changed.
+
+    Args:
+        timeout: seconds to wait for the connection, and for each lock.
+
+    Raises:
+        Unreachable, TryAgain: no connection.
+    """
+    from backupd.engines.mariadb.live import open_live as opened
+
+    return opened(place, timeout=timeout)
 
 
 def databases(place: ServerPlace, *, timeout: float = 30.0) -> "Listing":

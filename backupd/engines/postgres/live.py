@@ -139,7 +139,7 @@ class PostgresLive:
 
         Raises:
             SafetyRefused: a row is not what was expected, or is there already, or a trigger that would run is not to.
-            Failed, TryAgain, Unreachable: the database refused.
+            Failed, TryAgain, Unreachable: the database refused, or would hold another value.
         """
         if not self._inside:
             raise Failed("nothing is changed outside a transaction", hint="please report this: it is a bug")
@@ -158,6 +158,8 @@ class PostgresLive:
                     object_name=table,
                     hint=_PLAN_AGAIN,
                 )
+            for one in parts:
+                self._require_written(one)
             if not self._triggers:
                 self._lock_parents(parts)
 
@@ -242,6 +244,20 @@ class PostgresLive:
         if found != [tuple(change.old.values())]:
             raise SafetyRefused(
                 f"{change.table}: a row is not what it was any more", object_name=change.table, hint=_PLAN_AGAIN
+            )
+
+    def _require_written(self, change: Change) -> None:
+        """See that a row is what it was to become: a type may round what it cannot hold. Triggers may write what they like."""
+        known = self._known(change.table)
+        key = grouping.key_after(change, known.table.key)
+        if key is None or (self._triggers and known.table.triggers):
+            return
+        names = [c.name for c in known.table.columns if c.name in change.new and not c.generated]
+        if list(self.rows(change.table, names, known.table.key, [key])) != [tuple(change.new[name] for name in names)]:
+            raise Failed(
+                f"{change.table}: a column does not hold its value as it was",
+                object_name=change.table,
+                hint="compare the columns' types with those of the snapshot; nothing was changed",
             )
 
     def _one(self, run: Sequence[Change]) -> str:

@@ -9,6 +9,7 @@ from psycopg import Copy
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
+from backupd.engines.grouping import batches
 from backupd.engines.postgres.catalog import Session
 from backupd.engines.postgres.condition import sound
 from backupd.engines.postgres.live_schema import Known
@@ -80,7 +81,7 @@ class Rows:
         """
         wanted = {value for value in values if None not in value}
         read = [*columns, *by]
-        for batch in _batches(iter(wanted)):
+        for batch in batches(wanted, _AT_ONCE, _BYTES_AT_ONCE):
             self.require_idle()
             copy = _copy(known, encoding, read, found_by(known, by, batch), lock=lock)
             rows = list(self._copied(copy, len(read)))
@@ -119,16 +120,3 @@ def _copy(known: Known, encoding: str, columns: Sequence[str], condition: str, *
     where = f" WHERE {condition}" if condition else ""
     names = ", ".join(map(quoted, columns))
     return f"COPY (SELECT {names} FROM {source}{where}{_LOCK if lock else ''}) TO STDOUT (ENCODING {literal(encoding)})"
-
-
-def _batches(values: Iterator[Cells]) -> Iterator[list[Cells]]:
-    batch: list[Cells] = []
-    size = 0
-    for value in values:
-        batch.append(value)
-        size += sum(len(cell) for cell in value if isinstance(cell, bytes))
-        if len(batch) >= _AT_ONCE or size >= _BYTES_AT_ONCE:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch

@@ -15,13 +15,9 @@ from backupd.errors import Failed
 from backupd.model import Cell, Cells, Change
 
 _UNPLAIN = re.compile(rb"[^\x20-\x7e]|\\")
-_SPECIAL = re.compile(rb"[^\x20-\x7e]|['\\]")
+# How each byte is written between quotes, where a backslash means something.
+_ESCAPED = [chr(code) if 0x20 <= code < 0x7F and chr(code) not in "'\\" else f"\\x{code:02x}" for code in range(256)]
 _TEXT = "pg_catalog.text"
-
-
-def _escaped(found: re.Match[bytes]) -> bytes:
-    byte = found[0]
-    return byte * 2 if byte in b"'\\" else b"\\x%02x" % byte[0]
 
 
 def literal(cell: Cell) -> str:
@@ -35,7 +31,7 @@ def literal(cell: Cell) -> str:
     if not isinstance(cell, bytes):
         raise TypeError("a server's cells are bytes")
     if _UNPLAIN.search(cell):
-        return "E'" + _SPECIAL.sub(_escaped, cell).decode("ascii") + "'"
+        return "E'" + cell.decode("latin-1").translate(_ESCAPED) + "'"
     return "'" + cell.decode("ascii").replace("'", "''") + "'"
 
 

@@ -29,6 +29,7 @@ ALTER TABLE crm.egg ADD CONSTRAINT laid FOREIGN KEY (hen) REFERENCES crm.hen;
 CREATE TABLE line (a int, b text, c int, PRIMARY KEY (a, b), UNIQUE (c, a));
 CREATE TABLE part (a int, b text, n serial, FOREIGN KEY (a, b) REFERENCES line MATCH FULL ON DELETE CASCADE);
 CREATE TABLE odd (c int REFERENCES city DEFERRABLE INITIALLY DEFERRED, a int, k int, FOREIGN KEY (k, a) REFERENCES line (c, a));
+CREATE TABLE exact (id int PRIMARY KEY, n numeric(5,2), t timestamp(0));
 CREATE TABLE log (v text, kind text DEFAULT 'x');
 CREATE TABLE noisy (id int PRIMARY KEY, v text);
 CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES (new.v); RETURN new; END $$;
@@ -54,7 +55,7 @@ INSERT INTO customer (email, city) VALUES ('a@x', 1), ('b@x', 2);
 
 @pytest.fixture(scope="module")
 def server(postgres_servers: Callable[[int], PostgresServer]) -> PostgresServer:
-    """One version; the exactness is tested on another, too."""
+    """One version; that rows are exact is tested on another."""
     return postgres_servers(18)
 
 
@@ -96,7 +97,7 @@ def parsed(rows: bytes) -> list[Cells]:
     return [tuple(map(cell_of, fields_of(row))) for row in rows.split(b"\n")[:-1]]
 
 
-@pytest.mark.parametrize("postgres", [15, 18], indirect=True)
+@pytest.mark.parametrize("postgres", [15], indirect=True)
 def test_every_row_of_the_nasty_database_is_read_deleted_and_written_back(postgres: PostgresServer) -> None:
     """Cells are those of a capture; psql executes the statements of all rows of all tables, and the rows are as before."""
     kit.make_nasty(postgres)
@@ -127,7 +128,7 @@ def test_every_row_of_the_nasty_database_is_read_deleted_and_written_back(postgr
             # A rule makes nothing of deletes there, and a trigger that always runs alters what is written.
             if table.name not in ("crm.dropped", "crm.nopk"):
                 changes += (made := rewrites(table.name, names, table.key, cells))
-                few += made if len(made) < 100 and not live._known(table.name).unstoppable else []
+                few += made if len(made) < 30 and not live._known(table.name).unstoppable else []
         script += [live.statement(one) for one in changes]
         done = postgres.run("psql", "-X", "-v", "ON_ERROR_STOP=1", "-d", postgres.url("nasty"), "-f", "-",
                             text=";\n".join([*script, "COMMIT"]) + ";\n")  # fmt: skip
@@ -246,6 +247,8 @@ def test_rows_that_refer_to_each_other_go_in_together(live: PostgresLive) -> Non
         ([change("update", "city", {"id": b"1"}, old_name=b"secret", name=b"y")], SafetyRefused, "city"),
         ([change("delete", "city", {"id": b"77"}, old_name=b"secret")], SafetyRefused, "city"),
         ([insert("city", id=b"9", name=b"new"), insert("city", id=b"9", name=b"newer")], SafetyRefused, "city_pkey"),
+        ([insert("exact", id=b"1", n=b"1.239")], Failed, "exact"),
+        ([insert("exact", id=b"1", t=b"2020-01-01 00:00:00.7")], Failed, "exact"),
         ([insert("odd", c=b"98765")], Failed, "odd_c_fkey"),
     ],
 )
