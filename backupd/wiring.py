@@ -3,7 +3,6 @@
 Drivers are imported where they are chosen: a command pays only for what it uses.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,9 +163,13 @@ def open_live(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptions
 
         return sqlite_live(url.path, timeout=timeout)
     place = _place(url, options or ServerOptions())
-    module = importlib.import_module(f"backupd.engines.{'postgres' if url.engine == 'postgresql' else 'mariadb'}.live")
-    opened: Live = module.open_live(place, timeout=timeout)
-    return opened
+    if url.engine == "postgresql":
+        from backupd.engines.postgres import open_live as postgres_live
+
+        return postgres_live(place, timeout=timeout)
+    from backupd.engines.mariadb import open_live as mariadb_live
+
+    return mariadb_live(place, timeout=timeout)
 
 
 def read_file_schema(data: Bytes) -> PagedSchema:

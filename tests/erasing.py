@@ -11,7 +11,7 @@ from backupd.jobs.erasing import Found, add_erasure, erasure_from, look_for, rec
 from backupd.jobs.erasure import Erasures, read_ledger
 from backupd.jobs.storedtables import opened_tables
 from backupd.model import Reference
-from backupd.records.belonging import parse_reference
+from backupd.records.references import parse_reference
 from backupd.records.subject import parse_subject
 from backupd.repo.reading import PackCache
 from backupd.repo.repository import SnapshotView

@@ -3,19 +3,12 @@
 Whether a name with a dot is a table in a schema or a table and its column is for the live database to say.
 """
 
-import re
 from collections.abc import Sequence
 from typing import cast, get_args
 
 from backupd.errors import UsageError
-from backupd.model import Cell, LiveSchema, OnDelete, Reference
+from backupd.model import Cell, LiveSchema
 from backupd.records.plan import OnConflict, Rules
-
-_REFERENCE = re.compile(
-    r"\s*(?P<table>.+?)\s*\((?P<columns>[^()]+)\)\s*->\s*(?P<parent>.+?)\s*\((?P<to>[^()]+)\)"
-    r"(\s+on\s+delete\s+(?P<action>cascade|set\s+null|set\s+default|restrict))?\s*",
-    re.IGNORECASE,
-)
 
 
 def parse_rules(conflicts: Sequence[str], values: Sequence[str], schema: LiveSchema, engine: str) -> Rules:
@@ -77,28 +70,3 @@ def _cell(engine: str, kind: str, text: str) -> Cell:
         except ValueError:
             return text
     return float(number) if any(part in word for part in ("REAL", "FLOA", "DOUB")) else number
-
-
-def parse_reference(text: str) -> Reference:
-    """A reference from `orders(customer_id) -> customers(id)`, with `on delete set null` behind it if that is so.
-
-    Raises:
-        UsageError: it is none.
-    """
-    match = _REFERENCE.fullmatch(text)
-    columns, to = ([part.strip() for part in match[n].split(",")] for n in ("columns", "to")) if match else ([], [])
-    if match is None or len(columns) != len(to) or "" in {*columns, *to}:
-        raise UsageError(
-            "a reference is written as table(column) -> parent(column)",
-            hint='such as --reference "orders(customer_id) -> customers(id)"',
-        )
-    action = cast(OnDelete, " ".join((match["action"] or "restrict").lower().split()))
-    return undeclared(match["table"], columns, match["parent"], to, action)
-
-
-def undeclared(
-    table: str, columns: Sequence[str], parent: str, parent_columns: Sequence[str], on_delete: OnDelete
-) -> Reference:
-    """A reference that the database does not know."""
-    name = f"{table}({', '.join(columns)})"
-    return Reference(name, table, tuple(columns), parent, tuple(parent_columns), on_delete, declared=False)

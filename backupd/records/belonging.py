@@ -4,21 +4,16 @@ A row that would only lose its reference (ON DELETE SET NULL) stays, and is not 
 here knows where rows come from. Must never put a cell into a message.
 """
 
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backupd.errors import Failed, UsageError
-from backupd.model import Cells, OnDelete, Reference
+from backupd.errors import Failed
+from backupd.model import Cells, Reference
 
 MOST_ROWS = 2_000_000
 """So many rows of one subject at most: it is probably not what was meant."""
 Rows = Callable[[str, Sequence[str], Collection[Cells]], Iterable[Cells]]
 """The rows of a table whose columns equal one of some values."""
-_NAME = r"([^()]+)\(([^()]+)\)"
-_REFERENCE = re.compile(
-    rf"\s*{_NAME}\s*->\s*{_NAME}\s*(?:on\s+delete\s+(cascade|restrict|set\s+null))?\s*", re.IGNORECASE
-)
 _EMPTYING = frozenset({"set null", "set default"})
 
 
@@ -90,29 +85,3 @@ def _fits(reference: Reference, columns: Mapping[str, Sequence[str]]) -> bool:
 def _identity(row: Cells) -> object:
     """What tells rows apart: 1 and 1.0 are two."""
     return tuple((type(cell), cell) for cell in row)
-
-
-def parse_reference(text: str) -> Reference:
-    """Read `orders(customer_id) -> customers(id)`, with `on delete set null` behind it if rows stay without it.
-
-    Raises:
-        UsageError: it is none.
-    """
-    found = _REFERENCE.fullmatch(text)
-    names = list(_names(found)) if found else []
-    if found is None or len(names[1]) != len(names[3]) or not all(map(all, names)):
-        raise UsageError(
-            f"{text!r} is no reference",
-            hint="write it like 'orders(customer_id) -> customers(id)', or with 'on delete set null' behind it",
-        )
-    (table,), columns, (parent,), parent_columns = names
-    action = " ".join((found[5] or "cascade").lower().split())
-    kinds: dict[str, OnDelete] = {"cascade": "cascade", "restrict": "restrict", "set null": "set null"}
-    name = f"{table}({', '.join(columns)})"
-    return Reference(name, table, columns, parent, parent_columns, kinds[action], declared=False)
-
-
-def _names(found: re.Match[str]) -> Iterator[tuple[str, ...]]:
-    for at in (1, 2, 3, 4):
-        parts = found[at].split(",") if at % 2 == 0 else [found[at]]
-        yield tuple(part.strip() for part in parts)

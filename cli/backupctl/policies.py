@@ -9,6 +9,7 @@ from backupd.errors import KeyProblem, UsageError
 
 if TYPE_CHECKING:
     from backupd.config.policies import PolicyFile
+    from backupd.model import Reference
     from backupd.policy.model import Policy, Source
 
 
@@ -99,6 +100,28 @@ def password_of(source: "Source") -> str | None:
     if set(text) & set("\0\r\n"):
         raise UsageError(f"{source.password} is no password: it has several lines", object_name=source.password)
     return text
+
+
+def references_of(source: "Source | None") -> "list[Reference]":
+    """What a policy says of a source's tables that the database does not know: which rows belong to which."""
+    from backupd.records.references import undeclared
+
+    said = source.references if source else ()
+    return [undeclared(r.table, r.columns, r.parent, r.parent_columns, r.on_delete) for r in said]
+
+
+def source_if_known(settings: Settings, name: str) -> "Source | None":
+    """The one source of that name among all policies, if there are policies, and one of them has it.
+
+    Raises:
+        UsageError: the policies are not valid.
+    """
+    from backupd.config.policies import load_valid, policy_files
+
+    folder = folder_of(settings)
+    known = load_valid(policy_files([folder])) if folder.exists() else []
+    found = [source for loaded in known for source in loaded.policy.sources if source.name == name]
+    return found[0] if len(found) == 1 else None
 
 
 def source_named(settings: Settings, name: str, hint: str) -> "Source":

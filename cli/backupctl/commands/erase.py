@@ -9,6 +9,7 @@ import click
 
 from backupctl import output
 from backupctl.options import Settings, global_options, option, said, settings_of, verb
+from backupctl.policies import references_of, source_if_known
 from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options
 from backupctl.session import opened
@@ -78,7 +79,7 @@ def add(
     from backupd.crypto.keyring import Right
     from backupd.jobs.erasing import add_erasure, erasure_from, is_live, look_for, records_hash
     from backupd.jobs.erasure import read_ledger
-    from backupd.records.belonging import parse_reference
+    from backupd.records.references import parse_reference
     from backupd.records.subject import parse_subject
 
     wanted, given = parse_subject(subject), [parse_reference(text) for text in reference]
@@ -88,6 +89,7 @@ def add(
         history = repo.history()
         read_ledger(repo, history)
         views = _views(history.views, source)
+        given += references_of(source_if_known(settings, views[-1].source))
         database = _live(live, server)
         looking = _Snapshots(repo, [*given, *(database.schema().references if database else ())], only_subject)
         try:

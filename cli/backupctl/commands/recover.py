@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backupctl import output
+from backupctl.erased import erasures_of
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
 from backupctl.recovering import plan_values, say_plan, say_undo, undo_values
@@ -18,6 +19,7 @@ from backupctl.session import Session, opened
 if TYPE_CHECKING:
     from backupd.config.urls import DatabaseUrl
     from backupd.engines.live import Live
+    from backupd.jobs.erasure import Erasures
     from backupd.jobs.recover import Recovery
     from backupd.jobs.recoverroots import Wanted
     from backupd.jobs.stored import StoredTables
@@ -163,13 +165,10 @@ class _Place:
 
     def references(self, texts: Sequence[str]) -> "list[Reference]":
         """Those of the policy, and those of the command line."""
-        from backupd.jobs.recoverrules import parse_reference, undeclared
+        from backupctl.policies import references_of
+        from backupd.records.references import parse_reference
 
-        said = self.source.references if self.source else ()
-        return [
-            *(undeclared(r.table, r.columns, r.parent, r.parent_columns, r.on_delete) for r in said),
-            *map(parse_reference, texts),
-        ]
+        return [*references_of(self.source), *map(parse_reference, texts)]
 
     @property
     def keyed_by(self) -> dict[str, str]:
@@ -199,10 +198,13 @@ def _recover(settings: Settings, snapshot: str, subject: str | None, asked: _Ask
     with opened(settings, Right.READ) as session:
         history = session.opened.repo.history()
         view = select_snapshot(history, snapshot)
+        erased = erasures_of(session.opened.repo, history, [view], None, report)
         if asked.removed_since:
             since = select_snapshot(history, asked.removed_since)
-            _add_removed(session, since, place, wanted, report)
-        tables = opened_tables(session.opened.repo, view, open_file=open_file_database)
+            _add_removed(
+                session, since, erasures_of(session.opened.repo, history, [since], None, report), place, wanted, report
+            )
+        tables = opened_tables(session.opened.repo, view, open_file=open_file_database, erased=erased)
         with tables as stored, closing(place.live()) as live:
             rules = parse_rules(asked.on_conflict, asked.set_values, live.schema(), live.engine)
             recovery = prepare(stored, live, wanted, rules, report, virtual=virtual, children=not asked.no_children)
@@ -210,7 +212,12 @@ def _recover(settings: Settings, snapshot: str, subject: str | None, asked: _Ask
 
 
 def _add_removed(
-    session: Session, since: "SnapshotView", place: _Place, wanted: "Wanted", report: TerminalReporter
+    session: Session,
+    since: "SnapshotView",
+    erased: "Erasures | None",
+    place: _Place,
+    wanted: "Wanted",
+    report: TerminalReporter,
 ) -> None:
     """Add what a comparison with the live database says was removed."""
     from backupd.jobs.comparelive import compare_with_live
@@ -225,7 +232,7 @@ def _add_removed(
             removed.setdefault(name, []).append(record)
 
     live = open_source(place.url, timeout=place.timeout, options=place.options)
-    asked = Asked(session.opened.places.cache, None, take)
+    asked = Asked(session.opened.places.cache, None, take, erased)
     found = compare_with_live(
         session.opened.repo, since, live, asked=asked, read_schema=read_file_schema, report=report
     )

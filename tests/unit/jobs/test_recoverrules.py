@@ -4,8 +4,9 @@ import pytest
 
 from backupd.errors import UsageError
 from backupd.jobs.recoverroots import Condition, parse_condition
-from backupd.jobs.recoverrules import parse_reference, parse_rules
+from backupd.jobs.recoverrules import parse_rules
 from backupd.model import LiveColumn, LiveSchema
+from backupd.records.references import parse_reference
 from tests.recovery import table
 
 SCHEMA = LiveSchema(

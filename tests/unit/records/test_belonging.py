@@ -6,7 +6,8 @@ import pytest
 
 from backupd.errors import UsageError
 from backupd.model import Cells, Reference
-from backupd.records.belonging import follow_down, parse_reference
+from backupd.records.belonging import follow_down
+from backupd.records.references import parse_reference
 
 COLUMNS = {"p": ("id", "up"), "c": ("a", "b", "p"), "d": ("a", "b")}
 
@@ -57,7 +58,7 @@ def test_what_only_loses_its_reference_stays() -> None:
 
 def test_a_reference_as_it_is_written() -> None:
     assert parse_reference(' s.t( a ,b )-> "u"(c, d) ') == Reference(
-        "s.t(a, b)", "s.t", ("a", "b"), '"u"', ("c", "d"), "cascade", declared=False
+        "s.t(a, b)", "s.t", ("a", "b"), '"u"', ("c", "d"), "restrict", declared=False
     )
 
 
