@@ -1,8 +1,9 @@
 """What was last seen of each policy's repository: which it is, how large, what is wrong with it, which sources are braked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import delete, insert, select
 
@@ -29,6 +30,32 @@ class Brake:
 
 
 @dataclass(frozen=True, slots=True)
+class Incident:
+    """An incident that nobody has closed.
+
+    Attributes:
+        sources: whose: names of sources.
+        message: what people are told, or why it was opened.
+        told: when the message was written; None if it has none.
+        known, restoring: what is known; what is being brought back.
+        rate, left: bytes a second, as measured; bytes that are still to come.
+        until: when it should be done.
+    """
+
+    id: str
+    kind: str
+    sources: tuple[str, ...]
+    since: datetime | None
+    message: str
+    told: datetime | None = None
+    known: str | None = None
+    restoring: str | None = None
+    rate: int | None = None
+    left: int | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """A policy's repository.
 
@@ -41,6 +68,7 @@ class Seen:
         brakes: those in force.
         locked_until: until when its newest packs are locked by the storage.
         vanished: snapshots that the catalog knew and that are gone without a record that says so.
+        incidents: those that are open.
     """
 
     policy: str
@@ -52,6 +80,7 @@ class Seen:
     brakes: tuple[Brake, ...] = ()
     locked_until: datetime | None = None
     vanished: int = 0
+    incidents: tuple[Incident, ...] = ()
 
 
 class Repositories:
@@ -79,7 +108,14 @@ class Repositories:
             "at": seen.at,
             "bytes": seen.bytes,
             "locked_until": seen.locked_until,
-            "detail": canonical({"problems": list(seen.problems), "brakes": brakes, "vanished": seen.vanished}),
+            "detail": canonical(
+                {
+                    "problems": list(seen.problems),
+                    "brakes": brakes,
+                    "vanished": seen.vanished,
+                    "incidents": [_plain(incident) for incident in seen.incidents],
+                }
+            ),
         }
         with self._database.write() as connection:
             connection.execute(delete(repositories).where(repositories.c.policy == seen.policy))
@@ -110,4 +146,18 @@ def _seen(row: dict[str, object]) -> Seen:
         for brake in detail["brakes"]
     )
     problems, vanished = tuple(map(str, detail["problems"])), int(detail["vanished"])
-    return Seen(**row, problems=problems, brakes=brakes, vanished=vanished)  # type: ignore[arg-type]
+    open_ones = tuple(map(_incident, detail.get("incidents", [])))  # older daemons wrote none
+    return Seen(**row, problems=problems, brakes=brakes, vanished=vanished, incidents=open_ones)  # type: ignore[arg-type]
+
+
+_TIMES = ("since", "told", "until")
+
+
+def _plain(incident: Incident) -> dict[str, Any]:
+    said = {**asdict(incident), "sources": list(incident.sources)}
+    return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in said.items()}
+
+
+def _incident(said: dict[str, Any]) -> Incident:
+    times = {name: datetime.fromisoformat(said[name]) if said[name] else None for name in _TIMES}
+    return Incident(**{**said, **times, "sources": tuple(map(str, said["sources"]))})

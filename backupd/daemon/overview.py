@@ -155,6 +155,23 @@ class RepositoryView:
 
 
 @dataclass(frozen=True, slots=True)
+class IncidentView:
+    """An incident that nobody has closed; `rate` is in bytes a second, `left` in bytes."""
+
+    id: str
+    kind: str
+    sources: tuple[str, ...]
+    since: datetime | None
+    message: str
+    told: datetime | None = None
+    known: str | None = None
+    restoring: str | None = None
+    rate: int | None = None
+    left: int | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunView:
     """A job that has ended."""
 
@@ -222,3 +239,4 @@ class Overview:
     totals: tuple[RunTotals, ...] = ()
     notifications: tuple[NotificationTotals, ...] = ()
     state: str = "running"
+    incidents: tuple[IncidentView, ...] = ()

@@ -17,6 +17,7 @@ from backupd.daemon.overview import (
     DayState,
     DayView,
     Health,
+    IncidentView,
     NotificationTotals,
     Overview,
     QueueView,
@@ -102,6 +103,7 @@ class Viewer:
             totals=tuple(self._totals()),
             notifications=tuple(self._notifications()),
             state="draining" if state.draining else "reloading" if state.reloading else "running",
+            incidents=_incidents(policies, standings),
         )
 
     # ---- sources
@@ -250,6 +252,19 @@ def _brakes(policies: Iterable[Policy], standings: Standings) -> Iterator[BrakeV
             place = quoted(str(repository_of(policy)))
             command = f"backupctl brake release {quoted(brake.source)} --repository {place}"
             yield BrakeView(policy.policy, brake.source, brake.since or seen.at, brake.reason, command)  # type: ignore[union-attr]
+
+
+def _incidents(policies: Iterable[Policy], standings: Standings) -> tuple[IncidentView, ...]:
+    """Those of the policies' sources, each once, though several policies store in one repository."""
+    found: dict[str, IncidentView] = {}
+    for policy in policies:
+        seen = standings.seen.get(policy.policy)
+        for one in seen.incidents if seen else ():
+            mine = any(source.covers(name) for source in policy.sources for name in one.sources)
+            if mine:
+                values = (one.id, one.kind, one.sources, one.since, one.message, one.told, one.known, one.restoring)
+                found[one.id] = IncidentView(*values, one.rate, one.left, one.until)
+    return tuple(found.values())
 
 
 def _repositories(policies: Iterable[Policy], standings: Standings) -> Iterator[RepositoryView]:

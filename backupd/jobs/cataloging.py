@@ -1,17 +1,18 @@
 """Writing down in the catalog what a repository holds. The repository is the truth: this reads it, and never changes it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from backupd.catalog.opening import Catalog
-from backupd.catalog.repositories import Brake, Seen
+from backupd.catalog.repositories import Brake, Incident, Seen
 from backupd.catalog.snapshots import Snapshot
 from backupd.config.clock import parse_stamp
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.status import drills_by_snapshot
 from backupd.repo.brakes import brakes_set
 from backupd.repo.format import snapshot_name
+from backupd.repo.incidents import incidents
 from backupd.repo.records import Record
 from backupd.repo.repository import Repository, SnapshotView, pruned_snapshots
 from backupd.report import Reporter
@@ -31,6 +32,7 @@ class Look:
         brakes: those in force.
         problems: what is wrong with it.
         size: bytes of everything in it.
+        incidents: those that nobody has closed.
     """
 
     snapshots: list[Snapshot]
@@ -39,6 +41,7 @@ class Look:
     brakes: tuple[Brake, ...]
     problems: tuple[str, ...]
     size: int
+    incidents: tuple[Incident, ...] = ()
 
 
 def look(repo: Repository, now: datetime, report: Reporter) -> Look:
@@ -68,7 +71,30 @@ def look(repo: Repository, now: datetime, report: Reporter) -> Look:
         ),
         tuple(f"{problem.object}: {problem.detail}" for problem in found if problem.kind != "unknown")[:_MOST_PROBLEMS],
         sum(there.values()),
+        tuple(open_incidents(history.records)),
     )
+
+
+def open_incidents(records: Iterable[Record]) -> Iterator[Incident]:
+    """What people should see of the incidents that nobody has closed."""
+    for one in incidents(records):
+        if not one.is_open:
+            continue
+        sources = tuple(sorted({covered.source for covered in one.sources}))
+        said = one.newest or {}
+        yield Incident(
+            one.id,
+            one.kind,
+            sources,
+            _moment(one.since),
+            one.message,
+            _moment(str(said["created"])) if said else None,
+            said.get("known"),
+            said.get("restoring"),
+            said.get("rate"),
+            said.get("left"),
+            _moment(said["until"]) if said.get("until") else None,
+        )
 
 
 def note(
@@ -102,7 +128,17 @@ def note(
     if policy is not None:
         told = 0 if accept else vanished
         catalog.repositories.put(
-            Seen(policy, repository, place, now, seen.size, seen.problems, seen.brakes, vanished=told)
+            Seen(
+                policy,
+                repository,
+                place,
+                now,
+                seen.size,
+                seen.problems,
+                seen.brakes,
+                vanished=told,
+                incidents=seen.incidents,
+            )
         )
     return vanished
 

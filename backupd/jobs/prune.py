@@ -24,6 +24,7 @@ from backupd.policy.retention import Candidate, Rule, Verdict, plan
 from backupd.repo.brakes import Brake, brakes_set
 from backupd.repo.format import kind_of, snapshot_name
 from backupd.repo.garbage import Collector, Generation, over, server_now
+from backupd.repo.incidents import orphans
 from backupd.repo.records import Record
 from backupd.repo.repository import (
     History,
@@ -295,9 +296,11 @@ class Prune:
         read = {record.name for record in self._records} | {problem.object for problem in self._problems}
         problems: list[Problem] = []
         for record in self._repo.records(problems.append, lambda name: problems.append(_sealed(name)), read):
-            if record.type in {"brake", "hold"}:
+            opens = record.type == "incident" and record.document["step"] == "open"
+            if opens or record.type in {"brake", "hold"}:
                 raise TryAgain(
-                    f"a {record.type} was set while this prune was at work; nothing was removed",
+                    f"{'an incident was opened' if opens else f'a {record.type} was set'} while this prune was at work;"
+                    " nothing was removed",
                     object_name=record.name,
                     hint="run it again",
                 )
@@ -432,7 +435,7 @@ def _check_policy(repo: Repository, now: datetime) -> None:
         )
 
 
-def _record_problems(repo: Repository, records: Iterable[Record]) -> list[Problem]:
+def _record_problems(repo: Repository, records: Sequence[Record]) -> list[Problem]:
     """Records that are missing or do not follow each other: one of them may be a hold."""
     numbers: dict[str, set[int]] = {role: set() for role in repo.ledger.records}
     for info in repo.store.list("records/"):
@@ -450,4 +453,4 @@ def _record_problems(repo: Repository, records: Iterable[Record]) -> list[Proble
         before = by_place.get((role, n - 1))
         if before is not None and record.previous != before.digest:
             found.append(Problem(record.name, "chain", "it does not follow the record before it"))
-    return found
+    return found + orphans(records)
