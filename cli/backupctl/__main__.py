@@ -27,6 +27,7 @@ VERBS = {
     "export": "export",
     "forget": "forget",
     "hold": "hold",
+    "incident": "incident",
     "init": "init",
     "keys": "keys",
     "notify": "notify",
@@ -43,7 +44,6 @@ VERBS = {
 PLANNED = {
     **dict.fromkeys(("drill", "find", "recover", "query", "posture", "evidence"), frozenset[str]()),
     "erase": frozenset({"add", "list", "report"}),
-    "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
 }
 
 
