@@ -5,7 +5,7 @@ key alone may take every step but one: what an incident holds ends by a release,
 stole a read key cannot have the snapshots pruned under it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from backupd.crypto.primitives import random_bytes
 from backupd.errors import Failed, IntegrityError, SafetyRefused, UsageError
 from backupd.jobs.select import of_source
 from backupd.jobs.verify import append_record
-from backupd.repo.incidents import Covered, Incident, incidents
+from backupd.repo.incidents import Covered, Incident, check_incident, incidents
 from backupd.repo.repository import History, Repository, SnapshotView
 
 
@@ -97,9 +97,22 @@ def open_incident(
             for writer, (seq, digest) in sorted(history.heads.items())
         ],
     }
+    _check(document)
     if store:
         append_record(repo, signer_of(repo), document)
     return name
+
+
+def _check(document: Mapping[str, object]) -> None:
+    """See that readers will take it: one that they call damaged would stop every prune.
+
+    Raises:
+        UsageError: they would not.
+    """
+    try:
+        check_incident(document)
+    except (KeyError, ValueError, TypeError):
+        raise UsageError("a step of an incident has one line of printable text and times that can be read") from None
 
 
 def signer_of(repo: Repository) -> Signer:
@@ -129,7 +142,7 @@ def add_step(repo: Repository, incident: Incident, step: str, values: dict[str, 
 
     Raises:
         SafetyRefused: the incident is closed.
-        IntegrityError: a step before it is missing.
+        UsageError: a text in it is not one line.
     """
     if incident.closed is not None:
         raise SafetyRefused(
@@ -144,6 +157,7 @@ def add_step(repo: Repository, incident: Incident, step: str, values: dict[str, 
         "follows": {"record": last.name, "hash": last.digest.hex()},
         **values,
     }
+    _check(document)
     return append_record(repo, signer_of(repo), document)
 
 

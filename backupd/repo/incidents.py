@@ -90,13 +90,12 @@ def created(record: Record) -> str:
     return said if isinstance(said, str) else ""
 
 
-def check_incident(record: Record) -> None:
+def check_incident(document: Mapping[str, Any]) -> None:
     """Whether a step tells what such a record must.
 
     Raises:
         KeyError, ValueError, TypeError: it does not.
     """
-    document = record.document
     if not _ID.fullmatch(document["incident"]) or document["step"] not in STEPS:
         raise ValueError("no step of an incident")
     label(document["created"])

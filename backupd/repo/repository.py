@@ -400,7 +400,7 @@ def _well_formed(record: Record, trust: Trust) -> bool:
         if record.type in BRAKES:
             check_brake(record, trust)
         if record.type == "incident":
-            check_incident(record)
+            check_incident(record.document)
         packs = record.document["packs"] if record.type in VERDICTS else []
         return isinstance(packs, list) and all(isinstance(pack, str) for pack in packs)
     except (KeyError, ValueError, TypeError):
