@@ -85,6 +85,8 @@ def _loss(loss: Mapping[str, Any]) -> str:
         f"<h3>{_text(loss['source'])}</h3>"
         + _list(loss, ("before", "after", "reason"))
         + _rows(loss["tables"], ("name", "removed", "changed", "added", "reason"))
+        + f"<p>Of that still so in the newest snapshot, {_text(loss['newest'])}:</p>"
+        + _rows(loss["still"], ("name", "removed", "changed", "added", "reason"))
     )
 
 

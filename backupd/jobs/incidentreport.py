@@ -61,6 +61,7 @@ class Given:
         rpo: of a source's name what was promised, in seconds.
         locked: of a source's name whether its policy asks for an object lock.
         now: the time.
+        since: when it began, if a person said so; else what triage found counts.
     """
 
     exposed: tuple[Role, ...]
@@ -68,6 +69,7 @@ class Given:
     rpo: Mapping[str, float]
     locked: Mapping[str, bool]
     now: datetime
+    since: datetime | None = None
 
 
 def build_report(
@@ -97,7 +99,7 @@ def build_report(
         "summary": incident.closed.document["summary"] if incident.closed else None,
         "sources": [{"source": s.source, "writer": s.writer.hex() if s.writer else None} for s in incident.sources],
         "timeline": _timeline(repo, incident, audit.entries, views, end),
-        "lost": _lost(repo, views, wanted, read_schema, report),
+        "lost": _lost(repo, incident, views, wanted, given.since, read_schema, report),
         "restored": _restored(audit.entries, history.records, incident, end),
         "evidence": _evidence(repo, history, incident, views),
         "should_change": should_change(history, incident, views, given),
@@ -171,36 +173,71 @@ def said(record: Record) -> str:
 
 
 def _lost(
-    repo: Repository, views: Sequence[SnapshotView], wanted: Wanted, read_schema: ReadSchema, report: Reporter
+    repo: Repository,
+    incident: Incident,
+    views: Sequence[SnapshotView],
+    wanted: Wanted,
+    since: datetime | None,
+    read_schema: ReadSchema,
+    report: Reporter,
 ) -> list[dict[str, Any]]:
-    """From the newest snapshot before the onset to the newest there is, by table."""
-    found = []
+    """By table: from the newest snapshot that was well to the newest when the incident was opened, and to the newest there is."""
+    opened, found = _moment(incident.since), []
+    triaged = {} if since else _triaged(incident)
     for group in _groups(views):
-        before = [view for view in group if taken(view) <= wanted.onset]
-        old, new = (before[-1], group[-1]) if before else (None, group[-1])
+        known = [view for view in group if view.id == triaged.get(group[-1].source)]
+        before = known or [view for view in group if taken(view) <= wanted.onset]
+        old = before[-1] if before else None
+        later = [view for view in group if old and group.index(view) > group.index(old)]
+        then = [view for view in later if opened and taken(view) <= opened][-1:] or later[:1]
+        new, newest = (then[0] if then else None), (later[-1] if later else None)
         values: dict[str, Any] = {
-            "source": new.source,
-            "writer": new.writer_label,
+            "source": group[-1].source,
+            "writer": group[-1].writer_label,
             "before": old.id if old else None,
-            "after": new.id,
+            "after": new.id if new else None,
+            "newest": newest.id if newest else None,
             "tables": [],
-            "reason": "there is no snapshot from before" if old is None else None,
+            "still": [],
+            "reason": None if new else "no snapshot was taken since" if old else "there is no snapshot from before",
         }
-        if old is not None and old.id != new.id:
-            report.phase(f"comparing {new.source} with how it was", None)
-            try:
-                diff = compare(repo, old, new, asked=Asked(wanted.folder), read_schema=read_schema, report=report)
-                values["tables"] = [
-                    {"name": t.name, "added": t.added, "removed": t.removed, "changed": t.changed, "reason": t.reason}
-                    for t in diff.tables
-                    if t.added or t.removed or t.changed or t.reason
-                ]
-            except BackupdError as error:
-                values["reason"] = error.message
-        elif old is not None:
-            values["reason"] = "no snapshot was taken since"
         found.append(values)
+        if not (old and new and newest):
+            continue
+        report.phase(f"comparing {new.source} with how it was", None)
+        try:
+            values["tables"] = _compared(repo, old, new, wanted, read_schema, report)
+            same = new.id == newest.id
+            values["still"] = values["tables"] if same else _compared(repo, old, newest, wanted, read_schema, report)
+        except BackupdError as error:
+            values["reason"] = error.message
     return found
+
+
+def _triaged(incident: Incident) -> dict[str, str]:
+    """Of each source the snapshot that the newest triage found to be well."""
+    found: dict[str, str] = {}
+    for record in incident.steps:
+        for one in record.document.get("sources", []) if record.document["step"] == "triage" else []:
+            if one["before"]:
+                found[one["source"]] = one["before"]
+    return found
+
+
+def _compared(
+    repo: Repository,
+    old: SnapshotView,
+    new: SnapshotView,
+    wanted: Wanted,
+    read_schema: ReadSchema,
+    report: Reporter,
+) -> list[dict[str, Any]]:
+    diff = compare(repo, old, new, asked=Asked(wanted.folder), read_schema=read_schema, report=report)
+    return [
+        {"name": t.name, "added": t.added, "removed": t.removed, "changed": t.changed, "reason": t.reason}
+        for t in diff.tables
+        if t.added or t.removed or t.changed or t.reason
+    ]
 
 
 def _groups(views: Iterable[SnapshotView]) -> list[list[SnapshotView]]:

@@ -211,7 +211,7 @@ def step_values(found: Sequence[Triage], onset: str) -> dict[str, object]:
         "sources": [
             {
                 "source": one.source,
-                "before": one.clean.id if one.clean else None,
+                "before": one.last_with or (one.clean.id if one.clean else None),
                 "after": one.after[0].id if one.after else None,
                 "nights": len(one.nights),
                 "rows_removed": sum(night.removed for night in one.nights),

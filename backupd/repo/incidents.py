@@ -114,7 +114,16 @@ def check_incident(document: Mapping[str, Any]) -> None:
     if step == "update":
         _check_state(document)
     if step == "triage":
-        label(document["onset"])
+        _check_triage(document)
+
+
+def _check_triage(document: Mapping[str, Any]) -> None:
+    label(document["onset"])
+    for one in document["sources"]:
+        label(one["source"])
+        for name in ("before", "after"):
+            if one[name] is not None:
+                label(one[name])
 
 
 def _check_state(document: Mapping[str, Any]) -> None:

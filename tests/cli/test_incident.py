@@ -267,6 +267,28 @@ def test_a_breach_is_reported_signed_and_checked_offline(user: Inside) -> None:
     assert user.run(*words, "--out", "out", key="read").code == 20
 
 
+def test_what_was_lost_is_counted_from_what_triage_found(user: Inside) -> None:
+    """And what of it is still missing after it came back; the linked restore is named."""
+    first, _, third = nights(user)
+    incident = opened(user)
+    words = ("incident", "triage", incident, "--table", "customers", "--record", "7")
+    assert user.run(*words, key="read").code == 0
+    change(user.folder / "crm.db", "insert into customers values (7, 'back')")
+    newest = user.back_up(user.folder / "crm.db", "--name", "crm")["snapshot"]
+    assert user.run("restore", first, "back.db", key="read").code == 0
+    done = user.run("audit", "show", "--json", key="check").document["entries"]
+    restore = [e["record"] for e in done if e["action"] == "restore"][-1]
+    assert user.run("incident", "note", incident, "7 came back", "--recovery", restore, key="read").code == 0
+    assert user.run("incident", "note", incident, "x", "--recovery", "records/read/000000000999", key="read").code == 2
+    said = user.run("incident", "report", incident, "--dry-run", "--json", key="read").document["report"]
+    (lost,) = said["lost"]
+    assert (lost["before"], lost["after"], lost["newest"]) == (first, third, newest)
+    assert [table["removed"] for table in lost["tables"]] == [3]
+    assert [(table["removed"], table["changed"]) for table in lost["still"]] == [(2, 1)]
+    assert [r["linked"] for r in said["restored"] if r["record"] == restore] == [True]
+    assert "breach" not in said
+
+
 def test_records_that_were_taken_away_are_noticed(user: Inside) -> None:
     """A step without its opening stops every prune; one without the step before it is told, and nothing is released."""
     incident = opened(user)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,12 @@ _ROLES = ("write", "check", "prune", "read", "root", "recovery")
     type=click.Choice(_ROLES),
     help="A key that strangers may have; may be given several times.",
 )
-@option("--since", metavar="TIME", callback=moment, help="When it began (default: when it was detected).")
+@option(
+    "--since",
+    metavar="TIME",
+    callback=moment,
+    help="When it began (default: by the newest triage, else when it was detected).",
+)
 @option(
     "--verify",
     "check",
@@ -92,7 +98,7 @@ def _make(settings: Settings, incident: str, exposed: tuple[str, ...], since: da
         history, known = read_incidents(repo)
         chosen = find_incident(known, incident)
         wanted = Wanted(since or parse_stamp(chosen.detected), session.opened.places.cache)
-        given = given_of(settings, chosen, now(), exposed)
+        given = replace(given_of(settings, chosen, now(), exposed), since=since)
         document = build_report(repo, history, chosen, wanted, given, read_file_schema, report)
         signed = sign_statement(document, [signer_of(repo)], repository=repo.id)
         versions = [read_object(repo.store, trust_name(n)) for n in range(1, repo.trust.version + 1)]

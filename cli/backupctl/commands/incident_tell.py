@@ -13,6 +13,7 @@ from backupctl.session import opened
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backupd.jobs.incidentreport import Given
     from backupd.notify.base import Notice
     from backupd.policy.model import Policy
     from backupd.repo.incidents import Incident
@@ -161,7 +162,7 @@ def policies_of(settings: Settings, incident: "Incident", to_policy: str | None)
     return found
 
 
-def given_of(settings: Settings, incident: "Incident", at: datetime, exposed: tuple[str, ...] = ()) -> Any:
+def given_of(settings: Settings, incident: "Incident", at: datetime, exposed: tuple[str, ...] = ()) -> "Given":
     """What policies at hand tell for a report."""
     from backupd.crypto.keyfile import Role
     from backupd.jobs.incidentreport import Given
