@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from backupd.catalog.repositories import Incident
 from backupd.catalog.totals import DURATION_BOUNDS
 
 Verdict = Literal["ok", "warn", "breach"]
@@ -155,23 +156,6 @@ class RepositoryView:
 
 
 @dataclass(frozen=True, slots=True)
-class IncidentView:
-    """An incident that nobody has closed; `rate` is in bytes a second, `left` in bytes."""
-
-    id: str
-    kind: str
-    sources: tuple[str, ...]
-    since: datetime | None
-    message: str
-    told: datetime | None = None
-    known: str | None = None
-    restoring: str | None = None
-    rate: int | None = None
-    left: int | None = None
-    until: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RunView:
     """A job that has ended."""
 
@@ -239,4 +223,4 @@ class Overview:
     totals: tuple[RunTotals, ...] = ()
     notifications: tuple[NotificationTotals, ...] = ()
     state: str = "running"
-    incidents: tuple[IncidentView, ...] = ()
+    incidents: tuple[Incident, ...] = ()

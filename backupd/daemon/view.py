@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 from backupd.catalog.opening import Catalog
+from backupd.catalog.repositories import Incident
 from backupd.catalog.runs import Run
 from backupd.catalog.totals import DURATION_BOUNDS
 from backupd.config.policies import repository_of
@@ -17,7 +18,6 @@ from backupd.daemon.overview import (
     DayState,
     DayView,
     Health,
-    IncidentView,
     NotificationTotals,
     Overview,
     QueueView,
@@ -254,16 +254,14 @@ def _brakes(policies: Iterable[Policy], standings: Standings) -> Iterator[BrakeV
             yield BrakeView(policy.policy, brake.source, brake.since or seen.at, brake.reason, command)  # type: ignore[union-attr]
 
 
-def _incidents(policies: Iterable[Policy], standings: Standings) -> tuple[IncidentView, ...]:
+def _incidents(policies: Iterable[Policy], standings: Standings) -> tuple[Incident, ...]:
     """Those of the policies' sources, each once, though several policies store in one repository."""
-    found: dict[str, IncidentView] = {}
+    found: dict[str, Incident] = {}
     for policy in policies:
         seen = standings.seen.get(policy.policy)
         for one in seen.incidents if seen else ():
-            mine = any(source.covers(name) for source in policy.sources for name in one.sources)
-            if mine:
-                values = (one.id, one.kind, one.sources, one.since, one.message, one.told, one.known, one.restoring)
-                found[one.id] = IncidentView(*values, one.rate, one.left, one.until)
+            if any(source.covers(name) for source in policy.sources for name in one.sources):
+                found[one.id] = one
     return tuple(found.values())
 
 

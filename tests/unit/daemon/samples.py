@@ -2,13 +2,13 @@
 
 from datetime import UTC, datetime, timedelta
 
+from backupd.catalog.repositories import Incident
 from backupd.catalog.totals import DURATION_BOUNDS
 from backupd.daemon.overview import (
     AlertView,
     BrakeView,
     DayState,
     DayView,
-    IncidentView,
     NotificationTotals,
     Overview,
     QueueView,
@@ -172,7 +172,7 @@ def breach() -> Overview:
         totals=(totals("crm"),),
         state="draining",
         incidents=(
-            IncidentView(
+            Incident(
                 "3f2a91c0de55aa01",
                 "deletion",
                 ("crm",),
@@ -209,7 +209,7 @@ def hostile() -> Overview:
         totals=(RunTotals(bad, bad, ((bad, 1),)),),
         notifications=(NotificationTotals(bad, bad, 1),),
         state=bad,
-        incidents=(IncidentView(bad, bad, (bad, LONG), None, bad, None, bad, LONG),),
+        incidents=(Incident(bad, bad, (bad, LONG), None, bad, None, bad, LONG),),
     )
 
 
