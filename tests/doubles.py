@@ -7,10 +7,10 @@ does beyond the one thing they are named after.
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NoReturn
 
-from backupd.store.base import ObjectInfo, ObjectMissing, ObjectStore, StoreRefused, StoreUnavailable
+from backupd.store.base import LockFacts, ObjectInfo, ObjectMissing, ObjectStore, StoreRefused, StoreUnavailable
 
 Data = bytes | bytearray | memoryview
 Call = tuple[str, str, int]
@@ -51,6 +51,46 @@ class Wrapper:
 
     def close(self) -> None:
         self.inner.close()
+
+
+class LockingStore(Wrapper):
+    """Locks each object from when it is written, as a bucket with a default retention does; `days` None locks nothing by itself.
+
+    Attributes:
+        until: until when each object is locked.
+        refuse: a lock is not made longer while this is set.
+        asked: names whose locks were asked for.
+    """
+
+    def __init__(self, inner: ObjectStore, clock: Callable[[], datetime], days: int | None) -> None:
+        super().__init__(inner)
+        self._clock, self._days = clock, days
+        self.until: dict[str, datetime] = {}
+        self.refuse = False
+        self.asked: list[str] = []
+
+    def put(self, name: str, data: Data, *, create_only: bool = True) -> datetime:
+        written = self.inner.put(name, data, create_only=create_only)
+        if self._days is not None:
+            self.until[name] = self._clock() + timedelta(days=self._days)
+        return written
+
+    def delete(self, name: str) -> None:
+        if self.until.get(name, self._clock()) > self._clock():
+            raise StoreRefused("the object is locked", object_name=name)
+        self.inner.delete(name)
+
+    def lock_facts(self) -> LockFacts:
+        return LockFacts(True, True, "compliance" if self._days else None, self._days)
+
+    def locked_until(self, name: str) -> datetime | None:
+        self.asked.append(name)
+        return self.until.get(name)
+
+    def lock(self, name: str, until: datetime, mode: str) -> None:
+        if self.refuse or mode not in {"compliance", "governance"}:
+            raise StoreRefused("access denied", object_name=name)
+        self.until[name] = max(until, self.until.get(name, until))
 
 
 class RecordingStore(Wrapper):

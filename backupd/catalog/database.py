@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, event
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from backupd.errors import BackupdError, Failed, IntegrityError, StorageRefused, TryAgain, Unreachable
@@ -69,8 +68,11 @@ class Database:
 
     def insert_new(self, connection: Connection, table: Table, **values: Any) -> bool:
         """Insert a row; False if there is one that it would collide with."""
-        new = sqlite.insert(table) if self.sqlite else postgresql.insert(table)
-        statement = new.values(**values).on_conflict_do_nothing()
+        if self.sqlite:  # a dialect takes long to import, and most processes need none of the other one
+            from sqlalchemy.dialects.sqlite import insert
+        else:
+            from sqlalchemy.dialects.postgresql import insert  # type: ignore[assignment]
+        statement = insert(table).values(**values).on_conflict_do_nothing()
         return connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount == 1
 
     def outside(self, statement: str) -> object:

@@ -66,8 +66,10 @@ class Seen:
         bytes: of everything in it; None if nobody counted.
         problems: what is wrong with it.
         brakes: those in force.
-        locked_until: until when its newest packs are locked by the storage.
+        locked_until: until when everything that its newest snapshots need is locked by the storage; None if it is not, or
+            nobody knows.
         vanished: snapshots that the catalog knew and that are gone without a record that says so.
+        lock_short: whether that is sooner than the policy promises; None if nobody knows.
         incidents: those that are open.
     """
 
@@ -80,6 +82,7 @@ class Seen:
     brakes: tuple[Brake, ...] = ()
     locked_until: datetime | None = None
     vanished: int = 0
+    lock_short: bool | None = None
     incidents: tuple[Incident, ...] = ()
 
 
@@ -113,6 +116,7 @@ class Repositories:
                     "problems": list(seen.problems),
                     "brakes": brakes,
                     "vanished": seen.vanished,
+                    "lock_short": seen.lock_short,
                     "incidents": [_plain(incident) for incident in seen.incidents],
                 }
             ),
@@ -146,8 +150,10 @@ def _seen(row: dict[str, object]) -> Seen:
         for brake in detail["brakes"]
     )
     problems, vanished = tuple(map(str, detail["problems"])), int(detail["vanished"])
+    short = detail.get("lock_short")
     open_ones = tuple(map(_incident, detail.get("incidents", [])))  # older daemons wrote none
-    return Seen(**row, problems=problems, brakes=brakes, vanished=vanished, incidents=open_ones)  # type: ignore[arg-type]
+    more = {"problems": problems, "brakes": brakes, "vanished": vanished, "lock_short": short, "incidents": open_ones}
+    return Seen(**row, **more)  # type: ignore[arg-type]
 
 
 _TIMES = ("since", "told", "until")

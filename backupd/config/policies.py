@@ -72,13 +72,13 @@ def policy_files(given: Iterable[str | Path]) -> list[Path]:
     return found
 
 
-def load(paths: Sequence[Path]) -> PolicySet:
-    """Read and check policy files, each by itself and all together."""
+def load(paths: Sequence[Path], *, advise: bool = True) -> PolicySet:
+    """Read and check policy files, each by itself and all together; with `advise`, also look for what is valid and unwise."""
     result = PolicySet()
     names: dict[str, Path] = {}
     for path in paths:
         try:
-            loaded = _load_one(path)
+            loaded = _load_one(path, advise)
         except NotValid as error:
             result.faults.append(Fault(str(path), error.line, error.column, error.message))
             continue
@@ -91,7 +91,8 @@ def load(paths: Sequence[Path]) -> PolicySet:
             continue
         names[name] = path
         result.files.append(loaded)
-    result.files = _meetings(result.files)
+    if advise:
+        result.files = _meetings(result.files)
     return result
 
 
@@ -111,12 +112,12 @@ def _meetings(files: list[PolicyFile]) -> list[PolicyFile]:
 
 
 def load_valid(paths: Sequence[Path]) -> list[PolicyFile]:
-    """The same, for whoever needs them to be valid.
+    """The same, for whoever needs them to be valid; without warnings.
 
     Raises:
         UsageError: naming the first fault.
     """
-    result = load(paths)
+    result = load(paths, advise=False)
     if result.faults:
         first, more = result.faults[0], len(result.faults) - 1
         raise UsageError(
@@ -133,7 +134,7 @@ class _Faults(Exception):
         self.faults = faults
 
 
-def _load_one(path: Path) -> PolicyFile:
+def _load_one(path: Path, advise: bool) -> PolicyFile:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -145,6 +146,8 @@ def _load_one(path: Path) -> PolicyFile:
         raise _Faults(sorted(_fault(path, document, e) for e in error.errors(include_url=False))) from None
     check = _Check(path, document)
     check.policy(policy)
+    if advise and not check.faults:
+        check.advise(policy)
     if check.faults:
         raise _Faults(sorted(check.faults))
     return PolicyFile(policy, path, tuple(check.warnings), document)
@@ -189,8 +192,12 @@ class _Check:
         for n, notify in enumerate(policy.notify):
             if notify.to not in policy.notifiers:
                 self.faults.append(self._at(("notify", n, "to"), f"there is no notifier {notify.to!r}"))
-        gap = longest_gap(policy.timing(policy.sources[0].name), _FROM)
-        self._retention(policy, gap, place)
+        self._retention(policy, place)
+        self._levels(policy)
+
+    def advise(self, policy: Policy) -> None:
+        """What is valid, and does not do what somebody may have meant."""
+        gap = _gap(policy)
         rpo = policy.objectives.rpo
         if rpo and gap and rpo < gap:
             said = f"runs are up to {written(gap)} apart: this cannot be kept"
@@ -215,29 +222,29 @@ class _Check:
                 said = "these windows put off every run: the schedule says other times than it means"
                 self.warnings.append(self._at(("schedule", "blackout"), said))
 
-    def _proofs(self, policy: Policy) -> None:
-        """Verifications that would be taken for one another, and those for which no key is named beside the one that writes."""
+    def _levels(self, policy: Policy) -> None:
+        """Verifications that would be taken for one another."""
         levels: set[str] = set()
+        for n, verify in enumerate(policy.verify):
+            if verify.level in levels:
+                said = f"two verifications are of level {verify.level}: give one"
+                self.faults.append(self._at(("verify", n, "level"), said))
+            levels.add(verify.level)
+
+    def _proofs(self, policy: Policy) -> None:
+        """Verifications for which no key is named beside the one that writes."""
         keys = policy.keys
         for n, verify in enumerate(policy.verify):
-            where: Where = ("verify", n, "level")
-            if verify.level in levels:
-                self.faults.append(self._at(where, f"two verifications are of level {verify.level}: give one"))
-            levels.add(verify.level)
             able, wanted = (keys.read, "read") if verify.level == "content" else (keys.check or keys.read, "check")
             if keys.write and not able:
                 said = f"keys names no {wanted} key: this is left to a host that has one"
-                self.warnings.append(self._at(where, said))
+                self.warnings.append(self._at(("verify", n, "level"), said))
 
     def _not_yet(self, policy: Policy) -> None:
         """What may stand in a policy already, and does nothing in this version."""
         if policy.drill:
             said = "drills are not built yet in this version: none is run, and status says that no restore is proven"
             self.warnings.append(self._at(("drill",), said))
-        for n, notify in enumerate(policy.notify):
-            if "lock_short" in notify.on:
-                said = "nothing watches locks yet in this version: lock_short is never told; `policy check` looks at the bucket"
-                self.warnings.append(self._at(("notify", n, "on"), said))
 
     def _source(self, source: Source, where: Where) -> None:
         try:
@@ -260,16 +267,21 @@ class _Check:
             self.faults.append(self._at(("repository", "url"), error.message))
             return None
 
-    def _retention(self, policy: Policy, gap: timedelta | None, place: RepositoryUrl | None) -> None:
+    def _retention(self, policy: Policy, place: RepositoryUrl | None) -> None:
         lock = policy.retention.lock if policy.retention else None
         if policy.retention is None or lock is None:
             return
         if place is not None and place.path is not None:
             self.faults.append(self._at(("retention", "lock"), "a folder cannot lock objects; a bucket may"))
-        longest = policy.retention.keep.longest(gap)
+        longest = policy.retention.keep.longest(_gap(policy))
         if longest is not None and timedelta(days=lock.days) > longest:
             said = f"nothing is kept for longer than {written(longest)}, so a lock of {lock.days} days would outlast it"
             self.faults.append(self._at(("retention", "lock", "days"), said))
+
+
+def _gap(policy: Policy) -> timedelta | None:
+    """The longest time between two runs."""
+    return longest_gap(policy.timing(policy.sources[0].name), _FROM)
 
 
 def repository_of(policy: Policy) -> RepositoryUrl:

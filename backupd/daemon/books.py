@@ -33,11 +33,13 @@ class _Settled:
         mine: whether the claim still held, which the queue would deny if it were asked again.
         again: when the job is tried again.
         noted: whether it stands in the audit.
+        told: whether people were told, and alerts opened or closed.
     """
 
     mine: bool
     again: datetime | None
     noted: bool = False
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +112,12 @@ class Books:
             facts = {"policy": spec.policy, "source": spec.source, "outcome": end.outcome, "exit": end.error_exit}
             self._catalog.audit.append("backupd", spec.kind, end.snapshot or spec.policy, now, facts)
             settled.noted = True
-        runs.finish(run, now, end)
         policy = self._policy(spec.policy)
-        if policy is not None and end.outcome not in {"lost", "cancelled"}:
+        if policy is not None and end.outcome not in {"lost", "cancelled"} and not settled.told:
             self._consequences(_Over(policy, claim, document, end, now, settled.again))
+        settled.told = True
+        # last: a run that is left open has somebody look again at what became of it; told twice is better than never
+        runs.finish(run, now, end)
         del self._settled[key]
 
     def _settle(self, claim: Claim, end: RunEnd, now: datetime, again: datetime | None) -> bool:

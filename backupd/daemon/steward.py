@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from backupd.catalog.alerts import Alert
 from backupd.catalog.opening import Catalog
+from backupd.config.clock import stamp
 from backupd.jobs import notices
 from backupd.jobs.status import SourceStatus, age, sentence, worst_first
 from backupd.notify.base import Notice
@@ -66,6 +68,7 @@ class Steward:
                 self._objective(policy, status, begun, alert, now)
             self._forget_names(policy, {status.name for status in statuses}, opened.values(), now)
             self._brakes(policy, [a for a in opened.values() if (a.event, a.policy) == ("brake", policy.policy)], now)
+            self._lock(policy, opened.get(("lock_short", policy.policy, None)), now)
         return sentence(worst_first(everything, now), now)
 
     def _forget_names(self, policy: Policy, there: set[str], alerts: Iterable[Alert], now: datetime) -> None:
@@ -102,7 +105,7 @@ class Steward:
         self,
         policy: Policy,
         event: str,
-        source: str,
+        source: str | None,
         said: str,
         alert: Alert | None,
         now: datetime,
@@ -113,6 +116,26 @@ class Steward:
         opened = self._catalog.alerts.open(event, policy.policy, source, said, now)
         self._tell(policy, notice(now))
         self._catalog.alerts.mark_told(opened.alert.id, now)
+
+    def _lock(self, policy: Policy, alert: Alert | None, now: datetime) -> None:
+        """Whether the storage locks what it was promised to; of a look that could not tell, nothing follows."""
+        lock = policy.retention.lock if policy.retention else None
+        seen = self._catalog.repositories.all().get(policy.policy)
+        if lock is None:
+            if alert is not None:  # nothing is promised any more
+                self._catalog.alerts.close("lock_short", policy.policy, None, now)
+            return
+        if seen is None or seen.lock_short is None:
+            return
+        until = seen.locked_until
+        if seen.lock_short:
+            promised = timedelta(days=lock.days)
+            said = f"locked until {stamp(until) if until else 'no time at all'}, promised are {written(promised)}"
+            notice = partial(notices.lock_short, policy.policy, promised=promised, locked_until=until)
+            self._raise(policy, "lock_short", None, said, alert, now, notice)
+        elif alert is not None and until is not None:
+            self._catalog.alerts.close("lock_short", policy.policy, None, now)
+            self._tell(policy, notices.lock_kept(policy.policy, now, locked_until=until))
 
     def _brakes(self, policy: Policy, alerts: Sequence[Alert], now: datetime) -> None:
         """A brake that is not in force any more was released; as long as it is, people hear of it each day."""

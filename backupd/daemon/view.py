@@ -270,7 +270,12 @@ def _repositories(policies: Iterable[Policy], standings: Standings) -> Iterator[
         seen = standings.seen.get(policy.policy)
         if seen is not None:
             yield RepositoryView(
-                policy.policy, seen.bytes, seen.locked_until, None, seen.vanished > 0, policy.repository.url
+                policy.policy,
+                seen.bytes,
+                seen.locked_until,
+                seen.lock_short if policy.retention and policy.retention.lock else None,
+                seen.vanished > 0,
+                policy.repository.url,
             )
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from backupd.catalog.opening import Catalog
 from backupd.catalog.repositories import Brake, Incident, Seen
 from backupd.catalog.snapshots import Snapshot
 from backupd.config.clock import parse_stamp
 from backupd.jobs.holds import holds_by_snapshot
+from backupd.jobs.locks import Locked, Locks
 from backupd.jobs.status import drills_by_snapshot
 from backupd.repo.brakes import brakes_set
 from backupd.repo.format import snapshot_name
@@ -16,6 +17,7 @@ from backupd.repo.incidents import incidents
 from backupd.repo.records import Record
 from backupd.repo.repository import Repository, SnapshotView, pruned_snapshots
 from backupd.report import Reporter
+from backupd.store.base import lockable
 
 _MOST_PROBLEMS = 20
 
@@ -32,6 +34,7 @@ class Look:
         brakes: those in force.
         problems: what is wrong with it.
         size: bytes of everything in it.
+        locks: of what its newest snapshots need; None if nobody asked, or the storage locks nothing.
         incidents: those that nobody has closed.
     """
 
@@ -41,11 +44,18 @@ class Look:
     brakes: tuple[Brake, ...]
     problems: tuple[str, ...]
     size: int
+    locks: Locked | None = None
     incidents: tuple[Incident, ...] = ()
 
 
-def look(repo: Repository, now: datetime, report: Reporter) -> Look:
+def look(repo: Repository, now: datetime, report: Reporter, *, promised: timedelta | None = None) -> Look:
     """Every snapshot that a repository holds, and what the catalog remembers besides.
+
+    Args:
+        repo: opened with a right to list.
+        now: the time.
+        report: progress, problems.
+        promised: for how long a policy promises that snapshots are locked; None if it does not.
 
     What does not verify is told to the reporter and left out, and so are snapshots that the key at hand does not open.
 
@@ -61,6 +71,7 @@ def look(repo: Repository, now: datetime, report: Reporter) -> Look:
         report.warning(f"{history.hidden} snapshots are left out: the key at hand does not open their structure")
     there = {info.name: info.size for info in repo.store.list("")}
     read = {view.object.name for view in history.views}
+    store = lockable(repo.store)
     return Look(
         listed(repo.id, history.views, history.records, now),
         frozenset(digest.hex() for digest in pruned_snapshots(history.records).values()),
@@ -71,6 +82,7 @@ def look(repo: Repository, now: datetime, report: Reporter) -> Look:
         ),
         tuple(f"{problem.object}: {problem.detail}" for problem in found if problem.kind != "unknown")[:_MOST_PROBLEMS],
         sum(there.values()),
+        Locks(repo, store, promised, now, report).look(history.views) if promised and store else None,
         tuple(open_incidents(history.records)),
     )
 
@@ -136,8 +148,10 @@ def note(
                 seen.size,
                 seen.problems,
                 seen.brakes,
-                vanished=told,
-                incidents=seen.incidents,
+                seen.locks.until if seen.locks else None,
+                told,
+                None if seen.locks is None or seen.locks.refused else seen.locks.short,
+                seen.incidents,
             )
         )
     return vanished

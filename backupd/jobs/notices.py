@@ -240,7 +240,7 @@ def lock_short(policy: str, at: datetime, *, promised: timedelta, locked_until: 
     """Objects are locked for less long than promised."""
     lines = [
         f"Promised: {written(promised)} of object lock. The newest snapshot is locked until: {when(locked_until)}.",
-        "See whether the bucket's object lock and the writer's right to set it are as they were: `backupctl doctor`.",
+        "A prune of this policy makes locks longer where its credentials may: see what it says: `backupctl prune`.",
     ]
     return _notice(
         "lock_short", "breach", policy, None, f"Snapshots of {policy} are locked for too short a time", lines, at

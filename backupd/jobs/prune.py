@@ -18,6 +18,7 @@ from backupd.crypto.primitives import sha256
 from backupd.errors import IntegrityError, KeyProblem, MissingRight, SafetyRefused, StorageRefused, TryAgain
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.leavings import Leavings
+from backupd.jobs.locks import Locked, Locks
 from backupd.jobs.needed import packs_needed
 from backupd.jobs.verify import append_record
 from backupd.policy.retention import Candidate, Rule, Verdict, plan
@@ -36,7 +37,7 @@ from backupd.repo.repository import (
     read_object,
 )
 from backupd.report import Problem, Reporter
-from backupd.store.base import ObjectInfo
+from backupd.store.base import Lockable, ObjectInfo, ObjectStore
 
 _NEWEST = "the newest of its writer, whose numbers go on from it"
 _MOVED = "when it was stored is not when it says: a copy, or a forgery"
@@ -53,6 +54,7 @@ class PruneResult:
         freed: bytes that are gone from the storage.
         pending: bytes of packs that are marked and wait; `pending_packs` how many, `until` when the first of them may go.
         refused: objects that the storage did not let go: they are locked there.
+        locks: of what the newest snapshots need; None if none were asked for.
     """
 
     verdicts: list[Verdict]
@@ -61,6 +63,7 @@ class PruneResult:
     pending_packs: int = 0
     until: datetime | None = None
     refused: list[str] = field(default_factory=list)
+    locks: Locked | None = None
 
 
 def candidates(
@@ -216,6 +219,11 @@ class Prune:
             )
 
     @property
+    def store(self) -> ObjectStore:
+        """Where the repository is."""
+        return self._repo.store
+
+    @property
     def history(self) -> History:
         """All snapshots."""
         return self._history
@@ -261,6 +269,14 @@ class Prune:
             )
         self.result.verdicts = [Verdict(chosen)]
         return self._forget([view.id], reason)
+
+    def keep_locked(
+        self, store: Lockable, promised: timedelta, mode: str, sources: Callable[[SnapshotView], bool]
+    ) -> None:
+        """Lock what the newest snapshots that stay need for as long as was promised; the result tells how that went."""
+        locks = Locks(self._repo, store, promised, self._at, self._report)
+        views = [view for view in self._history.views if sources(view)]
+        self.result.locks = locks.look(views) if self._dry else locks.keep(views, mode)
 
     # ---- snapshots
 

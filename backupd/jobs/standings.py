@@ -70,7 +70,16 @@ class Standings:
             trouble.append(f"{seen.vanished} snapshots that were there are gone, and no record says why")
         if self._now - seen.at > LOOKED_AT:
             trouble.append(f"nobody looked at it since {stamp(seen.at)}")
+        for status in found:
+            status.locked_until = seen.locked_until
+            if seen.lock_short and policy.retention and policy.retention.lock:
+                status.worse(Level.WARN, _short(policy.retention.lock.days, seen))
         for status in found if trouble else []:
             more = f" (and {len(trouble) - 1} more)" if len(trouble) > 1 else ""
             status.worse(Level.WARN, f"its repository is not whole: {trouble[0]}{more}")
         return found
+
+
+def _short(days: int, seen: Seen) -> str:
+    until = f"until {stamp(seen.locked_until)} only" if seen.locked_until else "not at all, in part"
+    return f"what it needs is locked {until}, promised are {days} days after each snapshot"

@@ -62,6 +62,7 @@ class SourceStatus:
     level: Level = Level.OK
     why: list[str] = field(default_factory=list)
     brakes: list["Braked"] = field(default_factory=list)
+    locked_until: datetime | None = None
     incidents: list["Troubled"] = field(default_factory=list)
 
     def used(self, now: datetime) -> float | None:
@@ -87,7 +88,7 @@ class SourceStatus:
             "last_good": stamp(self.last_good) if self.last_good else None,
             "next_run": stamp(self.next_run) if self.next_run else None,
             "drilled_at": stamp(self.drilled_at) if self.drilled_at else None,
-            "locked_until": None,
+            "locked_until": stamp(self.locked_until) if self.locked_until else None,
             "days": self.strip,
             "brake": self.brakes[0].since if self.brakes else None,
             "incidents": [{"id": i.id, "since": i.since, "message": i.message} for i in self.incidents],

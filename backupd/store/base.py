@@ -161,6 +161,25 @@ class Lockable(Protocol):
             StoreUnavailable, StoreMissing.
         """
 
+    def locked_until(self, name: str) -> datetime | None:
+        """Until when nobody may remove an object (UTC); None if it is not locked.
+
+        Raises:
+            ObjectMissing, StoreRefused, StoreUnavailable, StoreMissing.
+        """
+
+    def lock(self, name: str, until: datetime, mode: str) -> None:
+        """Lock an object until then. A lock is never made shorter: what is locked for longer stays so.
+
+        Args:
+            name: of the object.
+            until: aware.
+            mode: `compliance` or `governance`.
+
+        Raises:
+            ObjectMissing, StoreRefused, StoreUnavailable, StoreMissing.
+        """
+
 
 @runtime_checkable
 class LocalObjects(Protocol):
@@ -179,3 +198,10 @@ def local_objects(store: ObjectStore) -> LocalObjects | None:
     while isinstance(store, Wrapped):
         store = store.inner
     return store if isinstance(store, LocalObjects) else None
+
+
+def lockable(store: ObjectStore) -> Lockable | None:
+    """The store, or what it wraps, if it can lock objects."""
+    while not isinstance(store, Lockable) and isinstance(store, Wrapped):
+        store = store.inner
+    return store if isinstance(store, Lockable) else None

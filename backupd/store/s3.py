@@ -39,6 +39,8 @@ T = TypeVar("T")
 NO_LIMITS = Limits()
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _CONNECTIONS = 16
+_NO_LOCK = {"NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError", "InvalidRequest"}
+"""Answers for objects without a lock, and of buckets that have none."""
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 60
 
@@ -165,6 +167,27 @@ class S3Store:
         days = default.get("Days") or (default.get("Years") or 0) * 365 or None
         mode = str(default.get("Mode", "")).lower() or None
         return LockFacts(versioned, about.get("ObjectLockEnabled") == "Enabled", mode, days)
+
+    def locked_until(self, name: str) -> datetime | None:
+        """Until when nobody may remove an object; see `Lockable.locked_until`."""
+        fields: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + check_name(name)}
+
+        def ask(_: int) -> Mapping[str, Any]:
+            try:
+                return _told(lambda: self._client.get_object_retention(**fields))
+            except Failure as failure:
+                if failure.code in _NO_LOCK:
+                    return {}
+                raise
+
+        found = self._patience.insist(name, ask).get("Retention", {}).get("RetainUntilDate")
+        return found.astimezone(UTC) if found else None
+
+    def lock(self, name: str, until: datetime, mode: str) -> None:
+        """Lock an object until then; see `Lockable.lock`. The server refuses to make a lock shorter."""
+        fields: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + check_name(name)}
+        fields["Retention"] = {"Mode": mode.upper(), "RetainUntilDate": until.astimezone(UTC)}
+        self._patience.insist(name, lambda _: _told(lambda: self._client.put_object_retention(**fields)))
 
     def _asked(self, call: Callable[[], Any]) -> Mapping[str, Any] | None:
         """An answer about the bucket; an empty one if there is no such configuration, None if it may not be asked."""

@@ -1,19 +1,18 @@
 """Runs `backupctl` as a user does: a process of its own, an environment of its own."""
 
-import contextlib
-import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backupctl.__main__ import _run
 from backupd.jobs.init import KdfCost, init_repository
 from backupd.store.folder import FolderStore
+from tests.cli.forking import server
 
 PASSPHRASE = "correct horse battery staple"
 CHINOOK = Path(__file__).resolve().parents[1] / "data/chinook.sqlite"
@@ -60,17 +59,22 @@ class User:
         }
 
     def run(self, *arguments: str, key: str | None = None, env: dict[str, str] | None = None) -> Ran:
-        """Run `backupctl ARGUMENTS`; `key` is a role, for --key keys/ROLE.key."""
-        more = ["--key", str(self.folder / f"keys/{key}.key")] if key else []
+        """Run `backupctl ARGUMENTS`; `key` is a role, for --key keys/ROLE.key, or several with commas between them."""
+        roles = key.split(",") if key else []
+        more = [word for role in roles for word in ("--key", str(self.folder / f"keys/{role}.key"))]
+        chosen = env if env is not None else self.env()
+        if any(name.startswith("PYTHON") and os.environ.get(name) != value for name, value in chosen.items()):
+            return self._start(*arguments, *more, env=chosen)
+        with tempfile.TemporaryDirectory(prefix="backupctl-ran-") as name:
+            out, err = Path(name) / "out", Path(name) / "err"
+            code = server().run([*arguments, *more], cwd=self.folder, env=chosen, out=out, err=err)
+            return Ran(code, out.read_text(), err.read_text())
+
+    def _start(self, *arguments: str, env: dict[str, str]) -> Ran:
+        """Run it by an interpreter of its own: what the environment says to Python itself, only a new one hears."""
+        command = [sys.executable, "-m", "backupctl", *arguments]
         done = subprocess.run(
-            [sys.executable, "-m", "backupctl", *arguments, *more],
-            cwd=self.folder,
-            env=env if env is not None else self.env(),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-            stdin=subprocess.DEVNULL,
+            command, cwd=self.folder, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -87,24 +91,8 @@ class User:
 
 
 @dataclass
-class Inside(User):
-    """The same in this process, with keys that are quick to open: for many commands that need no process of their own."""
-
-    def run(self, *arguments: str, key: str | None = None, env: dict[str, str] | None = None) -> Ran:
-        """Run `backupctl ARGUMENTS`; `key` is a role, or several with a comma between them."""
-        more = [
-            word for role in (key or "").split(",") if role for word in ("--key", str(self.folder / f"keys/{role}.key"))
-        ]
-        out, err, kept = io.StringIO(), io.StringIO(), dict(os.environ)
-        os.environ.clear()
-        os.environ.update(env if env is not None else self.env())
-        try:
-            with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                code = _run([*arguments, *more])
-        finally:
-            os.environ.clear()
-            os.environ.update(kept)
-        return Ran(code, out.getvalue(), err.getvalue())
+class Responder(User):
+    """A user whose keys are quick to open, for stories of many commands."""
 
     def init(self) -> None:
         """Make the repository and the keys, cheaply."""

@@ -12,6 +12,9 @@ from backupd.policy.schedule import PROMPT
 from tests.soak.hosts import Host, Log
 from tests.soak.world import World
 
+REMEMBERED = timedelta(days=29)
+"""The queue keeps what has ended for thirty days."""
+
 
 def objectives(host: Host, catalog: Catalog, world: World) -> None:
     """A broken RPO has an alert, a kept one has none: right after a look of the steward, by the newest snapshots known then."""
@@ -80,6 +83,9 @@ def _fire_times(task: Task, jobs: list[Job], looks: list[datetime], log: Log, wo
         text = stamp(planned.at)
         if text in asked:
             world.count("fire times with a job")
+            continue
+        if planned.start < now - REMEMBERED:
+            world.count("fire times so long ago that the queue has forgotten their jobs")
             continue
         until = min(following.at, planned.start + PROMPT) if task.timing.catch_up == "never" else following.at
         seen = [at for at in looks if planned.start <= at < until]

@@ -1,6 +1,7 @@
 """`backupctl catalog`: the table of contents that the daemon keeps, made anew from the repositories."""
 
 from contextlib import nullcontext
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,17 +53,19 @@ def rebuild(settings: Settings, catalog: str | None, policy: str | None, accept_
     moment = now()
     done: dict[str, dict[str, Any]] = {}
     failed: list[BackupdError] = []
-    looks: dict[str | None, tuple[str, Look]] = {}
+    looks: dict[tuple[str | None, int | None], tuple[str, Look]] = {}
     with nullcontext() if settings.dry_run else open_catalog(state_base(settings.state), catalog) as target:
         for one in _policies(settings, policy):
             try:
                 there = reading_settings(settings, one) if one else settings
-                if there.repository not in looks:
-                    looks[there.repository] = _look(there, moment)
+                promised = one.retention.lock if one and one.retention else None
+                wanted = there.repository, promised.days if promised else None
+                if wanted not in looks:
+                    looks[wanted] = _look(there, moment, wanted[1])
             except BackupdError as error:
                 failed.append(error)
                 continue
-            repository, seen = looks[there.repository]
+            repository, seen = looks[wanted]
             name, place = one.policy if one else None, str(there.repository)
             vanished = note(target, name, place, repository, seen, moment, accept=accept_vanished) if target else 0
             if repository not in done and not settings.json:
@@ -110,11 +113,12 @@ def _policies(settings: Settings, name: str | None) -> "list[Policy | None]":
     return [None]
 
 
-def _look(settings: Settings, moment: "datetime") -> "tuple[str, Look]":
-    """A repository's id, and what is in it."""
+def _look(settings: Settings, moment: "datetime", locked_days: int | None) -> "tuple[str, Look]":
+    """A repository's id, and what is in it; with `locked_days`, also whether the storage locks that for so long."""
     from backupd.crypto.keyring import Right
     from backupd.jobs.cataloging import look
 
     with opened(settings, Right.LIST) as session:
         repo = session.opened.repo
-        return repo.id.hex(), look(repo, moment, TerminalReporter(settings))
+        promised = timedelta(days=locked_days) if locked_days else None
+        return repo.id.hex(), look(repo, moment, TerminalReporter(settings), promised=promised)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backupd.jobs.prune import Prune, PruneResult
+    from backupd.policy.model import Lock
     from backupd.policy.retention import Rule, Verdict
     from backupd.repo.repository import History
 
@@ -82,9 +83,9 @@ def command(
     """
     from backupd.errors import UsageError
 
-    rule, zone, meant = _rule(values), "UTC", None
+    rule, zone, meant, lock = _rule(values), "UTC", None, None
     if policy:
-        settings, meant, rule, zone = _of_policy(settings, policy, source, rule)
+        settings, meant, rule, zone, lock = _of_policy(settings, policy, source, rule)
     if rule.empty and not gc_only:
         raise UsageError(
             "nothing was said of what to keep",
@@ -96,14 +97,33 @@ def command(
     with _prune(settings, report, accept_damage, copied) as work:
         chosen = _of_sources(work.history, meant) if meant else _chosen(work.history, source)
         result = work.by_rule(rule, lambda view: view.id in chosen, ZoneInfo(zone))
+        if lock is not None:
+            _keep_locked(work, lock, chosen, report)
     report.clear()
     _tell(settings, "prune", result, report)
 
 
+def _keep_locked(work: "Prune", lock: "Lock", chosen: set[str], report: TerminalReporter) -> None:
+    """Lock what the policy promises to be locked, and tell where that is not so."""
+    from backupd.store.base import lockable
+
+    store = lockable(work.store)
+    if store is None:
+        report.warning("the policy promises object locks, and this storage has none")
+        return
+    work.keep_locked(store, timedelta(days=lock.days), lock.mode, lambda view: view.id in chosen)
+    locks = work.result.locks
+    if locks is not None and (locks.refused or locks.short):
+        why = f": {locks.refused}" if locks.refused else ""
+        report.warning(
+            f"what the newest snapshots need is not locked for {output.plural(lock.days, 'day')} as the policy promises{why}"
+        )
+
+
 def _of_policy(
     settings: Settings, text: str, source: tuple[str, ...], rule: "Rule"
-) -> "tuple[Settings, Callable[[str], bool], Rule, str]":
-    """A policy's repository and prune key, which sources are meant, its rule and time zone."""
+) -> "tuple[Settings, Callable[[str], bool], Rule, str, Lock | None]":
+    """A policy's repository and prune key, which sources are meant, its rule and time zone, and what it promises of locks."""
     from backupctl.policies import find_policy, settings_for, sources_of
     from backupd.errors import UsageError
     from backupd.policy.retention import Rule
@@ -124,6 +144,7 @@ def _of_policy(
         lambda name: any(fits(name) for fits in meant),
         policy.retention.rule,
         zone,
+        policy.retention.lock,
     )
 
 
@@ -235,6 +256,7 @@ def _tell(settings: Settings, name: str, result: "PruneResult", report: Terminal
             "pending_packs": result.pending_packs,
             "pending_until": stamp(result.until) if result.until else None,
             "locked": sorted(result.refused),
+            "locks": _locks(result),
             "warnings": report.warnings,
             "dry_run": settings.dry_run,
         }
@@ -245,10 +267,23 @@ def _tell(settings: Settings, name: str, result: "PruneResult", report: Terminal
     would = "would be " if settings.dry_run else ""
     output.say(f"{output.plural(len(keep), 'snapshot')} kept, {len(gone):,} {would}forgotten")
     output.say(f"{output.size(result.freed)} {would}freed" + _pending(result))
+    if result.locks and result.locks.until:
+        longer = f" ({output.plural(result.locks.extended, 'lock')} made longer)" if result.locks.extended else ""
+        output.say(f"what the newest snapshots need is locked until {result.locks.until:%Y-%m-%d %H:%M} UTC{longer}")
     if result.refused:
         output.note(
             f"{output.plural(len(result.refused), 'object')} cannot be removed yet: the storage has them locked"
         )
+
+
+def _locks(result: "PruneResult") -> dict[str, object] | None:
+    from backupd.config.clock import stamp
+
+    found = result.locks
+    if found is None:
+        return None
+    until = stamp(found.until) if found.until else None
+    return {"until": until, "objects": found.objects, "extended": found.extended, "short": found.short}
 
 
 def _pending(result: "PruneResult") -> str:

@@ -14,12 +14,13 @@ from backupd.catalog.queue import Claim
 from backupd.catalog.repositories import Seen
 from backupd.daemon.books import Books
 from backupd.daemon.child import Ended
+from backupd.daemon.recovery import Recovery
 from backupd.daemon.workers import TAKEN
 from backupd.errors import Exit, TryAgain, UsageError
 from backupd.policy.model import Policy
 from backupd.policy.retrying import ENDINGS
 from backupd.wiring import open_catalog
-from tests.unit.daemon.kit import NOW, REPOSITORY, Told, document, later, policy, spec
+from tests.unit.daemon.kit import NOW, REPOSITORY, Told, document, later, policy, quiet, spec
 
 SECRET_TABLE = "patients_with_hiv"
 
@@ -187,6 +188,32 @@ def test_an_end_that_was_half_written_down_is_written_once(
     assert len(office.catalog.snapshots.list()) == 1
     assert [entry.action for entry in office.catalog.audit.newest()] == ["run"]
     assert office.told.take() == [("success", False)]
+
+
+class Killed(BaseException):
+    """The daemon's process is gone."""
+
+
+@pytest.mark.parametrize(("part", "call"), [("alerts", "open"), ("runs", "finish"), ("audit", "append")])
+def test_a_failure_is_told_though_the_daemon_dies_while_it_writes_it_down(
+    office: Office, part: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before any of its steps: another daemon finds the run open, and sees to it that people hear of it."""
+    claim = office.claim(max_attempts=1)
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(office.catalog, part), call, killed)
+        with pytest.raises(Killed):
+            office.end(claim, Exit.STORAGE_REFUSED)
+    later_books = Books(office.catalog, lambda name: office.policy, office.told)
+    log, _ = quiet()
+    Recovery(office.catalog, later_books.lost, log).look(later(900))
+    assert (office.state(), office.outcome()) == ("failed", "failed")
+    assert office.alerts() == [("failure", "db")]
+    assert ("failure", False) in office.told.take()
 
 
 HOSTILE: list[Any] = [

@@ -185,3 +185,29 @@ def test_snapshots_that_vanished_are_not_called_well(tmp_path: Path) -> None:
             assert [why for why in status.why if "gone" in why] == [
                 f"its repository is not whole: {word}" for word in words
             ]
+
+
+def seen(at: datetime, until: datetime | None, short: bool | None) -> Seen:
+    return Seen("crm", REPOSITORY, "s3://bucket", at, locked_until=until, lock_short=short)
+
+
+def test_locks_that_end_too_soon_are_told_until_they_do_not(watch: Watch) -> None:
+    """What a look could not tell changes nothing; a policy that promises nothing any more has no alert."""
+    crm = promised(retention={"keep": {"daily": 60}, "lock": {"mode": "compliance", "days": 30}})
+    watch.newest["db"] = NOW + 9 * DAY
+    watch.steward.adopt([crm], NOW)
+    watch.catalog.repositories.put(seen(NOW, NOW + 30 * DAY, False))
+    assert watch.look(NOW, crm) == []
+    watch.catalog.repositories.put(seen(NOW, NOW + 3 * DAY, True))
+    assert watch.look(NOW, crm) == [("lock_short", False)]
+    watch.catalog.repositories.put(seen(NOW, None, None))
+    assert watch.look(NOW + HOUR, crm) == []
+    assert watch.open() == [("lock_short", "crm", None)]
+    watch.catalog.repositories.put(seen(NOW, NOW + 31 * DAY, False))
+    assert watch.look(NOW + 2 * HOUR, crm) == [("lock_short", True)]
+    assert watch.open() == []
+    watch.catalog.repositories.put(seen(NOW, None, True))
+    watch.look(NOW + 3 * HOUR, crm)
+    assert watch.open() == [("lock_short", "crm", None)]
+    watch.look(NOW + 4 * HOUR, promised())
+    assert watch.open() == []
