@@ -4,13 +4,11 @@ The report is a document of plain values, made from signed records and snapshots
 tables and counts; it must never hold a record. FORMAT.md, section 3 is the law for what a key opens.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from backupd.config.clock import parse_stamp, stamp
-from backupd.crypto.keyfile import Role
+from backupd.config.clock import stamp
 from backupd.errors import BackupdError
 from backupd.jobs.audit import Entry, read_audit, signed_by
 from backupd.jobs.auditcheck import check_audit
@@ -19,7 +17,7 @@ from backupd.jobs.comparepages import ReadSchema
 from backupd.jobs.comparison import Asked
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.incident import views_of
-from backupd.jobs.restore import open_content
+from backupd.jobs.incidentexposure import Given, breach, groups, is_check, moment_in, should_change
 from backupd.jobs.status import drills_by_snapshot
 from backupd.jobs.triage import Wanted, anomalies, taken
 from backupd.repo.format import snapshot_name
@@ -28,48 +26,7 @@ from backupd.repo.records import Record
 from backupd.repo.repository import History, Repository, SnapshotView, pruned_snapshots
 from backupd.report import Problem, Reporter
 
-NOTICE = timedelta(hours=72)
-"""From awareness of a breach to the notice to the authority: GDPR, article 33."""
-STALE = timedelta(days=30)
 _BROUGHT_BACK = frozenset({"restore", "export", "recover", "recover-undo"})
-_STRUCTURE = "the structure of all snapshots and the text of sealed records; no row"
-_ROWS = "every row of every snapshot"
-_READER_SIGNS = "hold, evidence, erasure, incident and audit records"
-_WRITER_OPENS = """the structure of its own writer's snapshots (source names, times, sizes, numbers of rows) and nothing else \
-that is stored; with the state folder of its host the version cache: rows of the last runs"""
-_PRUNER_SIGNS = """prunes, releases of holds and brakes, garbage collection: with the storage's right to delete, the loss of \
-snapshots"""
-_ROOT_SIGNS = "trust, and every record: it may name a new recipient for what is stored from then on"
-OPENS: Mapping[Role, tuple[str, str, bool]] = {
-    Role.WRITE: (_WRITER_OPENS, "snapshots of its own writer; hold and brake records", False),
-    Role.CHECK: (_STRUCTURE, "verdicts on packs, evidence, brake and audit records", False),
-    Role.PRUNE: (_STRUCTURE, _PRUNER_SIGNS, False),
-    Role.READ: (_ROWS, _READER_SIGNS, True),
-    Role.RECOVERY: (_ROWS, _READER_SIGNS, True),
-    Role.ROOT: (_STRUCTURE, _ROOT_SIGNS, False),
-}
-"""Of each key: what it opens, what it signs, and whether it opens rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What the report is told besides.
-
-    Attributes:
-        exposed: roles of the keys that strangers may have.
-        subjects: of a source's name the table of persons, by the policies at hand.
-        rpo: of a source's name what was promised, in seconds.
-        locked: of a source's name whether its policy asks for an object lock.
-        now: the time.
-        since: when it began, if a person said so; else what triage found counts.
-    """
-
-    exposed: tuple[Role, ...]
-    subjects: Mapping[str, str]
-    rpo: Mapping[str, float]
-    locked: Mapping[str, bool]
-    now: datetime
-    since: datetime | None = None
 
 
 def build_report(
@@ -83,7 +40,7 @@ def build_report(
 ) -> dict[str, Any]:
     """The document of a report; the repository must be opened with the read right."""
     views = views_of(incident, history.views)
-    end = _moment(created(incident.closed)) if incident.closed else None
+    end = moment_in(created(incident.closed)) if incident.closed else None
     audit = read_audit(repo)
     document: dict[str, Any] = {
         "statement": "backupd incident report",
@@ -105,20 +62,13 @@ def build_report(
         "should_change": should_change(history, incident, views, given),
     }
     if incident.kind == "breach" or given.exposed:
-        document["breach"] = _breach(repo, incident, views, given, report)
+        document["breach"] = breach(repo, incident, views, given, report)
     return document
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        return parse_stamp(text)
-    except (ValueError, OverflowError):
-        return None
 
 
 def _within(moment: datetime | None, incident: Incident, end: datetime | None) -> bool:
     """Whether something was done while the incident lasted, from when it was noticed on."""
-    begins = [m for m in (_moment(incident.detected), _moment(incident.since)) if m]
+    begins = [m for m in (moment_in(incident.detected), moment_in(incident.since)) if m]
     return moment is not None and (not begins or moment >= min(begins)) and (end is None or moment <= end)
 
 
@@ -147,7 +97,7 @@ def _timeline(
         detail = f"{view.source}, snapshot {snapshot[:12]}: {sentence}"
         found.append({"at": view.structure.taken_at, "who": view.writer_label, "role": "write", "what": f"sudden: {kind}"}
                      | {"detail": detail, "record": view.object.name})  # fmt: skip
-    return sorted(found, key=lambda one: (_moment(str(one["at"])) or datetime.min.replace(tzinfo=UTC), one["record"]))
+    return sorted(found, key=lambda one: (moment_in(str(one["at"])) or datetime.min.replace(tzinfo=UTC), one["record"]))
 
 
 def said(record: Record) -> str:
@@ -182,9 +132,9 @@ def _lost(
     report: Reporter,
 ) -> list[dict[str, Any]]:
     """By table: from the newest snapshot that was well to the newest when the incident was opened, and to the newest there is."""
-    opened, found = _moment(incident.since), []
+    opened, found = moment_in(incident.since), []
     triaged = {} if since else _triaged(incident)
-    for group in _groups(views):
+    for group in groups(views):
         known = [view for view in group if view.id == triaged.get(group[-1].source)]
         before = known or [view for view in group if taken(view) <= wanted.onset]
         old = before[-1] if before else None
@@ -240,15 +190,6 @@ def _compared(
     ]
 
 
-def _groups(views: Iterable[SnapshotView]) -> list[list[SnapshotView]]:
-    """Whole snapshots by source, oldest first."""
-    groups: dict[tuple[bytes, str], list[SnapshotView]] = {}
-    for view in views:
-        if view.structure.kind == "snapshot":
-            groups.setdefault((view.object.writer, view.source), []).append(view)
-    return [sorted(g, key=lambda v: (v.structure.taken_at, v.object.seq)) for _, g in sorted(groups.items())]
-
-
 def _restored(
     entries: Sequence[Entry], records: Sequence[Record], incident: Incident, end: datetime | None
 ) -> list[dict[str, Any]]:
@@ -263,7 +204,7 @@ def _restored(
             continue
         document = record.document
         begun = by_name.get(str(document.get("begun")))
-        began = _moment(created(begun)) if begun else None
+        began = moment_in(created(begun)) if begun else None
         seconds = (entry.moment - began).total_seconds() if began and entry.moment else None
         found.append(
             {
@@ -308,15 +249,11 @@ def _evidence(repo: Repository, history: History, incident: Incident, views: Seq
         "verifications": [
             {"at": created(r), "who": signed_by(repo, r.signer), "what": _verdict(r), "record": r.name}
             for r in history.records
-            if r.type in {"bad-packs", "good-packs"} or _is_check(r)
+            if r.type in {"bad-packs", "good-packs"} or is_check(r)
         ],
         "checked": {"records": checked.records, "snapshots": checked.snapshots, "trust": checked.trust},
         "problems": [{"object": p.object, "kind": p.kind, "detail": p.detail} for p in problems],
     }
-
-
-def _is_check(record: Record) -> bool:
-    return record.type == "evidence" or (record.type == "audit" and record.document.get("action") == "verify-content")
 
 
 def _verdict(record: Record) -> str:
@@ -335,86 +272,3 @@ def _gone_since(history: History, incident: Incident) -> list[Problem]:
         for writer, (seq, digest) in heads_of(incident).items()
         if there.get((writer, seq)) != digest
     ]
-
-
-def _breach(
-    repo: Repository, incident: Incident, views: Sequence[SnapshotView], given: Given, report: Reporter
-) -> dict[str, Any]:
-    """Which keys open what, whose records those are, and until when an authority must hear of it."""
-    detected = _moment(incident.detected) or given.now
-    rows = any(OPENS[role][2] for role in given.exposed)
-    report.phase("reading what the snapshots hold", len(views))
-    return {
-        "keys": [
-            {"role": str(role), "opens": OPENS[role][0], "signs": OPENS[role][1], "opens_rows": OPENS[role][2]}
-            for role in given.exposed
-        ],
-        "keys_known": bool(given.exposed),
-        "host": "a host that holds a write key also reads the live database: what it could read there is not in this list",
-        "exposed": [_holds_whom(repo, view, given, report) for view in views] if rows else [],
-        "live": [] if rows else [_holds_whom(repo, g[-1], given, report) for g in _groups(views)],
-        "detected": stamp(detected),
-        "notice_until": stamp(detected + NOTICE),
-        "notice_overdue": given.now > detected + NOTICE,
-    }
-
-
-def _holds_whom(repo: Repository, view: SnapshotView, given: Given, report: Reporter) -> dict[str, Any]:
-    report.advance(1)
-    tables = open_content(repo, view)["tables"]
-    subject = given.subjects.get(view.source)
-    count = next((table["rows"] for table in tables if table["name"] == subject), None)
-    return {
-        "snapshot": view.id,
-        "source": view.source,
-        "taken_at": view.structure.taken_at,
-        "tables": [{"name": table["name"], "rows": table["rows"]} for table in tables],
-        "subject_table": subject,
-        "subjects": count,
-    }
-
-
-# ---- what should change
-
-
-def should_change(
-    history: History, incident: Incident, views: Sequence[SnapshotView], given: Given
-) -> list[dict[str, str]]:
-    """What this incident shows that should be otherwise, with what to do."""
-    detected, found = _moment(incident.detected) or given.now, list[dict[str, str]]()
-
-    def tell(source: str, what: str, do: str) -> None:
-        found.append({"source": source, "what": what, "do": do})
-
-    drilled = drills_by_snapshot(history.records)
-    checks = [m for r in history.records if _is_check(r) and (m := _moment(created(r)))]
-    for group in _groups(views):
-        source = group[-1].source
-        before = [view for view in group if taken(view) <= detected]
-        gap, promised = (detected - taken(before[-1])).total_seconds() if before else None, given.rpo.get(source)
-        if gap is None:
-            tell(source, "there was no snapshot from before", "look why it was not protected: backupctl status")
-        elif promised is not None and gap > promised:
-            tell(
-                source,
-                f"the newest snapshot was {int(gap)} s old, promised were {int(promised)} s",
-                "a closer schedule",
-            )
-        if not any(view.id in drilled for view in group):
-            tell(source, "no drill ever proved a restore of it", "a drill in its policy")
-        if given.locked.get(source) is not True:
-            tell(
-                source,
-                "no policy at hand asks for an object lock",
-                "retention.lock in its policy, on a bucket with locks",
-            )
-        if incident.kind in {"deletion", "corruption"} and not _was_braked(history, group):
-            tell(source, "the loss set no brake", "keep more nights; small losses are found by diff, not by the brake")
-    if not checks or given.now - max(checks) > STALE:
-        tell("*", "no content was verified within 30 days", "verify: {level: content, every: 1d} in the policy")
-    return found
-
-
-def _was_braked(history: History, group: Sequence[SnapshotView]) -> bool:
-    place = (group[-1].object.writer.hex(), group[-1].source)
-    return any(r.type == "brake" and (r.document["writer"], r.document["source"]) == place for r in history.records)

@@ -298,10 +298,12 @@ def age(length: timedelta) -> str:
 
 def sentence(sources: Sequence[SourceStatus], now: datetime) -> str:
     """Everything in one sentence; while an incident is open, in another one what is told of it."""
+    base = _sentence(sources, now)
     told = {one.id: (one, status.name) for status in sources for one in status.incidents}
     said = [f"Incident {one.id[:8]} ({name}): {one.message}." for one, name in list(told.values())[:1]]
+    said = [sentence for sentence in said if sentence.split()[1] not in base]
     said += [f"{len(told) - 1} more incidents are open."] if len(told) > 1 else []
-    return " ".join([_sentence(sources, now), *said])
+    return " ".join([base, *said])
 
 
 def _sentence(sources: Sequence[SourceStatus], now: datetime) -> str:

@@ -216,7 +216,8 @@ def test_an_update_that_reaches_nobody_fails_and_is_recorded(user: Responder) ->
     assert done.code == 1
     assert done.document["told"][0]["sent"] is False
     status = user.run("status", "--json", "--direct", key="check").document
-    assert f"Incident {incident[:8]} (crm): orders gone." in status["sentence"]
+    assert status["sentence"].count(incident[:8]) == 1
+    assert "orders gone" in status["sentence"]
     (crm,) = [source for source in status["sources"] if source["name"] == "crm"]
     assert crm["incidents"][0]["message"] == "orders gone"
 

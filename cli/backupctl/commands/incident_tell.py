@@ -13,7 +13,7 @@ from backupctl.session import opened
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from backupd.jobs.incidentreport import Given
+    from backupd.jobs.incidentexposure import Given
     from backupd.notify.base import Notice
     from backupd.policy.model import Policy
     from backupd.repo.incidents import Incident
@@ -95,7 +95,7 @@ def close(settings: Settings, incident: str, summary: str, to_policy: str | None
     from backupd.crypto.keyring import Right
     from backupd.errors import UsageError
     from backupd.jobs.incident import add_step, find_incident, read_incidents, release_held, views_of
-    from backupd.jobs.incidentreport import should_change
+    from backupd.jobs.incidentexposure import should_change
     from backupd.jobs.notices import incident_over
     from backupd.wiring import read_keys
 
@@ -165,7 +165,7 @@ def policies_of(settings: Settings, incident: "Incident", to_policy: str | None)
 def given_of(settings: Settings, incident: "Incident", at: datetime, exposed: tuple[str, ...] = ()) -> "Given":
     """What policies at hand tell for a report."""
     from backupd.crypto.keyfile import Role
-    from backupd.jobs.incidentreport import Given
+    from backupd.jobs.incidentexposure import Given
 
     found = policies_of(settings, incident, None)
     pairs = [(c.source, p) for c in incident.sources for p, _ in found if any(s.covers(c.source) for s in p.sources)]
