@@ -1,8 +1,9 @@
 """What was last seen of each policy's repository: which it is, how large, what is wrong with it, which sources are braked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import delete, insert, select
 
@@ -29,6 +30,32 @@ class Brake:
 
 
 @dataclass(frozen=True, slots=True)
+class Incident:
+    """An incident that nobody has closed.
+
+    Attributes:
+        sources: whose: names of sources.
+        message: what people are told, or why it was opened.
+        told: when the message was written; None if it has none.
+        known, restoring: what is known; what is being brought back.
+        rate, left: bytes a second, as measured; bytes that are still to come.
+        until: when it should be done.
+    """
+
+    id: str
+    kind: str
+    sources: tuple[str, ...]
+    since: datetime | None
+    message: str
+    told: datetime | None = None
+    known: str | None = None
+    restoring: str | None = None
+    rate: int | None = None
+    left: int | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """A policy's repository.
 
@@ -43,6 +70,7 @@ class Seen:
             nobody knows.
         vanished: snapshots that the catalog knew and that are gone without a record that says so.
         lock_short: whether that is sooner than the policy promises; None if nobody knows.
+        incidents: those that are open.
     """
 
     policy: str
@@ -55,6 +83,7 @@ class Seen:
     locked_until: datetime | None = None
     vanished: int = 0
     lock_short: bool | None = None
+    incidents: tuple[Incident, ...] = ()
 
 
 class Repositories:
@@ -88,6 +117,7 @@ class Repositories:
                     "brakes": brakes,
                     "vanished": seen.vanished,
                     "lock_short": seen.lock_short,
+                    "incidents": [_plain(incident) for incident in seen.incidents],
                 }
             ),
         }
@@ -121,4 +151,19 @@ def _seen(row: dict[str, object]) -> Seen:
     )
     problems, vanished = tuple(map(str, detail["problems"])), int(detail["vanished"])
     short = detail.get("lock_short")
-    return Seen(**row, problems=problems, brakes=brakes, vanished=vanished, lock_short=short)  # type: ignore[arg-type]
+    open_ones = tuple(map(_incident, detail.get("incidents", [])))  # older daemons wrote none
+    more = {"problems": problems, "brakes": brakes, "vanished": vanished, "lock_short": short, "incidents": open_ones}
+    return Seen(**row, **more)  # type: ignore[arg-type]
+
+
+_TIMES = ("since", "told", "until")
+
+
+def _plain(incident: Incident) -> dict[str, Any]:
+    said = {**asdict(incident), "sources": list(incident.sources)}
+    return {k: v.isoformat() if isinstance(v, datetime) else v for k, v in said.items()}
+
+
+def _incident(said: dict[str, Any]) -> Incident:
+    times = {name: datetime.fromisoformat(said[name]) if said[name] else None for name in _TIMES}
+    return Incident(**{**said, **times, "sources": tuple(map(str, said["sources"]))})

@@ -24,6 +24,7 @@ class Right(Enum):
     PRUNE = (Role.PRUNE, Role.ROOT)
     HOLD = (Role.PRUNE, Role.WRITE, Role.READ, Role.RECOVERY, Role.ROOT)
     READ = (Role.READ, Role.RECOVERY)
+    RESPOND = (Role.READ, Role.RECOVERY, Role.ROOT)
     ROOT = (Role.ROOT,)
 
 

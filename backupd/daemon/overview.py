@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from backupd.catalog.repositories import Incident
 from backupd.catalog.totals import DURATION_BOUNDS
 
 Verdict = Literal["ok", "warn", "breach"]
@@ -222,3 +223,4 @@ class Overview:
     totals: tuple[RunTotals, ...] = ()
     notifications: tuple[NotificationTotals, ...] = ()
     state: str = "running"
+    incidents: tuple[Incident, ...] = ()

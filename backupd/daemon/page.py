@@ -37,6 +37,7 @@ def render(overview: Overview, *, still: bool = False) -> str:
         counts={word: sum(s.verdict == word for s in overview.sources) for word in SIGNS},
         alerts=overview.alerts[:MOST_ALERTS],
         brakes=overview.brakes[:MOST_ALERTS],
+        incidents=overview.incidents[:MOST_ALERTS],
         recent=overview.recent[:MOST_RECENT],
     )
 

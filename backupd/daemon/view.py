@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 from backupd.catalog.opening import Catalog
+from backupd.catalog.repositories import Incident
 from backupd.catalog.runs import Run
 from backupd.catalog.totals import DURATION_BOUNDS
 from backupd.config.policies import repository_of
@@ -102,6 +103,7 @@ class Viewer:
             totals=tuple(self._totals()),
             notifications=tuple(self._notifications()),
             state="draining" if state.draining else "reloading" if state.reloading else "running",
+            incidents=_incidents(policies, standings),
         )
 
     # ---- sources
@@ -250,6 +252,17 @@ def _brakes(policies: Iterable[Policy], standings: Standings) -> Iterator[BrakeV
             place = quoted(str(repository_of(policy)))
             command = f"backupctl brake release {quoted(brake.source)} --repository {place}"
             yield BrakeView(policy.policy, brake.source, brake.since or seen.at, brake.reason, command)  # type: ignore[union-attr]
+
+
+def _incidents(policies: Iterable[Policy], standings: Standings) -> tuple[Incident, ...]:
+    """Those of the policies' sources, each once, though several policies store in one repository."""
+    found: dict[str, Incident] = {}
+    for policy in policies:
+        seen = standings.seen.get(policy.policy)
+        for one in seen.incidents if seen else ():
+            if any(source.covers(name) for source in policy.sources for name in one.sources):
+                found[one.id] = one
+    return tuple(found.values())
 
 
 def _repositories(policies: Iterable[Policy], standings: Standings) -> Iterator[RepositoryView]:

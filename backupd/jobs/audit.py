@@ -191,7 +191,7 @@ def _of_record(record: Record, repo: Repository, sources: Mapping[str, str]) -> 
     action = _text(document, "action") if record.type == "audit" else record.type
     snapshot = _text(document, "snapshot")
     source = sources.get(snapshot) or _text(document, "source") or None
-    who = _who(repo, record.signer)
+    who = signed_by(repo, record.signer)
     detail = _detail(record, source)
     return Entry(_text(document, "created"), who, record.role, action, snapshot, detail, record.name, source)
 
@@ -218,7 +218,7 @@ def _detail(record: Record, source: str | None) -> str:
     return ", ".join(filter(None, said))
 
 
-def _who(repo: Repository, signer: bytes) -> str:
+def signed_by(repo: Repository, signer: bytes) -> str:
     """The label of the key, or the first digits of its id."""
     trust, records_key = repo.trust, repo.keyring.records_key
     entries: tuple[Identity | WriterEntry, ...] = (*trust.identities, *trust.writers)

@@ -1,11 +1,11 @@
 """Writing down in the catalog what a repository holds. The repository is the truth: this reads it, and never changes it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from backupd.catalog.opening import Catalog
-from backupd.catalog.repositories import Brake, Seen
+from backupd.catalog.repositories import Brake, Incident, Seen
 from backupd.catalog.snapshots import Snapshot
 from backupd.config.clock import parse_stamp
 from backupd.jobs.holds import holds_by_snapshot
@@ -13,6 +13,7 @@ from backupd.jobs.locks import Locked, Locks
 from backupd.jobs.status import drills_by_snapshot
 from backupd.repo.brakes import brakes_set
 from backupd.repo.format import snapshot_name
+from backupd.repo.incidents import incidents
 from backupd.repo.records import Record
 from backupd.repo.repository import Repository, SnapshotView, pruned_snapshots
 from backupd.report import Reporter
@@ -34,6 +35,7 @@ class Look:
         problems: what is wrong with it.
         size: bytes of everything in it.
         locks: of what its newest snapshots need; None if nobody asked, or the storage locks nothing.
+        incidents: those that nobody has closed.
     """
 
     snapshots: list[Snapshot]
@@ -43,6 +45,7 @@ class Look:
     problems: tuple[str, ...]
     size: int
     locks: Locked | None = None
+    incidents: tuple[Incident, ...] = ()
 
 
 def look(repo: Repository, now: datetime, report: Reporter, *, promised: timedelta | None = None) -> Look:
@@ -80,7 +83,30 @@ def look(repo: Repository, now: datetime, report: Reporter, *, promised: timedel
         tuple(f"{problem.object}: {problem.detail}" for problem in found if problem.kind != "unknown")[:_MOST_PROBLEMS],
         sum(there.values()),
         Locks(repo, store, promised, now, report).look(history.views) if promised and store else None,
+        tuple(open_incidents(history.records)),
     )
+
+
+def open_incidents(records: Iterable[Record]) -> Iterator[Incident]:
+    """What people should see of the incidents that nobody has closed."""
+    for one in incidents(records):
+        if not one.is_open:
+            continue
+        sources = tuple(sorted({covered.source for covered in one.sources}))
+        said = one.newest or {}
+        yield Incident(
+            one.id,
+            one.kind,
+            sources,
+            _moment(one.since),
+            one.message,
+            _moment(str(said["created"])) if said else None,
+            said.get("known"),
+            said.get("restoring"),
+            said.get("rate"),
+            said.get("left"),
+            _moment(said["until"]) if said.get("until") else None,
+        )
 
 
 def note(
@@ -125,6 +151,7 @@ def note(
                 seen.locks.until if seen.locks else None,
                 told,
                 None if seen.locks is None or seen.locks.refused else seen.locks.short,
+                seen.incidents,
             )
         )
     return vanished

@@ -1,7 +1,8 @@
 """What people are told of what happened: facts in, notices out, and who hears of them.
 
 A notice names the policy, the source, times and what to do next. It must never hold data, a table's name, a message of a database
-or a storage, an address or a secret: an error is told by its word and its exit code.
+or a storage, an address or a secret: an error is told by its word and its exit code. Of an incident it tells what a person wrote
+to be told, and nothing else.
 """
 
 from collections.abc import Sequence
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING
 from backupd.errors import Exit
 from backupd.notify.base import TEST, Level, Notice, key_of, wants_starts
 from backupd.policy.words import written
+from backupd.report import size
 
 if TYPE_CHECKING:
+    from backupd.jobs.incident import State
     from backupd.policy.model import Notifier, Policy
 
 _KINDS = ("webhook", "slack", "pagerduty", "ping", "apprise", "email")
@@ -39,8 +42,8 @@ def kind_of(notifier: "Notifier") -> str:
 def recipients(policy: "Policy", notice: Notice, failing: str | None = None) -> tuple[str, ...]:
     """The names of the policy's notifiers that hear of a notice, in the order of their rules, each once.
 
-    A start is told to those that want starts and hear of how runs end. That a notifier fails is told to those that
-    hear of it, or if there is none to those that hear of failures; never to the failing one.
+    A start is told to those that want starts and hear of how runs end. That a notifier fails, and the state of an incident, is
+    told to those that hear of it, or if there is none to those that hear of failures; never to the failing one.
 
     Args:
         policy: with its rules.
@@ -51,6 +54,8 @@ def recipients(policy: "Policy", notice: Notice, failing: str | None = None) -> 
     found = _listening(policy, events)
     if notice.event == "notify_failed" and not [name for name in found if name != failing]:
         found = _listening(policy, {"failure", "rpo_breach"})
+    if notice.event == "incident" and not found:
+        found = _listening(policy, {"failure", "rpo_breach", "brake"})
     if notice.started:
         found = [name for name in found if wants_starts(kind_of(policy.notifiers[name]))]
     return tuple(name for name in found if name != failing)
@@ -265,6 +270,33 @@ def drill_passed(policy: str, source: str, run: str, at: datetime) -> Notice:
     lines = [f"The drill of {when(at)} restored this source and all its checks passed."]
     title = f"Restore drill of {policy}/{source} passes again"
     return _notice("drill_failed", "ok", policy, source, title, lines, at, run, resolved=True)
+
+
+def incident_state(policy: str, source: str, incident: str, at: datetime, *, state: "State") -> Notice:
+    """How an incident stands, as a person wrote it."""
+    lines = [state.message, f"Told at {when(at)}."]
+    lines += [f"Known: {state.known}"] if state.known else []
+    lines += [f"Being restored: {state.restoring}"] if state.restoring else []
+    lines += [" ".join(said)] if (said := progress_of(state)) else []
+    title = f"Incident {incident[:8]} of {policy}/{source}: {state.message}"
+    return _notice("incident", "breach", policy, source, title, lines, at, incident)
+
+
+def incident_over(policy: str, source: str, incident: str, at: datetime, *, summary: str) -> Notice:
+    """It is closed."""
+    lines = [summary, f"It was closed at {when(at)}."]
+    title = f"Incident {incident[:8]} of {policy}/{source} is over"
+    return _notice("incident", "ok", policy, source, title, lines, at, incident, resolved=True)
+
+
+def progress_of(state: "State") -> list[str]:
+    """Rate and time left, as far as they were measured."""
+    said = [f"Measured rate: {size(state.rate)}/s."] if state.rate is not None else []
+    if state.left is not None:
+        said.append(f"Left: {size(state.left)}.")
+    if state.until is not None:
+        said.append(f"Expected to be done: {when(state.until)}.")
+    return said
 
 
 def notify_failed(policy: str, notifier: str, at: datetime, *, since: datetime, attempts: int, code: str) -> Notice:

@@ -26,6 +26,7 @@ from backupd.policy.retention import Candidate, Rule, Verdict, plan
 from backupd.repo.brakes import Brake, brakes_set
 from backupd.repo.format import kind_of, snapshot_name
 from backupd.repo.garbage import Collector, Generation, over, server_now
+from backupd.repo.incidents import orphans
 from backupd.repo.records import Record
 from backupd.repo.repository import (
     History,
@@ -203,7 +204,7 @@ class Prune:
             )
         self._problems += [_sealed(name) for name in self._hidden]
         self._problems += [problem for problem in history.problems if problem.kind != "unknown"]
-        self._problems += record_problems(self._repo, self._records)
+        self._problems += record_problems(self._repo, self._records) + orphans(self._records)
         self._stop(self._problems)
 
     def _stop(self, problems: Sequence[Problem]) -> None:
@@ -311,9 +312,11 @@ class Prune:
         read = {record.name for record in self._records} | {problem.object for problem in self._problems}
         problems: list[Problem] = []
         for record in self._repo.records(problems.append, lambda name: problems.append(_sealed(name)), read):
-            if record.type in {"brake", "hold"}:
+            opens = record.type == "incident" and record.document["step"] == "open"
+            if opens or record.type in {"brake", "hold"}:
                 raise TryAgain(
-                    f"a {record.type} was set while this prune was at work; nothing was removed",
+                    f"{'an incident was opened' if opens else f'a {record.type} was set'} while this prune was at work;"
+                    " nothing was removed",
                     object_name=record.name,
                     hint="run it again",
                 )

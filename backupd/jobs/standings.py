@@ -6,7 +6,17 @@ from datetime import UTC, datetime, timedelta
 from backupd.catalog.opening import Catalog
 from backupd.catalog.repositories import Seen
 from backupd.config.clock import stamp
-from backupd.jobs.status import DAYS, Braked, Known, Level, SourceStatus, of_known, unseen
+from backupd.jobs.status import (
+    DAYS,
+    Braked,
+    Known,
+    Level,
+    SourceStatus,
+    Troubled,
+    of_known,
+    tell_incidents,
+    unseen,
+)
 from backupd.policy.model import Policy
 
 LOOKED_AT = timedelta(days=3)
@@ -53,6 +63,8 @@ class Standings:
             return unseen(policy, "its repository was not looked at yet")
         brakes = [Braked(b.source, stamp(b.since) if b.since else "some day", b.reason) for b in seen.brakes]
         found = of_known(policy, self._known.get(seen.repository, {}), brakes, self._now)
+        told = [Troubled(i.id, i.sources, stamp(i.since) if i.since else "some day", i.message) for i in seen.incidents]
+        tell_incidents(found, told)
         trouble = list(seen.problems)
         if seen.vanished:
             trouble.append(f"{seen.vanished} snapshots that were there are gone, and no record says why")

@@ -13,6 +13,7 @@ from backupd.config.clock import parse_stamp, stamp
 from backupd.policy.model import Policy
 from backupd.policy.words import written
 from backupd.repo.brakes import brakes_set
+from backupd.repo.incidents import incidents
 from backupd.repo.records import Record
 from backupd.repo.repository import SnapshotView
 
@@ -62,6 +63,7 @@ class SourceStatus:
     why: list[str] = field(default_factory=list)
     brakes: list["Braked"] = field(default_factory=list)
     locked_until: datetime | None = None
+    incidents: list["Troubled"] = field(default_factory=list)
 
     def used(self, now: datetime) -> float | None:
         """The share of the promised time that has passed; more than 1 is a breach."""
@@ -89,6 +91,7 @@ class SourceStatus:
             "locked_until": stamp(self.locked_until) if self.locked_until else None,
             "days": self.strip,
             "brake": self.brakes[0].since if self.brakes else None,
+            "incidents": [{"id": i.id, "since": i.since, "message": i.message} for i in self.incidents],
             "why": self.why,
         }
 
@@ -125,12 +128,43 @@ class Braked:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Troubled:
+    """An incident that nobody has closed: since when, and what people are told of it."""
+
+    id: str
+    sources: tuple[str, ...]
+    since: str
+    message: str
+
+
+def tell_incidents(sources: Iterable[SourceStatus], found: Sequence[Troubled]) -> None:
+    """Say of each source which incidents are open."""
+    for status in sources:
+        for one in found:
+            if status.name in one.sources:
+                status.incidents.append(one)
+                status.worse(Level.WARN, f"incident {one.id[:8]} is open since {one.since}: {one.message}")
+
+
+def of_records(records: Iterable[Record]) -> list[Troubled]:
+    """The incidents that are open, by the records of a repository."""
+    return [
+        Troubled(one.id, tuple(s.source for s in one.sources), one.since[:19].rstrip("Z") + "Z", one.message)
+        for one in incidents(records)
+        if one.is_open
+    ]
+
+
 def of_policy(
     policy: Policy, views: Sequence[SnapshotView], records: Iterable[Record], now: datetime
 ) -> list[SourceStatus]:
     """The sources of a policy, by what its repository holds."""
-    known, brakes = _known(views, list(records), now)
-    return of_known(policy, known, brakes, now)
+    records = list(records)
+    known, brakes = _known(views, records, now)
+    found = of_known(policy, known, brakes, now)
+    tell_incidents(found, of_records(records))
+    return found
 
 
 def of_known(policy: Policy, known: Mapping[str, Known], brakes: Sequence[Braked], now: datetime) -> list[SourceStatus]:
@@ -157,13 +191,15 @@ def _names(policy: Policy, known: Iterable[str]) -> list[str]:
 
 def of_repository(views: Sequence[SnapshotView], records: Iterable[Record], now: datetime) -> list[SourceStatus]:
     """Every source that a repository holds, without a policy: nothing was promised."""
-    known, brakes = _known(views, list(records), now)
+    records = list(records)
+    known, brakes = _known(views, records, now)
     found = []
     for name in sorted(known):
         status = SourceStatus(name)
         _fill(status, known, brakes)
         _tell_brake(status)
         found.append(status)
+    tell_incidents(found, of_records(records))
     return found
 
 
@@ -261,7 +297,16 @@ def age(length: timedelta) -> str:
 
 
 def sentence(sources: Sequence[SourceStatus], now: datetime) -> str:
-    """Everything in one sentence."""
+    """Everything in one sentence; while an incident is open, in another one what is told of it."""
+    base = _sentence(sources, now)
+    told = {one.id: (one, status.name) for status in sources for one in status.incidents}
+    said = [f"Incident {one.id[:8]} ({name}): {one.message}." for one, name in list(told.values())[:1]]
+    said = [sentence for sentence in said if sentence.split()[1] not in base]
+    said += [f"{len(told) - 1} more incidents are open."] if len(told) > 1 else []
+    return " ".join([base, *said])
+
+
+def _sentence(sources: Sequence[SourceStatus], now: datetime) -> str:
     if not sources:
         return "Nothing is protected: no policy names a source, and there is no snapshot."
     bad = [s for s in sources if s.level is Level.BREACH]

@@ -34,7 +34,15 @@ _Item = TypeVar("_Item")
 Many = Annotated[tuple[_Item, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 """A list, which stays as it was read."""
 Event = Literal[
-    "success", "failure", "rpo_breach", "drill_failed", "brake", "verify_failed", "lock_short", "notify_failed"
+    "success",
+    "failure",
+    "rpo_breach",
+    "drill_failed",
+    "brake",
+    "verify_failed",
+    "lock_short",
+    "notify_failed",
+    "incident",
 ]
 _EVERY_DATABASE = re.compile(r"(postgresql|mariadb|mysql)(\+\w+)?://[^?]*/(\*|%2[Aa])(\?|$)")
 SOURCE_NAME = r"^[^/@\\\x00-\x1f\x7f]{1,128}$"

@@ -28,6 +28,7 @@ VERBS = {
     "export": "export",
     "forget": "forget",
     "hold": "hold",
+    "incident": "incident",
     "init": "init",
     "keys": "keys",
     "notify": "notify",
@@ -44,7 +45,6 @@ VERBS = {
 }
 PLANNED = {
     **dict.fromkeys(("drill", "find", "query", "posture", "evidence"), frozenset[str]()),
-    "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
 }
 
 

@@ -6,9 +6,12 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from backupd.jobs.init import KdfCost, init_repository
+from backupd.store.folder import FolderStore
 from tests.cli.forking import server
 
 PASSPHRASE = "correct horse battery staple"
@@ -56,8 +59,9 @@ class User:
         }
 
     def run(self, *arguments: str, key: str | None = None, env: dict[str, str] | None = None) -> Ran:
-        """Run `backupctl ARGUMENTS`; `key` is a role, for --key keys/ROLE.key."""
-        more = ["--key", str(self.folder / f"keys/{key}.key")] if key else []
+        """Run `backupctl ARGUMENTS`; `key` is a role, for --key keys/ROLE.key, or several with commas between them."""
+        roles = key.split(",") if key else []
+        more = [word for role in roles for word in ("--key", str(self.folder / f"keys/{role}.key"))]
         chosen = env if env is not None else self.env()
         if any(name.startswith("PYTHON") and os.environ.get(name) != value for name, value in chosen.items()):
             return self._start(*arguments, *more, env=chosen)
@@ -84,3 +88,21 @@ class User:
         done = self.run("run", "--source", str(source), "--json", *more, key="write")
         assert done.code == 0, done.err + done.out
         return done.document
+
+
+@dataclass
+class Responder(User):
+    """A user whose keys are quick to open, for stories of many commands."""
+
+    def init(self) -> None:
+        """Make the repository and the keys, cheaply."""
+        cost, now = KdfCost(8192, 1, 1), datetime.now(UTC)
+        init_repository(
+            FolderStore(self.repository, create=True),
+            self.folder / "keys",
+            PASSPHRASE.encode,
+            now=now,
+            create_only=True,
+            label="host",
+            cost=cost,
+        )

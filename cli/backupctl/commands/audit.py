@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backupctl import output
+from backupctl.moments import moment
 from backupctl.options import Settings, global_options, option, settings_of, verb
 from backupctl.session import opened
 from backupctl.verbs import VerbGroup
@@ -23,15 +24,6 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, /, **values: Any) -> None:
     """Show who did what with a repository, and check that history."""
     ctx.find_root().obj = settings_of(ctx, values, ctx.obj or Settings())
-
-
-def _moment(_ctx: click.Context, _param: click.Parameter, value: str | None) -> datetime | None:
-    from backupd.config.clock import parse_stamp
-
-    try:
-        return parse_stamp(value) if value is not None else None
-    except (ValueError, OverflowError):
-        raise click.BadParameter("write a time like 2026-11-21 or 2026-11-21T23:00") from None
 
 
 _catalog_option = option(
@@ -54,7 +46,7 @@ def _local(settings: Settings, url: str | None) -> "Iterator[Catalog | None]":
 
 
 @command.command("show", epilog="Example: backupctl audit show --since 2026-11-01 --source crm --key keys/check.key")
-@option("--since", metavar="TIME", callback=_moment, help="Only what was done since then.")
+@option("--since", metavar="TIME", callback=moment, help="Only what was done since then.")
 @option("--source", metavar="NAME", help="Only what was done with this source, as far as that can still be told.")
 @option("--limit", type=click.IntRange(1), help="Only the newest so many.")
 @_catalog_option

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+from backupd.catalog.repositories import Incident
 from backupd.catalog.totals import DURATION_BOUNDS
 from backupd.daemon.overview import (
     AlertView,
@@ -170,6 +171,21 @@ def breach() -> Overview:
         ),
         totals=(totals("crm"),),
         state="draining",
+        incidents=(
+            Incident(
+                "3f2a91c0de55aa01",
+                "deletion",
+                ("crm",),
+                AT - HOUR,
+                "orders of the last week are missing",
+                AT - 10 * timedelta(minutes=1),
+                "a job deleted them",
+                "orders",
+                52_000_000,
+                3_100_000_000,
+                AT + timedelta(minutes=1),
+            ),
+        ),
     )
 
 
@@ -193,6 +209,7 @@ def hostile() -> Overview:
         totals=(RunTotals(bad, bad, ((bad, 1),)),),
         notifications=(NotificationTotals(bad, bad, 1),),
         state=bad,
+        incidents=(Incident(bad, bad, (bad, LONG), None, bad, None, bad, LONG),),
     )
 
 

@@ -124,6 +124,14 @@ def test_the_worst_comes_first_and_says_what_to_do() -> None:
         assert part in words
 
 
+def test_an_open_incident_stands_above_everything() -> None:
+    """What people wrote, what is being restored, the measured rate and the time left."""
+    words = Page(render(samples.breach())).words
+    told = "Known: a job deleted them. Being restored: orders. Measured rate: 52.0 MB/s. Left: 3.1 GB. Expected to be done:"
+    assert told in words
+    assert words.index("orders of the last week are missing") < words.index("Needs a person")
+
+
 def test_running_jobs_tell_bytes_rate_and_time_left() -> None:
     """Nine GiB of which three are done, at 34 MB/s."""
     words = Page(render(samples.well())).words

@@ -8,6 +8,7 @@ import pytest
 
 from backupd.errors import Exit
 from backupd.jobs import notices
+from backupd.jobs.incident import State
 from backupd.notify.base import Notice
 from backupd.policy.model import Event, Policy
 
@@ -46,6 +47,11 @@ PAIRS: list[tuple[str, str, Callable[[], Notice], Callable[[], Notice]]] = [
         "notify_failed", "warn",
         lambda: notices.notify_failed("p", "ops", AT, since=GOOD, attempts=5, code="notify_refused"),
         lambda: notices.notify_works("p", "ops", AT),
+    ),
+    (
+        "incident", "breach",
+        lambda: notices.incident_state("p", "s", "ab" * 8, AT, state=State("orders are gone", rate=5_000_000, left=10_000_000)),
+        lambda: notices.incident_over("p", "s", "ab" * 8, AT, summary="all came back"),
     ),
 ]  # fmt: skip
 
