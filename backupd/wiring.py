@@ -3,7 +3,8 @@
 Drivers are imported where they are chosen: a command pays only for what it uses.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
 from backupd.engines.base import Finding, Listing, ServerPlace, ServerTarget, Source, Target
 from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
-from backupd.model import Bytes, PagedSchema
+from backupd.model import Bytes, Cells, PagedSchema, Queried
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.repository import Repository, repository_id
@@ -171,6 +172,19 @@ def open_file_database(data: Bytes) -> "LazyDatabase":
     from backupd.engines.sqlite_database import LazyDatabase
 
     return LazyDatabase(data)
+
+
+def run_sql(
+    schemas: Mapping[str, Sequence[Queried]], statement: str
+) -> AbstractContextManager[tuple[tuple[str, ...], Iterator[Cells]]]:
+    """Run one statement that reads over tables: the names of its columns, and its rows.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from backupd.engines.sqlite_query import queried
+
+    return queried(schemas, statement)
 
 
 def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> list[Finding]:

@@ -25,6 +25,7 @@ VERBS = {
     "diff": "diff",
     "doctor": "doctor",
     "export": "export",
+    "find": "find",
     "forget": "forget",
     "hold": "hold",
     "init": "init",
@@ -32,6 +33,7 @@ VERBS = {
     "notify": "notify",
     "policy": "policy",
     "prune": "prune",
+    "query": "query",
     "repo": "repo",
     "restore": "restore",
     "run": "run",
@@ -41,7 +43,7 @@ VERBS = {
     "verify": "verify",
 }
 PLANNED = {
-    **dict.fromkeys(("drill", "find", "recover", "query", "posture", "evidence"), frozenset[str]()),
+    **dict.fromkeys(("drill", "recover", "posture", "evidence"), frozenset[str]()),
     "erase": frozenset({"add", "list", "report"}),
     "incident": frozenset({"open", "triage", "note", "update", "report", "close", "list"}),
 }
