@@ -90,7 +90,10 @@ class _RowTable:
             if max(numbers) >= _EXACT or min(numbers) < -_EXACT:
                 raise ValueError
             return numbers
-        return [decode(fields[at]) for fields in split]
+        cells = [fields[at] for fields in split]
+        if decode is hexadecimal or self._table.codec != "utf-8":
+            return list(map(decode, cells))
+        return b"\n".join(cells).decode("utf-8", "backslashreplace").split("\n")  # no cell has a line's end in it
 
     def _shown(self, cells: Sequence[Cell], used: Sequence[int]) -> Cells:
         return tuple(

@@ -159,7 +159,7 @@ class StoredRows:
         self.count: int = table["rows"]
         self._names = names
         self.decoders = decoders_of(moment, table, names)
-        self._codec, self._ways = codec_of(moment), ways_of(moment, table)
+        self.codec, self._ways = codec_of(moment), ways_of(moment, table)
         self._hidden = erased.hidden(self.name, names, self.key) if erased else None
         self._order = _Order(moment.engine, self.key if table.get("ordered") is True else (), dict(self.columns))
         self._streams: list[Lists] | None = None
@@ -258,7 +258,7 @@ class StoredRows:
             raise UsageError(f"table {self.name} has no column {column}", object_name=self.name)
         kind, way = kinds[column], self._ways.get(column, "")
         try:
-            return _written(text, kind, way, self._codec)
+            return _written(text, kind, way, self.codec)
         except (ValueError, UnicodeError):
             raise UsageError(
                 f"what is written for the column {column} of {self.name} is no value of type {kind}",
