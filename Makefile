@@ -6,6 +6,7 @@
 # make bench-file      first snapshot, second one and restore of one SQLite file, beside restic, borg and zstd
 # make bench-servers   the same for PostgreSQL and MariaDB, beside their own tools
 # make bench-retention plan, prune, status and a list of 1,000 to 10,000 snapshots
+# make bench-records look records up: query by key and by scan, find over 30 snapshots; ROWS=1000000
 # make bench-daemon    200 sources: an idle daemon, status, page, metrics and queue beside 20,000 runs
 # make soak   a simulated month of 200 sources, then a real daemon that is killed again and again (a quarter of an hour)
 # make lock   resolves the pinned versions again (needs uv)
@@ -16,7 +17,7 @@ BIN = $(VENV)/bin
 TEST_WORKERS ?= 2
 SHELL = /bin/sh
 
-.PHONY: demo test check bench bench-full bench-file bench-servers bench-retention bench-daemon soak lock clean help needs
+.PHONY: demo test check bench bench-full bench-file bench-servers bench-retention bench-records bench-daemon soak lock clean help needs
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -74,6 +75,9 @@ bench-servers: $(VENV)/test.done
 
 bench-retention: $(VENV)/test.done
 	$(BIN)/python tests/bench/retention.py
+
+bench-records: $(VENV)/test.done
+	$(BIN)/python -m tests.bench.records $(ROWS)
 
 bench-daemon: $(VENV)/test.done
 	$(BIN)/python tests/bench/daemon.py

@@ -1,6 +1,6 @@
 """Values that floors without knowledge of each other share: of rows, of tables, and of the pages of a database file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -170,3 +170,32 @@ class Change:
     key: Mapping[str, Cell] = field(repr=False)
     old: Mapping[str, Cell] = field(repr=False)
     new: Mapping[str, Cell] = field(repr=False)
+
+
+class Queried(Protocol):
+    """A table that SQL is run over."""
+
+    @property
+    def name(self) -> str:
+        """As people call it in a statement."""
+
+    @property
+    def columns(self) -> Sequence[tuple[str, str]]:
+        """Names, and INTEGER, REAL, NUMERIC, TEXT, BLOB or nothing."""
+
+    @property
+    def count(self) -> int:
+        """About how many rows it has."""
+
+    @property
+    def quick(self) -> Sequence[Sequence[int]]:
+        """Positions of columns by whose values, together, rows are found without a scan."""
+
+    def batches(self, by: Sequence[int], values: Sequence[object], used: Sequence[int]) -> Iterator[Sequence[Cells]]:
+        """Rows, many together: all those whose columns `by` have these values, and perhaps others.
+
+        Args:
+            by: one of `quick`, or empty for all rows.
+            values: in the same order.
+            used: the positions of the columns wanted, in the order wanted.
+        """

@@ -3,7 +3,8 @@
 Drivers are imported where they are chosen: a command pays only for what it uses.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from backupd.crypto.keyring import Right, unlock
 from backupd.engines.base import Finding, Listing, RuleOf, ServerPlace, ServerTarget, Source, Taken, Target
 from backupd.engines.live import Live
 from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
-from backupd.model import Bytes, PagedSchema, Reference
+from backupd.model import Bytes, Cells, PagedSchema, Queried, Reference
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.repository import Repository, repository_id
@@ -214,6 +215,19 @@ def take_out_of_file(path: Path, rule_of: RuleOf) -> Taken:
     from backupd.engines.sqlite_takeout import take_out
 
     return take_out(path, rule_of)
+
+
+def run_sql(
+    schemas: Mapping[str, Sequence[Queried]], statement: str
+) -> AbstractContextManager[tuple[tuple[str, ...], Iterator[Cells]]]:
+    """Run one statement that reads over tables: the names of its columns, and its rows.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from backupd.engines.sqlite_query import queried
+
+    return queried(schemas, statement)
 
 
 def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> list[Finding]:

@@ -116,14 +116,14 @@ class StoredFileTables:
 
     engine = "sqlite"
 
-    def __init__(self, side: StoredSide, open_file: OpenFile, erased: Erased | None) -> None:
+    def __init__(self, side: StoredSide, open_file: OpenFile, erased: Erased | None, kept: Groups) -> None:
         self._side = side
         self._database: FileDatabase | None = None
         self.rows: Mapping[str, StoredFileTable] = {}
         self.left_out: tuple[str, ...] = ()
         if side.view.structure.streams[0].size == 0:
             return
-        database = self._database = open_file(side.file(Groups(), side.refs()))
+        database = self._database = open_file(side.file(kept, side.refs()))
         try:
             schema = database.schema()
         except BaseException:

@@ -158,8 +158,8 @@ class StoredRows:
         self.key: tuple[str, ...] = tuple(table["key"]) if set(table["key"]) <= set(names) else ()
         self.count: int = table["rows"]
         self._names = names
-        self._decoders = decoders_of(moment, table, names)
-        self._codec, self._ways = codec_of(moment), ways_of(moment, table)
+        self.decoders = decoders_of(moment, table, names)
+        self.codec, self._ways = codec_of(moment), ways_of(moment, table)
         self._hidden = erased.hidden(self.name, names, self.key) if erased else None
         self._order = _Order(moment.engine, self.key if table.get("ordered") is True else (), dict(self.columns))
         self._streams: list[Lists] | None = None
@@ -198,6 +198,15 @@ class StoredRows:
             self._streams = [Lists(root, described, listed.reader) for root, described in listed.streams]
         for stream in self._streams:
             yield from stream.chunks(wanted)
+
+    def cells(self, line: bytes) -> Cells:
+        """The cells of a row as it is stored."""
+        return _cells(line, len(self.columns))
+
+    @property
+    def owner(self) -> tuple[bytes, int, bytes]:
+        """Under equal owners, chunks of equal names hold the same."""
+        return self._side.owner
 
     @property
     def hides(self) -> bool:
@@ -239,7 +248,7 @@ class StoredRows:
         """See `StoredTable`."""
         return tuple(
             None if cell is None else decode(cell) if isinstance(cell, bytes) else cell
-            for cell, decode in zip(row, self._decoders, strict=False)
+            for cell, decode in zip(row, self.decoders, strict=False)
         )
 
     def cell(self, column: str, text: str) -> Cell:
@@ -249,7 +258,7 @@ class StoredRows:
             raise UsageError(f"table {self.name} has no column {column}", object_name=self.name)
         kind, way = kinds[column], self._ways.get(column, "")
         try:
-            return _written(text, kind, way, self._codec)
+            return _written(text, kind, way, self.codec)
         except (ValueError, UnicodeError):
             raise UsageError(
                 f"what is written for the column {column} of {self.name} is no value of type {kind}",

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from backupd.jobs.compare import FETCHERS, StoredSide
+from backupd.jobs.comparepages import Groups
 from backupd.jobs.stored import Erased
 from backupd.jobs.storedfile import OpenFile, StoredFileTable, StoredFileTables
 from backupd.jobs.storedrows import StoredRows, StoredRowTables
@@ -15,7 +16,13 @@ OpenTables = StoredRowTables | StoredFileTables
 
 
 def open_tables(
-    repo: Repository, view: SnapshotView, cache: PackCache, *, open_file: OpenFile, erased: Erased | None
+    repo: Repository,
+    view: SnapshotView,
+    cache: PackCache,
+    *,
+    open_file: OpenFile,
+    erased: Erased | None,
+    kept: Groups | None = None,
 ) -> OpenTables:
     """The tables of a snapshot; close them in the end.
 
@@ -25,6 +32,7 @@ def open_tables(
         cache: where packs come from; a sparse one.
         open_file: opens a database file (`wiring.open_file_database`).
         erased: what the erasure ledger hides of the snapshot's source; None if it hides nothing.
+        kept: pages that were read already, for several snapshots of files.
 
     Raises:
         UsageError: it holds no tables that could be read.
@@ -32,7 +40,7 @@ def open_tables(
     """
     side = StoredSide(repo, view, cache)
     if side.content["engine"] == "sqlite":
-        return StoredFileTables(side, open_file, erased)
+        return StoredFileTables(side, open_file, erased, Groups() if kept is None else kept)
     return StoredRowTables(side, erased)
 
 

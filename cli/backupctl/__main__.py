@@ -26,6 +26,7 @@ VERBS = {
     "doctor": "doctor",
     "erase": "erase",
     "export": "export",
+    "find": "find",
     "forget": "forget",
     "hold": "hold",
     "incident": "incident",
@@ -34,6 +35,7 @@ VERBS = {
     "notify": "notify",
     "policy": "policy",
     "prune": "prune",
+    "query": "query",
     "recover": "recover",
     "repo": "repo",
     "restore": "restore",
@@ -44,7 +46,7 @@ VERBS = {
     "verify": "verify",
 }
 PLANNED = {
-    **dict.fromkeys(("drill", "find", "query", "posture", "evidence"), frozenset[str]()),
+    **dict.fromkeys(("drill", "posture", "evidence"), frozenset[str]()),
 }
 
 

@@ -299,7 +299,7 @@ def test_global_options_stand_before_and_after_the_verb(ready: User) -> None:
 
 def test_errors_are_json_too(user: User) -> None:
     """With --json a failure is one document, usage errors included."""
-    for arguments in (["run", "--json"], ["run", "--nonsense", "--json"], ["--json", "nonsense"], ["query", "--json"]):
+    for arguments in (["run", "--json"], ["run", "--nonsense", "--json"], ["--json", "nonsense"], ["drill", "--json"]):
         done = user.run(*arguments)
         assert done.code == 2
         document = done.document
@@ -312,7 +312,7 @@ def test_errors_are_json_too(user: User) -> None:
 def test_verbs_not_built_say_so(user: User) -> None:
     """A verb that is not built is absent from --help and ends with 2, saying so."""
     text = user.run("--help").out
-    for name in ("drill", "find", "query", "posture"):
+    for name in ("drill", "posture"):
         done = user.run(name)
         assert done.code == 2
         assert "not built yet" in done.err

@@ -189,7 +189,7 @@ def test_debug_and_json_have_variables(user: User) -> None:
         (["repo", "copy"], "repo-copy"),
         (["keys", "--quiet", "new"], "keys-new"),
         (["diff", "a", "b"], "diff"),
-        (["query", "a", "b"], "query"),
+        (["drill", "a", "b"], "drill"),
         (["policy", "check", "x.yaml"], "policy-check"),
         (["brake", "nonsense"], "usage"),
         (["hold", "nonsense"], "usage"),

@@ -2,18 +2,17 @@
 
 import csv
 import io
-import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from backupctl import output
 from backupctl.erased import erasures_of
+from backupctl.kept import Kept
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options
@@ -22,11 +21,9 @@ from backupctl.session import opened
 if TYPE_CHECKING:
     from backupd.engines.base import Source
     from backupd.jobs.comparison import Comparison
-    from backupd.jobs.spill import SealedFile
     from backupd.records.values import Record, Value
     from backupd.repo.repository import SnapshotView
 
-_BLOCK = 256 * 1024
 _SAMPLES, _SAMPLES_OF_ONE = 5, 20
 
 
@@ -114,7 +111,7 @@ def _compare(
         after = None if new == "live" else select_snapshot(history, new)
         views = [before] if after is None else [before, after]
         erasures = erasures_of(repo, history, views, None, report)
-        told.folder = places.cache
+        told.kept.folder = places.cache
         asked = Asked(places.cache, told.table, told.take, erasures)
         if after is None:
             live = _live(settings, source, before.source, server)
@@ -150,12 +147,9 @@ class _Told:
         self.table, self._columns = table, columns
         self._as_json, self._as_csv = as_json, as_csv
         self._most = limit if limit is not None or as_json or as_csv else _SAMPLES_OF_ONE if table else _SAMPLES
-        self.folder = Path()
+        self.kept = Kept()
         self._counts: dict[str, int] = {}
         self._samples: dict[str, list[Record]] = {}
-        self._spool: SealedFile | None = None
-        self._lines: list[str] = []
-        self._size = 0
 
     @property
     def take(self) -> "Callable[[str, Record], None] | None":
@@ -167,35 +161,17 @@ class _Told:
         if self._most is not None and self._counts[name] > self._most:
             return
         if self._as_json:
-            self._keep(output.item(self._values(record)))
+            self.kept.add(output.item(self._values(record)))
         elif self._as_csv:
             if self._counts[name] == 1:
-                self._keep(_csv_line(_csv_head(record)))
-            self._keep(_csv_line(_csv_cells(record, self._columns)))
+                self.kept.add(_csv_line(_csv_head(record)))
+            self.kept.add(_csv_line(_csv_cells(record, self._columns)))
         else:
             self._samples.setdefault(name, []).append(record)
 
-    def _keep(self, text: str) -> None:
-        """Records wait, sealed, until it is known that all went well."""
-        from backupd.jobs.spill import SealedFile
-
-        self._lines.append(text)
-        self._size += len(text)
-        if self._size > _BLOCK:
-            self._spool = self._spool or SealedFile(self.folder)
-            self._spool.write(json.dumps(self._lines).encode())
-            self._lines, self._size = [], 0
-
-    def _kept(self) -> Iterator[str]:
-        if self._spool is not None:
-            for number in range(len(self._spool)):
-                yield from json.loads(self._spool.read(number))
-        yield from self._lines
-
     def close(self) -> None:
-        """Give the spool back."""
-        if self._spool is not None:
-            self._spool.close()
+        """Give what was kept back."""
+        self.kept.close()
 
     def _values(self, record: "Record") -> dict[str, object]:
         from backupd.records.values import as_json, named
@@ -212,11 +188,11 @@ class _Told:
     def finish(self, values: dict[str, Any], found: "Comparison") -> None:
         """Print everything."""
         if self._as_json and self.table is not None:
-            output.long_document("diff", values, "records", self._kept())
+            output.long_document("diff", values, "records", self.kept)
         elif self._as_json:
             output.document("diff", values)
         elif self._as_csv and self.table is not None:
-            for line in self._kept():
+            for line in self.kept:
                 sys.stdout.write(line)
         elif self._as_csv:
             sys.stdout.write(_csv_line(["table", "added", "removed", "changed", "reason"]))

@@ -1,0 +1,210 @@
+"""One record through time: over all snapshots of a source, oldest first, where it was, what it was, and when it was not there.
+
+A record is not looked for again where the chunks that can hold it are those of the snapshot before. Records reach the
+caller only. A table whose shape or whose key changed is told of; a snapshot without the table is one without the record.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from backupd.errors import UsageError
+from backupd.jobs.compare import FETCHERS
+from backupd.jobs.comparepages import Groups
+from backupd.jobs.stored import Erased
+from backupd.jobs.storedfile import OpenFile
+from backupd.jobs.storedrows import StoredRows
+from backupd.jobs.storedtables import OpenTable, open_tables
+from backupd.model import Cells
+from backupd.records.values import Value, order
+from backupd.repo.reading import PackCache
+from backupd.repo.repository import Repository, SnapshotView
+from backupd.report import Reporter
+
+_Names = tuple[tuple[bytes, ...], ...]
+_Record = tuple[tuple[str, ...], tuple[Value, ...]]
+"""Names of columns, and values."""
+
+
+@dataclass(slots=True)
+class Version:
+    """A record as it was in one or more snapshots that follow each other.
+
+    Attributes:
+        first, last: when the first and the last of them were taken.
+        snapshot: the id of the first.
+    """
+
+    first: str
+    last: str
+    snapshot: str
+    columns: tuple[str, ...]
+    values: tuple[Value, ...] = field(repr=False)
+
+
+@dataclass(slots=True)
+class Found:
+    """What became of a record.
+
+    Attributes:
+        versions: oldest first; several at one time if several records fit.
+        present: the ids of the snapshots that have it.
+        absent: when the snapshots were taken that have it not.
+        remarks: what was met on the way that is no record.
+    """
+
+    versions: list[Version] = field(default_factory=list)
+    present: list[str] = field(default_factory=list)
+    absent: list[tuple[str, str]] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    last_seen: str | None = None
+    fetched_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A record's table, and what was written for its key, or for other columns."""
+
+    table: str
+    key: tuple[str, ...] = field(default=(), repr=False)
+    where: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+def find(
+    repo: Repository,
+    views: Sequence[SnapshotView],
+    asked: Asked,
+    *,
+    open_file: OpenFile,
+    erased: Callable[[SnapshotView], Erased | None] = lambda _: None,
+    report: Reporter,
+) -> Found:
+    """Look for a record in snapshots.
+
+    Args:
+        repo: the repository, with the read right.
+        views: verified snapshots of one source, oldest first.
+        asked: what is looked for.
+        open_file: opens a database file (`wiring.open_file_database`).
+        erased: what the erasure ledger hides of a snapshot's source.
+        report: progress.
+
+    Raises:
+        UsageError: no snapshot has the table, or the key is none of the table's.
+        IntegrityError: an object that is needed is missing, damaged or forged.
+    """
+    cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
+    try:
+        search, kept = _Search(asked), Groups()
+        for view in views:
+            report.phase(f"looking into {view.id[:12]}")
+            tables = open_tables(repo, view, cache, open_file=open_file, erased=erased(view), kept=kept)
+            try:
+                search.look(view, tables.rows.get(asked.table))
+            finally:
+                tables.close()
+        search.found.fetched_bytes = cache.fetched_bytes
+        return search.ended()
+    finally:
+        cache.close()
+
+
+class _Search:
+    """What was found so far."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked, self.found = asked, Found()
+        self._open: list[Version] = []
+        self._known: tuple[object, list[_Record]] | None = None
+        self._shape: tuple[tuple[tuple[str, str], ...], tuple[str, ...]] | None = None
+        self._error: UsageError | None = None
+
+    def look(self, view: SnapshotView, table: OpenTable | None) -> None:
+        """Look into the next snapshot."""
+        when = view.structure.taken_at
+        records: list[_Record] = []
+        if table is None:
+            self.found.remarks.append(f"{when}: the snapshot has no table {self._asked.table}")
+        else:
+            self._tell_shape(when, table)
+            try:
+                records = self._records(table)
+                self._error, self._readable = None, True
+            except UsageError as error:
+                self._error = error
+                self.found.remarks.append(f"{when}: {error.message}")
+        self._add(view, records)
+
+    _readable = False
+
+    def _tell_shape(self, when: str, table: OpenTable) -> None:
+        shape = table.columns, table.key
+        if self._shape is not None and shape != self._shape:
+            what = "key" if shape[1] != self._shape[1] else "columns"
+            self.found.remarks.append(f"{when}: the {what} of {table.name} changed")
+        self._shape = shape
+
+    def _records(self, table: OpenTable) -> list[_Record]:
+        by, texts = self._by(table)
+        value: Cells = tuple(table.cell(column, text) for column, text in zip(by, texts, strict=True))
+        looked: object = None
+        if isinstance(table, StoredRows):
+            names: _Names = tuple(tuple(ref.id for ref in unit) for unit in table.units(by, [value]))
+            looked = names, by, value, table.columns, table.owner
+            if not table.hides and self._known is not None and self._known[0] == looked:
+                return self._known[1]
+        columns = tuple(name for name, _ in table.columns)
+        found = [(columns, table.shown(row)) for row in table.rows(by, [value])]
+        found.sort(key=lambda record: [order(v) for v in record[1]])
+        self._known = (looked, found) if looked is not None else None
+        return found
+
+    def _by(self, table: OpenTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if self._asked.where:
+            return tuple(n for n, _ in self._asked.where), tuple(text for _, text in self._asked.where)
+        if not table.key:
+            raise UsageError(f"table {table.name} has no key", hint="use --where COLUMN=VALUE", object_name=table.name)
+        if len(table.key) != len(self._asked.key):
+            raise UsageError(
+                f"the key of {table.name} is made of: {', '.join(table.key)}",
+                hint="write its parts separated by commas",
+                object_name=table.name,
+            )
+        return table.key, self._asked.key
+
+    def _add(self, view: SnapshotView, records: list[_Record]) -> None:
+        when = view.structure.taken_at
+        if records:
+            self.found.present.append(view.id)
+            self.found.last_seen = when
+        elif self.found.absent and not self._open:
+            self.found.absent[-1] = (self.found.absent[-1][0], when)
+        else:
+            self.found.absent.append((when, when))
+        was, self._open = self._open, []
+        for columns, values in records:
+            same = next((v for v in was if v.columns == columns and _same(v.values, values)), None)
+            if same is None:
+                same = Version(when, when, view.id, columns, values)
+                self.found.versions.append(same)
+            else:
+                was.remove(same)
+            same.last = when
+            self._open.append(same)
+
+    def ended(self) -> Found:
+        """What was found.
+
+        Raises:
+            UsageError: in no snapshot could be looked for it.
+        """
+        if not self._readable:
+            raise self._error or UsageError(
+                f"no snapshot of the source has a table {self._asked.table}",
+                hint="`backupctl show SNAPSHOT` lists the tables of a snapshot",
+                object_name=self._asked.table,
+            )
+        return self.found
+
+
+def _same(one: Sequence[Value], other: Sequence[Value]) -> bool:
+    return [(type(v), v) for v in one] == [(type(v), v) for v in other]
