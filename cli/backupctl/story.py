@@ -65,6 +65,12 @@ class Story:
     settings: Settings
     folder: Path
     numbers: dict[str, Any] = field(default_factory=dict)
+    chapters: int = 0
+
+    def chapter(self, text: str) -> None:
+        """The next chapter begins."""
+        self.chapters += 1
+        self.tell(f"{self.chapters}. {text}")
 
     def tell(self, text: str = "") -> None:
         """A line of the story."""
@@ -117,6 +123,7 @@ class Story:
 def tell_story(settings: Settings, folder: Path, customers: int) -> None:
     """Tell it from the beginning to the end; about half a minute."""
     from backupctl.story_daemon import tell_nights
+    from backupctl.story_recovery import tell_recovery
 
     _refuse_foreign(folder)
     if settings.dry_run:
@@ -129,7 +136,9 @@ def tell_story(settings: Settings, folder: Path, customers: int) -> None:
     _prepare(folder)
     story = Story(settings, folder)
     _make(story, customers)
-    _snapshots(story)
+    _snapshot(story)
+    tell_recovery(story, customers // 2)
+    _second(story)
     _accident(story)
     _restore(story)
     _verify(story)
@@ -143,12 +152,12 @@ def tell_story(settings: Settings, folder: Path, customers: int) -> None:
 
 def _make(story: Story, customers: int) -> None:
     began = time.monotonic()
-    story.tell(f"1. A telecom company's customer database ({customers:,} customers), made up.")
+    story.chapter(f"A telecom company's customer database ({customers:,} customers), made up.")
     story.telecom("make", "telecom.db", str(customers))
     size = (story.folder / "telecom.db").stat().st_size
     story.tell(f"     telecom.db: {output.size(size)}, made in {time.monotonic() - began:.1f} s")
     story.tell()
-    story.tell("2. A repository, and six keys: one file for each right.")
+    story.chapter("A repository, and six keys: one file for each right.")
     (story.folder / "passphrase").write_text("demo only: choose your own\n")
     made = story.backupctl("init", "repository", "--keys", "keys")
     story.tell(f"     fingerprint {made['fingerprint'][:16]}...; the write key backs up and can read nothing back")
@@ -167,8 +176,8 @@ def _tell_run(story: Story, run: dict[str, Any]) -> None:
     )
 
 
-def _snapshots(story: Story) -> None:
-    story.tell("3. A snapshot, while the billing system keeps writing.")
+def _snapshot(story: Story) -> None:
+    story.chapter("A snapshot, while the billing system keeps writing.")
     writer = subprocess.Popen(
         [sys.executable, "-m", "backupctl.telecom", "write", "telecom.db", "3"],
         cwd=story.folder,
@@ -181,25 +190,29 @@ def _snapshots(story: Story) -> None:
     _tell_run(story, first)
     story.tell(f"     the writer committed {written:,} transactions meanwhile; it was never locked out")
     story.tell()
-    story.tell("4. A second snapshot: what is known is not stored again.")
+    story.numbers |= {"first": first, "written_meanwhile": written}
+
+
+def _second(story: Story) -> None:
+    story.chapter("A second snapshot: what is known is not stored again.")
     second = _run(story)
     _tell_run(story, second)
     chunks = second["chunks"]
     story.tell(f"     {chunks['reused']:,} of {chunks['total']:,} chunks were known already")
     story.tell()
-    story.numbers |= {"first": first, "second": second, "written_meanwhile": written}
+    story.numbers["second"] = second
 
 
 def _accident(story: Story) -> None:
     story.numbers["before"] = story.rows("telecom.db")
-    story.tell(f"5. The accident: somebody deletes customers {_LOST[0]} to {_LOST[1]}, with all that is theirs.")
+    story.chapter(f"The accident: somebody deletes customers {_LOST[0]} to {_LOST[1]}, with all that is theirs.")
     story.telecom("delete", "telecom.db", *(str(n) for n in _LOST))
     story.numbers["after"] = story.rows("telecom.db")
     story.tell()
 
 
 def _restore(story: Story) -> None:
-    story.tell("6. Back again, into a new file, with the read key.")
+    story.chapter("Back again, into a new file, with the read key.")
     done = story.backupctl("restore", "latest", "restored.db", "--repository", "repository", "--key", "keys/read.key")
     story.numbers["restore"] = done
     restored = story.numbers["restored"] = story.rows("restored.db")
@@ -220,13 +233,13 @@ def _restore(story: Story) -> None:
 
 
 def _verify(story: Story) -> None:
-    story.tell("7. And the proof that the backup host cannot read: the write key opens nothing.")
+    story.chapter("And the proof that the backup host cannot read: the write key opens nothing.")
     refused = story.backupctl(
         "restore", "latest", "stolen.db", "--repository", "repository", "--key", "keys/write.key", fails=True
     )
     story.tell(f"     {refused['error']['message']} (exit {refused['error']['exit']})")
     story.tell()
-    story.tell("8. Everything verified: each chunk opened and recomputed.")
+    story.chapter("Everything verified: each chunk opened and recomputed.")
     checked = story.backupctl("verify", "--level", "content", "--repository", "repository", "--key", "keys/read.key")
     story.numbers["verify"] = checked
     story.tell(

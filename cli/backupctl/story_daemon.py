@@ -29,7 +29,7 @@ retention: {{keep: {{last: 2}}}}
 
 def tell_nights(story: Story) -> None:
     """Two scheduled runs, seconds apart, what retention lets go, and how things stand."""
-    story.tell("9. Every night by itself: a policy, and the daemon that follows it. Two nights, a few seconds apart.")
+    story.chapter("Every night by itself: a policy, and the daemon that follows it. Two nights, a few seconds apart.")
     folder = story.folder / "policies"
     folder.mkdir(mode=0o700)
     (folder / "demo.yaml").write_text(_POLICY.format(folder=story.folder))
@@ -46,13 +46,13 @@ def tell_nights(story: Story) -> None:
         story.numbers["page"] = ready["page"]
     story.tell("     asked to end, it let its jobs come to their end, and ended")
     story.tell()
-    story.tell("10. Retention: the policy keeps the last two; the reason stands beside each.")
+    story.chapter("Retention: the policy keeps the last two; the reason stands beside each.")
     pruned = story.backupctl("prune", "demo", "--config", "policies", "--yes")
     for kept in pruned["keep"]:
         story.tell(f"     keeps {kept['snapshot'][:12]}: {', '.join(kept['reasons'])}")
     story.tell(f"     lets {len(pruned['forget'])} go; what only they needed is removed after a grace period of a day")
     story.tell()
-    story.tell("11. How things stand, in one sentence.")
+    story.chapter("How things stand, in one sentence.")
     status = story.backupctl("status", "--config", "policies")
     story.tell(f"     {status['sentence']}")
     story.tell()

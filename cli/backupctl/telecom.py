@@ -3,6 +3,7 @@
     python -m backupctl.telecom make PATH CUSTOMERS [SEED]     make the database (about 1 kB a customer)
     python -m backupctl.telecom write PATH SECONDS             keep writing calls and invoices, as a billing system would
     python -m backupctl.telecom delete PATH FIRST LAST         delete customers and all that is theirs
+    python -m backupctl.telecom digest PATH CUSTOMER           a hash of a customer and all that is theirs
     python -m backupctl.telecom count PATH                     rows of each table, as JSON
     python -m backupctl.telecom churn PATH SHARE SEED          update and add that share of rows, scattered
 
@@ -10,9 +11,13 @@ A process of its own, because nothing else in a process that takes a snapshot ma
 All names and numbers are random; none is anybody's.
 """
 
+import hashlib
 import json
+import os
 import random
+import select
 import sqlite3
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -104,7 +109,7 @@ def write(path: str, seconds: float) -> None:
     (n,) = db.execute("select count(*) from customers").fetchone()
     recent = max(1, n // 100)  # most of what happens, happens to few
     done, end = 0, time.monotonic() + seconds
-    while time.monotonic() < end:
+    while time.monotonic() < end and not _asked_to_stop():
         db.execute("begin immediate")
         db.executemany(
             "insert into calls(subscription_id,at,seconds,dest,cost) values(?,?,?,?,?)",
@@ -116,6 +121,13 @@ def write(path: str, seconds: float) -> None:
         time.sleep(0.005)
     db.close()
     sys.stdout.write(f"{done}\n")
+
+
+def _asked_to_stop() -> bool:
+    """Whether somebody held standard input open, and closed it."""
+    if sys.stdin is None or sys.stdin.isatty() or not stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        return False
+    return bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 def delete(path: str, first: int, last: int) -> None:
@@ -131,6 +143,23 @@ def count(path: str) -> dict[str, int]:
     rows = {t: int(db.execute(f"select count(*) from {t}").fetchone()[0]) for t in TABLES}  # noqa: S608 - our own names
     db.close()
     return rows
+
+
+def digest(path: str, customer: int) -> str:
+    """A hash of a customer and all that is theirs; of nothing, if there is no such customer."""
+    db = _connect(path)
+    mine = "(select id from subscriptions where customer_id = ?)"
+    rows = [
+        db.execute(f"select * from {table} where {condition} order by id", (customer,)).fetchall()  # noqa: S608 - our own names
+        for table, condition in (
+            ("customers", "id = ?"),
+            ("subscriptions", "customer_id = ?"),
+            ("invoices", f"subscription_id in {mine}"),
+            ("calls", f"subscription_id in {mine}"),
+        )
+    ]
+    db.close()
+    return hashlib.sha256(repr(rows).encode()).hexdigest() + f" {sum(map(len, rows))}"
 
 
 def churn(path: str, share: float, seed: int) -> None:
@@ -159,6 +188,8 @@ def main(arguments: list[str]) -> None:
             write(path, float(seconds))
         case ["delete", path, first, last]:
             delete(path, int(first), int(last))
+        case ["digest", path, customer]:
+            sys.stdout.write(digest(path, int(customer)) + "\n")
         case ["count", path]:
             sys.stdout.write(json.dumps(count(path)) + "\n")
         case ["churn", path, share, seed]:
