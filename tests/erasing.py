@@ -36,7 +36,7 @@ def erase(kit: Kit, subject: str, references: Sequence[str] = (), *, role: Role 
         found = look_for(
             repo.history().views,
             parse_subject(subject),
-            lambda view: opened_tables(repo, view, open_file=LazyDatabase),
+            lambda view: opened_tables(repo, view, open_file=LazyDatabase, erased=None),
             referring,
             records_hash(repo)[0],
             Tally(),

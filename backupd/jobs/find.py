@@ -75,7 +75,7 @@ def find(
     asked: Asked,
     *,
     open_file: OpenFile,
-    erased: Callable[[SnapshotView], Erased | None] = lambda _: None,
+    erased: Callable[[SnapshotView], Erased | None],
     report: Reporter,
 ) -> Found:
     """Look for a record in snapshots.

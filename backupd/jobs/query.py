@@ -151,7 +151,7 @@ def query(
     *,
     run_sql: RunSql,
     open_file: OpenFile,
-    erased: Callable[[SnapshotView], Erased | None] = lambda _: None,
+    erased: Callable[[SnapshotView], Erased | None],
 ) -> Iterator[Answer]:
     """Run a statement over snapshots.
 

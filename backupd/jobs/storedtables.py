@@ -46,7 +46,7 @@ def open_tables(
 
 @contextmanager
 def opened_tables(
-    repo: Repository, view: SnapshotView, *, open_file: OpenFile, erased: Erased | None = None
+    repo: Repository, view: SnapshotView, *, open_file: OpenFile, erased: Erased | None
 ) -> Iterator[OpenTables]:
     """The same with a cache of its own, closed at the end."""
     cache = PackCache(repo, sparse=True, fetchers=FETCHERS)

@@ -46,13 +46,22 @@ def main(count: int) -> None:
         views = repo.history().views
         for sql in QUERIES:
             began, used = time.perf_counter(), time.process_time()
-            with query(repo, {"main": views[-1]}, sql, run_sql=run_sql, open_file=open_file_database) as answer:
+            with query(
+                repo, {"main": views[-1]}, sql, run_sql=run_sql, open_file=open_file_database, erased=lambda _: None
+            ) as answer:
                 list(answer.rows)
                 fetched = answer.fetched()
             seconds, cpu = time.perf_counter() - began, time.process_time() - used
             print(f"{sql:50} {seconds:7.3f} s {count / cpu:12,.0f} rows per CPU second, {fetched:,} bytes fetched")
         began = time.perf_counter()
-        found = find(repo, views, Asked("t", (str(count // 2),)), open_file=open_file_database, report=Tally())
+        found = find(
+            repo,
+            views,
+            Asked("t", (str(count // 2),)),
+            open_file=open_file_database,
+            report=Tally(),
+            erased=lambda _: None,
+        )
         seconds = time.perf_counter() - began
         print(f"{'find over 30 snapshots':50} {seconds:7.3f} s, {found.fetched_bytes:,} bytes fetched")
     print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB at most, with the rows themselves")

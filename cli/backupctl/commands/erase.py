@@ -209,7 +209,7 @@ class _Snapshots:
         from backupd.jobs.storedtables import opened_tables
         from backupd.wiring import open_file_database
 
-        return opened_tables(self._repo, view, open_file=open_file_database)
+        return opened_tables(self._repo, view, open_file=open_file_database, erased=None)
 
     def references(self, view: "SnapshotView") -> "Sequence[Reference]":
         """What refers to what.
