@@ -264,6 +264,8 @@ def _farewell(story: Story) -> None:
     output.say("  export XDG_STATE_HOME=$PWD/state XDG_CACHE_HOME=$PWD/cache")
     output.say("  backupctl snapshots")
     output.say("  backupctl show latest")
+    output.say('  backupctl query latest "select city, count(*) from customers group by city order by 2 desc limit 5"')
+    output.say("  backupctl find telecom customers 1")
     output.say("  backupctl restore latest again.db --check full")
     output.say("  backupctl keys test --key keys/recovery.key")
     output.say("  backupctl repo stats")

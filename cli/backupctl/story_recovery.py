@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from backupctl import output
 from backupctl.story import Story
+from backupctl.telecom import CALLS_WRITTEN
 from backupd.errors import Failed
 
 _REPOSITORY = ("--repository", "repository", "--key", "keys/read.key")
@@ -17,6 +18,7 @@ _TRAFFIC = 60
 def tell_recovery(story: Story, customer: int) -> None:
     """Delete a customer, find out what is gone, bring it back, and prove that all of it is there."""
     before = story.telecom("digest", "telecom.db", str(customer)).split()
+    calls = story.rows("telecom.db")["calls"]
     with _traffic(story) as written:
         story.chapter(
             f"The mistake: somebody deletes customer {customer}, and the database all that is theirs with it."
@@ -26,7 +28,7 @@ def tell_recovery(story: Story, customer: int) -> None:
         story.tell()
         _diff(story, customer)
         _recover(story, customer, int(before[1]))
-    _prove(story, customer, before, next(written))
+    _prove(story, customer, before, next(written), calls)
 
 
 @contextmanager
@@ -81,13 +83,17 @@ def _recover(story: Story, customer: int, rows: int) -> None:
         raise Failed("the recovery did not bring back what was deleted: please report this")
 
 
-def _prove(story: Story, customer: int, before: list[str], written: int) -> None:
+def _prove(story: Story, customer: int, before: list[str], written: int, calls: int) -> None:
     story.chapter("The proof: the customer and all that is theirs, hashed before the mistake and now.")
     after = story.telecom("digest", "telecom.db", str(customer)).split()
     story.tell(f"     before {before[0][:32]}... ({before[1]} records)")
     story.tell(f"     now    {after[0][:32]}... ({after[1]} records)")
-    story.tell(f"     and {written:,} transactions that the billing system committed meanwhile are all still there")
+    kept = story.rows("telecom.db")["calls"] == calls + written * CALLS_WRITTEN
+    if kept:
+        story.tell(
+            f"     and all of the {written:,} transactions that the billing system committed meanwhile are there"
+        )
     story.tell()
     story.numbers["proven"] = before == after
-    if before != after:
-        raise Failed("the customer's records are not what they were before the mistake: please report this")
+    if before != after or not kept:
+        raise Failed("the database is not what it was before the mistake and the traffic since: please report this")

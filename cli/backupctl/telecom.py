@@ -37,6 +37,8 @@ create index invoices_subscription on invoices(subscription_id);
 create index calls_subscription on calls(subscription_id);
 """
 TABLES = ("customers", "plans", "subscriptions", "invoices", "calls")
+CALLS_WRITTEN = 5
+"""Calls of each transaction that `write` makes."""
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -113,7 +115,7 @@ def write(path: str, seconds: float) -> None:
         db.execute("begin immediate")
         db.executemany(
             "insert into calls(subscription_id,at,seconds,dest,cost) values(?,?,?,?,?)",
-            [words.call(recent) for _ in range(5)],
+            [words.call(recent) for _ in range(CALLS_WRITTEN)],
         )
         db.execute("update customers set notes=notes || ' called' where id=?", (words.random.randrange(1, recent + 1),))
         db.execute("commit")
