@@ -26,7 +26,7 @@ from backupd.policy.retention import Candidate, Rule, Verdict, plan
 from backupd.repo.brakes import Brake, brakes_set
 from backupd.repo.format import kind_of, snapshot_name
 from backupd.repo.garbage import Collector, Generation, over, server_now
-from backupd.repo.incidents import orphans
+from backupd.repo.incidents import is_step, orphans
 from backupd.repo.records import Record
 from backupd.repo.repository import (
     History,
@@ -312,7 +312,7 @@ class Prune:
         read = {record.name for record in self._records} | {problem.object for problem in self._problems}
         problems: list[Problem] = []
         for record in self._repo.records(problems.append, lambda name: problems.append(_sealed(name)), read):
-            opens = record.type == "incident" and record.document["step"] == "open"
+            opens = is_step(record) and record.document["step"] == "open"
             if opens or record.type in {"brake", "hold"}:
                 raise TryAgain(
                     f"{'an incident was opened' if opens else f'a {record.type} was set'} while this prune was at work;"

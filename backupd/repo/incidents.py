@@ -90,6 +90,11 @@ def created(record: Record) -> str:
     return said if isinstance(said, str) else ""
 
 
+def is_step(record: Record) -> bool:
+    """Whether a record is a step of an incident; one that names neither an incident nor a step says nothing known here."""
+    return record.type == "incident" and bool({"incident", "step"} & record.document.keys())
+
+
 def check_incident(document: Mapping[str, Any]) -> None:
     """Whether a step tells what such a record must.
 
@@ -161,7 +166,7 @@ def incidents(records: Iterable[Record]) -> list[Incident]:
         records: those that `Repository.records` gives.
     """
     records = list(records)
-    steps = sorted((r for r in records if r.type == "incident"), key=lambda r: (created(r), r.name))
+    steps = sorted(filter(is_step, records), key=lambda r: (created(r), r.name))
     ended = released_opens(records)
     found: dict[str, Incident] = {}
     for record in steps:
@@ -213,7 +218,7 @@ def _missing(incident: Incident) -> list[Problem]:
 
 def orphans(records: Iterable[Record]) -> list[Problem]:
     """Steps of incidents whose opening is not there: somebody took it away, and with it what it holds."""
-    mine = [record for record in records if record.type == "incident"]
+    mine = [record for record in records if is_step(record)]
     opened = {str(r.document["incident"]) for r in mine if r.document["step"] == "open"}
     return [
         Problem(r.name, "missing", f"it is a step of incident {r.document['incident']}, and no record opens that")
@@ -229,7 +234,7 @@ def openings(records: Iterable[Record]) -> list[tuple[Record, tuple[Covered, ...
     return [
         (record, _sources(record.document))
         for record in records
-        if record.type == "incident"
+        if is_step(record)
         and record.document["step"] == "open"
         and (str(record.document["incident"]), record.name) not in ended
     ]

@@ -15,7 +15,7 @@ from backupd.errors import IntegrityError, MissingObject, MissingRight, NoReposi
 from backupd.repo.brakes import BRAKES, check_brake
 from backupd.repo.erasures import check_erasure
 from backupd.repo.format import frame_repository, kind_of, snapshot_name, split_signed, trust_name
-from backupd.repo.incidents import check_incident
+from backupd.repo.incidents import check_incident, is_step
 from backupd.repo.ledger import Ledger
 from backupd.repo.records import Record, decode_mark, decode_record
 from backupd.repo.snapshot import SnapshotObject, Structure, parse_snapshot
@@ -402,7 +402,7 @@ def _well_formed(record: Record, trust: Trust) -> bool:
             check_brake(record, trust)
         if record.type == "erasure":
             check_erasure(record)
-        if record.type == "incident":
+        if is_step(record):
             check_incident(record.document)
         packs = record.document["packs"] if record.type in VERDICTS else []
         return isinstance(packs, list) and all(isinstance(pack, str) for pack in packs)
