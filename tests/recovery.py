@@ -107,7 +107,7 @@ class MemoryLive:
                 yield tuple(row[c] for c in columns)
 
     @contextmanager
-    def transaction(self, *, triggers: bool) -> Iterator[None]:
+    def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:
         before = deepcopy(self.held)
         try:
             yield

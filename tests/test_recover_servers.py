@@ -1,14 +1,31 @@
-"""Recovery into a live PostgreSQL database: a customer with cascades, SET NULL and a circle comes back, and goes again."""
+"""Recovery into live databases of servers: a customer with cascades, SET NULL and a circle comes back, and goes again."""
 
+from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from backupd.crypto.keyfile import Role
+from backupd.engines.base import ServerPlace
+from backupd.engines.mariadb import open_live
+from backupd.jobs.recover import carry_out, prepare, prepare_undo, read_undo, take_back
+from backupd.jobs.recoverroots import Wanted
+from backupd.jobs.storedtables import opened_tables
+from backupd.records.plan import Rules
+from backupd.records.subject import parse_subject
+from backupd.report import Tally
+from backupd.wiring import open_file_database
 from tests.cli.kit import User
+from tests.jobs_kit import Kit
+from tests.servers.mariadb import MariaServer
 from tests.servers.postgres import PostgresServer
+from tests.test_compare_servers import Maria, take
 
 pytestmark = pytest.mark.slow
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 SHOP = """
 create table customers (id int generated always as identity primary key, name text not null unique, score numeric(10,2));
@@ -65,3 +82,67 @@ def test_a_customer_comes_back(tmp_path: Path, postgres_servers: Callable[[int],
         assert (conflict.code, conflict.document["counts"]["conflict"]) == (20, 1)
     finally:
         server.psql("postgres", f'drop database if exists "{database}"')
+
+
+FAMILY = (
+    (
+        "create table people (id int primary key auto_increment, name varchar(60) not null unique, boss int,"
+        " full varchar(80) as (concat(name, '!')) stored, foreign key (boss) references people(id) on delete cascade)"
+    ),
+    (
+        "create table orders (id int primary key, person int not null, paid decimal(10,2), seal varbinary(8),"
+        " foreign key (person) references people(id) on delete cascade)"
+    ),
+    (
+        "create table parts (orders int not null, n int not null, what varchar(60), primary key (orders, n),"
+        " foreign key (orders) references orders(id) on delete cascade)"
+    ),
+    "create table calls (id int primary key, name varchar(60), foreign key (name) references people(name) on delete set null)",
+    "create table visits (person int, page varchar(60), foreign key (person) references people(id) on delete cascade)",
+    "insert into people (id, name, boss) values (1, 'Ada', null), (2, 'O''Brien; -- \\\\', 1), (3, 'Eve', null)",
+    "insert into orders values (10, 1, 1.50, x'00ff27'), (11, 2, null, null), (12, 3, 3, '')",
+    "insert into parts values (10, 1, 'tea'), (10, 2, null), (11, 1, 'tab\\tline\\n'), (12, 1, 'newer')",
+    "insert into calls values (1, 'Ada'), (2, 'Eve'), (3, null)",
+    "insert into visits values (1, 'home'), (1, 'home'), (2, 'home'), (3, null)",
+)
+
+
+def test_a_family_comes_back_in_mariadb(tmp_path: Path, mariadb_server: MariaServer) -> None:
+    """Parents before children, a tree within a table, equal rows of a table without a key, a reference by name."""
+    database = mariadb_server.create_database()
+    maria = Maria(mariadb_server, database)
+    kit = Kit(tmp_path)
+    maria.execute(*FAMILY)
+    snapshot = take(kit, maria.source())
+    names = ("people", "orders", "parts", "calls", "visits")
+    before = {name: dict(maria.rows(name)) for name in names}
+    maria.execute("delete from people where id = 1", "insert into people (id, name) values (4, 'Zoe')")
+    between = {name: dict(maria.rows(name)) for name in names}
+    repo = kit.repo(Role.READ, host="reader")
+    view = next(view for view in repo.history().views if view.id == snapshot)
+    place = ServerPlace(
+        "mariadb",
+        mariadb_server.host,
+        mariadb_server.port,
+        mariadb_server.root,
+        database,
+        {},
+        mariadb_server.root_password,
+    )
+    with (
+        opened_tables(repo, view, open_file=open_file_database, erased=None) as stored,
+        closing(open_live(place)) as live,
+    ):
+        wanted = Wanted(parse_subject("people:1"))
+        recovery = prepare(stored, live, wanted, Rules(), Tally())
+        assert recovery.plan.counts["insert"] == 2 + 2 + 3 + 3
+        assert recovery.plan.counts["repair"] == 1
+        done = carry_out(recovery, live, view.id, tmp_path / "undo", NOW, Tally(), triggers=None)
+        zoe = Counter({row: 1 for row in between["people"] if "Zoe" in row})
+        assert {name: Counter(maria.rows(name)) for name in names} == {
+            name: Counter(before[name]) + (zoe if name == "people" else Counter()) for name in names
+        }
+        undo = read_undo(done.undo)
+        take_back(undo, live, tmp_path / "redo", NOW, Tally(), triggers=None)
+        assert {name: dict(maria.rows(name)) for name in names} == between
+        assert prepare_undo(undo, live).changes == (), "what was taken back once is not taken back again"

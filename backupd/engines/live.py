@@ -41,13 +41,14 @@ class Live(Protocol):
             values: of those columns; any number of them, asked for in batches.
         """
 
-    def transaction(self, *, triggers: bool) -> AbstractContextManager[None]:
+    def transaction(self, *, triggers: bool, deletes: bool = False) -> AbstractContextManager[None]:
         """Everything inside happens, or nothing; foreign keys are checked at its end where the engine can do that.
 
         What is read inside is locked against writers, or a conflict with them is an error, until the end.
 
         Args:
             triggers: whether triggers run.
+            deletes: whether rows go: nobody else may refer to what is read inside, either.
 
         Raises:
             SafetyRefused: triggers cannot be kept from running here.

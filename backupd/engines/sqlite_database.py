@@ -16,7 +16,9 @@ from backupd.model import Bytes, Cells, PagedSchema, PagedTable
 _BOUND = 20_000
 _TERMS = 200
 _INDEXES = "SELECT name FROM pragma_index_list(?, 'main') WHERE partial = 0"
-_INDEXED = "SELECT name FROM pragma_index_info(?, 'main') ORDER BY seqno"
+_INDEXED = "SELECT name, coll FROM pragma_index_xinfo(?, 'main') WHERE key = 1 ORDER BY seqno"
+_COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
+"""SQLite's own; any other one is known only to the program that made the file."""
 
 
 def quoted(name: str) -> str:
@@ -41,7 +43,8 @@ class LazyDatabase:
         with self._sound():
             found: list[tuple[str, ...]] = []
             for (index,) in self._link.execute(_INDEXES, (table,)).fetchall():
-                names = [name for (name,) in self._link.execute(_INDEXED, (index,)).fetchall()]
+                parts = self._link.execute(_INDEXED, (index,)).fetchall()
+                names = [name if str(collation).upper() in _COLLATIONS else None for name, collation in parts]
                 upto = names.index(None) if None in names else len(names)
                 found += [tuple(map(str, names[: n + 1])) for n in range(upto)]
             return tuple(dict.fromkeys(found))
@@ -82,6 +85,11 @@ class LazyDatabase:
                 hint="restore the snapshot and read it with sqlite3",
             ) from None
         except apsw.Error as error:
+            if isinstance(error, apsw.SQLError) and "no such collation sequence" in str(error):
+                raise Failed(
+                    "the database compares this column by rules of its own program, which are not known here",
+                    hint="look for another column, or restore the snapshot and ask that program",
+                ) from None
             cause = error.__cause__ or error.__context__
             while cause is not None and not isinstance(cause, BackupdError):
                 cause = cause.__cause__ or cause.__context__

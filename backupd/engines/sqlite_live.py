@@ -88,7 +88,7 @@ class SqliteLive:
     # ---- changing
 
     @contextmanager
-    def transaction(self, *, triggers: bool) -> Iterator[None]:
+    def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:  # noqa: ARG002 - nobody else writes
         """A transaction that has the write lock from its beginning; foreign keys are checked at its end."""
         with self._errors("the database"):
             self._link.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, int(triggers))

@@ -21,12 +21,14 @@ _STEPS = 50_000
 _FORBIDDEN = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
 _ALLOWED = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_RECURSIVE})
 _MODULE = "snapshot"
+_MOST_NUMBERED = 2_000_000
+"""Rows that a statement may tell apart by a number, of one look at a table."""
 
 
 class _Cursor:
     """Walks the rows of one look at a table, a batch at a time."""
 
-    __slots__ = ("_at", "_batch", "_batches", "_count", "_places", "_row", "_seen", "_table")
+    __slots__ = ("_at", "_batch", "_batches", "_count", "_met", "_numbered", "_places", "_row", "_seen", "_table")
 
     def __init__(self, table: Queried) -> None:
         self._table = table
@@ -35,12 +37,15 @@ class _Cursor:
         self._batch: Sequence[Cells] = ()
         self._at = self._count = self._seen = 0
         self._row: Cells = ()
+        self._met: dict[int, int] = {}
+        self._numbered = -1, 0
 
     def Filter(self, _number: int, plan: str, values: tuple[object, ...]) -> None:  # noqa: N802
         by, used = (list(map(int, part.split(","))) if part else [] for part in plan.split(";"))
         self._places = {column: place for place, column in enumerate(used)}
         self._batches = iter(self._table.batches(by, values, used))
-        self._seen = 0
+        self._seen = self._count = 0
+        self._met, self._numbered = {}, (-1, 0)
         self._more()
 
     def _more(self) -> None:
@@ -62,10 +67,24 @@ class _Cursor:
             self._more()
 
     def Column(self, number: int) -> object:  # noqa: N802
-        return self._seen + self._at if number < 0 else self._row[self._places[number]]
+        return self.Rowid() if number < 0 else self._row[self._places[number]]
 
     def Rowid(self) -> int:  # noqa: N802
-        return self._seen + self._at
+        """The same for a row whichever look finds it: by it SQLite joins the looks of OR, and knows what a RIGHT JOIN has met.
+
+        Rows that are equal in all that is wanted are told apart by their order; each look finds all of them.
+        """
+        place = self._seen + self._at
+        if not self._table.quick:  # then every look is a scan, in one order
+            return place
+        if self._numbered[0] != place:
+            number = hash(repr(self._row))
+            again = self._met.get(number, 0)
+            if len(self._met) >= _MOST_NUMBERED:
+                raise MemoryError
+            self._met[number] = again + 1
+            self._numbered = place, hash(f"{number} {again}") if again else number
+        return self._numbered[1]
 
     def Close(self) -> None:  # noqa: N802
         self._batches = iter(())
@@ -128,6 +147,8 @@ def _distinct(columns: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
 
 
 def _authorize(action: int, _one: str | None, two: str | None, _schema: str | None, _inner: str | None) -> int:
+    if action == apsw.SQLITE_READ and two == "ROWID":  # SQLite's word for the number of a row, which nothing here has
+        return int(apsw.SQLITE_DENY)
     if action in _ALLOWED:
         return int(apsw.SQLITE_OK)
     if action == apsw.SQLITE_FUNCTION and (two or "").lower() not in _FORBIDDEN:

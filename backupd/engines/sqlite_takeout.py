@@ -23,6 +23,7 @@ _TABLES = (
     "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite\\_%'"
     " ESCAPE '\\' ORDER BY name"
 )
+_SAMPLES = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name IN ('sqlite_stat3', 'sqlite_stat4')"
 _VIRTUAL = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'virtual' ORDER BY name"
 _COLUMNS = "SELECT name, pk FROM pragma_table_xinfo(?, 'main') WHERE hidden IN (0, 3) ORDER BY cid"
 _REFERENCES = 'SELECT id, "table", "from", "to", on_delete FROM pragma_foreign_key_list(?, \'main\') ORDER BY id, seq'
@@ -71,11 +72,12 @@ def take_out(path: Path, rule_of: RuleOf) -> Taken:
     try:
         harden(connection)
         work = _Work(connection, rule_of)
-        if work.judge():
+        if work.judge() or work.concerned:  # rows that are gone may still stand in free pages
             for pragma in _WRITING:
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             with connection:
                 work.carry_out()
+                work.forget_samples()
             connection.execute("VACUUM INTO ?", (str(fresh),)).fetchall()
     except (apsw.Error, UnicodeDecodeError) as error:
         fresh.unlink(missing_ok=True)
@@ -88,7 +90,7 @@ def take_out(path: Path, rule_of: RuleOf) -> Taken:
     changed = fresh.exists()
     if changed:
         _replace(path, fresh, wal=wal)
-    virtual = ", ".join(work.virtual) if changed else ""
+    virtual = ", ".join(work.virtual) if work.touched else ""
     warned = (
         (f"virtual tables may still hold text of rows that were erased: {virtual}; rebuild them",) if virtual else ()
     )
@@ -123,17 +125,24 @@ class _Work:
         self._references = [r for table in self._tables.values() for r in self._referring(table)]
         self._going: list[tuple[_Table, _Address]] = []
         self._emptied: list[tuple[_Table, _Address, list[str]]] = []
+        self.concerned = False
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything of the rows is to be done."""
+        return bool(self._going or self._emptied)
 
     def judge(self) -> bool:
         """Look at all rows, as they are; returns whether anything is to be done."""
         for table in self._tables.values():
             rule = self._rule_of(table.name, table.columns)
+            self.concerned = self.concerned or rule is not None
             for address, found in self._judged(table, rule) if rule is not None else ():
                 if found is None:
                     self._going.append((table, address))
                 else:
                     self._emptied.append((table, address, found))
-        return bool(self._going or self._emptied)
+        return self.touched
 
     def carry_out(self) -> None:
         """Take out what was found, and what follows it."""
@@ -145,6 +154,11 @@ class _Work:
             statement = f"DELETE FROM main.{_quoted(table.name)} WHERE {_where(table.address)}"
             for address in table.gone:
                 self._link.execute(statement, address).fetchall()
+
+    def forget_samples(self) -> None:
+        """Take out the keys that ANALYZE has copied for the planner; it goes on with its counts."""
+        for (name,) in self._link.execute(_SAMPLES).fetchall():
+            self._link.execute(f"DELETE FROM main.{_quoted(str(name))}").fetchall()
 
     @property
     def gone(self) -> int:

@@ -16,6 +16,7 @@ from backupd.engines.live import Live
 from backupd.errors import Failed, MissingRight, UsageError
 from backupd.jobs.erasure import ROLES
 from backupd.jobs.stored import StoredTable, StoredTables
+from backupd.jobs.tableshapes import Opaque
 from backupd.jobs.verify import append_record
 from backupd.model import Cells, Reference
 from backupd.records.belonging import Belongings, follow_down
@@ -83,9 +84,14 @@ def look_for(
     for view in views:
         report.phase(f"looking through the snapshot of {view.structure.taken_at}")
         found.looked += 1
-        with open_tables(view) as tables:
-            if _look_in(found, view, tables, subject, references_of, hasher):
-                found.snapshots.append(view)
+        try:
+            with open_tables(view) as tables:
+                if _look_in(found, view, tables, subject, references_of, hasher):
+                    found.snapshots.append(view)
+        except Opaque:
+            report.warning(
+                f"the snapshot of {view.structure.taken_at} is an opaque archive: nothing of it comes back at all"
+            )
     if not found.snapshots:
         raise Failed(
             f"no snapshot of the source has this record of {subject.table}",

@@ -13,7 +13,7 @@ from backupd.crypto.keyfile import Role
 from backupd.errors import IntegrityError, MissingRight
 from backupd.jobs.recordchain import numbers_listed, record_problems
 from backupd.jobs.stored import Hidden
-from backupd.model import Cell, Cells
+from backupd.model import Cell, Cells, Change
 from backupd.repo.erasures import Erasure, erasure_of
 from backupd.repo.repository import History, Repository, SnapshotView
 from backupd.report import Problem
@@ -91,9 +91,9 @@ class Erasures:
         return RowRule(tuple(positions), tuple(hiding), tuple(emptying))
 
     def hidden(self, table: str, columns: Sequence[str], key: Sequence[str]) -> Hidden | None:  # noqa: ARG002 - a port's
-        """See `stored.Erased`: what tells of a table's rows which are hidden. Records say themselves which cells count."""
+        """See `stored.Erased`: what tells of a table's rows what is hidden. Records say themselves which cells count."""
         rule = self.rule(table, columns)
-        return rule.hides if rule is not None and rule._hiding else None
+        return rule.judge if rule is not None else None
 
     def blind(self, table: str, columns: Sequence[str]) -> bool:
         """Whether some rows of the table are known by other columns too, so that these alone do not tell which are hidden."""
@@ -101,6 +101,10 @@ class Erasures:
             name, there = hasher.name(table), {hasher.name(column) for column in columns}
             for record in records:
                 if any(entry.table == name and not there.issuperset(entry.columns) for entry in record.tables):
+                    return True
+                if any(
+                    e.table == name and there & {*e.columns} and not there >= {*e.columns} for e in record.references
+                ):
                     return True
         return False
 
@@ -150,6 +154,20 @@ class Ledger:
         sources = {(view.object.writer, view.source) for view in views}
         mine = [e for e in self.erasures if (e.writer, e.source) in sources]
         return Erasures(mine, self.hashes) if mine else None
+
+    def of_snapshot_id(self, snapshot: str, views: Iterable[SnapshotView]) -> Erasures | None:
+        """What is hidden of a snapshot's source; of everything, if the snapshot is gone and nobody knows its source."""
+        found = [view for view in views if view.id == snapshot]
+        if found:
+            return self.of_snapshots(found)
+        return Erasures(self.erasures, self.hashes) if self.erasures else None
+
+
+def tells_of_erased(erasures: Erasures, change: Change) -> bool:
+    """Whether a change would write what must not come back."""
+    cells = {**change.key, **change.old, **change.new}
+    rule = erasures.rule(change.table, list(cells)) if change.new else None
+    return rule is not None and rule.judge(list(cells.values())) != ()
 
 
 def read_ledger(repo: Repository, history: History) -> Ledger:

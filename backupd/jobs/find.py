@@ -14,6 +14,7 @@ from backupd.jobs.stored import Erased
 from backupd.jobs.storedfile import OpenFile
 from backupd.jobs.storedrows import StoredRows
 from backupd.jobs.storedtables import OpenTable, open_tables
+from backupd.jobs.tableshapes import Opaque
 from backupd.model import Cells
 from backupd.records.values import Value, order
 from backupd.repo.reading import PackCache
@@ -97,7 +98,11 @@ def find(
         search, kept = _Search(asked), Groups()
         for view in views:
             report.phase(f"looking into {view.id[:12]}")
-            tables = open_tables(repo, view, cache, open_file=open_file, erased=erased(view), kept=kept)
+            try:
+                tables = open_tables(repo, view, cache, open_file=open_file, erased=erased(view), kept=kept)
+            except Opaque as error:
+                search.found.remarks.append(f"{view.structure.taken_at}: {error.message}")
+                continue
             try:
                 search.look(view, tables.rows.get(asked.table))
             finally:
@@ -180,14 +185,17 @@ class _Search:
             self.found.absent[-1] = (self.found.absent[-1][0], when)
         else:
             self.found.absent.append((when, when))
-        was, self._open = self._open, []
+        was: dict[object, list[Version]] = {}
+        for version in reversed(self._open):
+            was.setdefault(_identity(version.columns, version.values), []).append(version)
+        self._open = []
         for columns, values in records:
-            same = next((v for v in was if v.columns == columns and _same(v.values, values)), None)
-            if same is None:
+            known = was.get(_identity(columns, values))
+            if known:
+                same = known.pop()
+            else:
                 same = Version(when, when, view.id, columns, values)
                 self.found.versions.append(same)
-            else:
-                was.remove(same)
             same.last = when
             self._open.append(same)
 
@@ -206,5 +214,6 @@ class _Search:
         return self.found
 
 
-def _same(one: Sequence[Value], other: Sequence[Value]) -> bool:
-    return [(type(v), v) for v in one] == [(type(v), v) for v in other]
+def _identity(columns: Sequence[str], values: Sequence[Value]) -> object:
+    """What tells versions apart: 1 and 1.0 are two."""
+    return tuple(columns), tuple((type(v), v) for v in values)

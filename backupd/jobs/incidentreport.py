@@ -132,14 +132,16 @@ def _lost(
     report: Reporter,
 ) -> list[dict[str, Any]]:
     """By table: from the newest snapshot that was well to the newest when the incident was opened, and to the newest there is."""
-    opened, found = moment_in(incident.since), []
+    seen, found = heads_of(incident), []  # numbers: no clock has to be believed for them
     triaged = {} if since else _triaged(incident)
     for group in groups(views):
         known = [view for view in group if view.id == triaged.get(group[-1].source)]
         before = known or [view for view in group if taken(view) <= wanted.onset]
         old = before[-1] if before else None
         later = [view for view in group if old and group.index(view) > group.index(old)]
-        then = [view for view in later if opened and taken(view) <= opened][-1:] or later[:1]
+        then = [view for view in later if view.object.seq <= seen.get(view.object.writer, (-1, b""))[0]][-1:] or later[
+            :1
+        ]
         new, newest = (then[0] if then else None), (later[-1] if later else None)
         values: dict[str, Any] = {
             "source": group[-1].source,
@@ -182,7 +184,9 @@ def _compared(
     read_schema: ReadSchema,
     report: Reporter,
 ) -> list[dict[str, Any]]:
-    diff = compare(repo, old, new, asked=Asked(wanted.folder), read_schema=read_schema, report=report)
+    diff = compare(
+        repo, old, new, asked=Asked(wanted.folder, erased=wanted.erased), read_schema=read_schema, report=report
+    )
     return [
         {"name": t.name, "added": t.added, "removed": t.removed, "changed": t.changed, "reason": t.reason}
         for t in diff.tables

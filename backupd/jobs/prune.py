@@ -179,7 +179,8 @@ class Prune:
         self._problems: list[Problem] = []
         self._history = repo.history()
         self._records = self._history.records
-        self._problems += self._history.record_problems
+        # what a revoked key signed counts for nothing, so nothing that is needed or held can be lost with it
+        self._problems += [problem for problem in self._history.record_problems if problem.kind != "revoked"]
         self._hidden = self._history.hidden_records
         self._check()
         self._all = all_candidates(repo, self._history.views, self._records, copied=copied)
@@ -204,8 +205,12 @@ class Prune:
             )
         self._problems += [_sealed(name) for name in self._hidden]
         self._problems += [problem for problem in history.problems if problem.kind != "unknown"]
-        self._problems += record_problems(self._repo, self._records) + orphans(self._records)
+        self._problems += record_problems(self._repo, self._records) + orphans(self._records, self._revoked())
         self._stop(self._problems)
+
+    def _revoked(self) -> set[str]:
+        """Records that count for nothing, because their key was revoked."""
+        return {problem.object for problem in self._history.record_problems if problem.kind == "revoked"}
 
     def _stop(self, problems: Sequence[Problem]) -> None:
         for problem in problems:
@@ -310,6 +315,7 @@ class Prune:
         if not self._gone:
             return
         read = {record.name for record in self._records} | {problem.object for problem in self._problems}
+        read |= self._revoked()
         problems: list[Problem] = []
         for record in self._repo.records(problems.append, lambda name: problems.append(_sealed(name)), read):
             opens = is_step(record) and record.document["step"] == "open"
@@ -320,6 +326,7 @@ class Prune:
                     object_name=record.name,
                     hint="run it again",
                 )
+        problems = [problem for problem in problems if problem.kind != "revoked"]
         self._problems += problems
         self._stop(problems)
 

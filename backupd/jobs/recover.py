@@ -22,7 +22,7 @@ from backupd.model import Cells, Change, LiveSchema, Reference
 from backupd.records.closure import Rows, Table, down
 from backupd.records.judging import make_plan
 from backupd.records.plan import Plan, Rules
-from backupd.records.undo import Undo, UndoPlan, make_undo_plan, parse_undo, undo_lines
+from backupd.records.undo import Undo, UndoPlan, count_standing, make_undo_plan, parse_undo, undo_lines
 from backupd.report import Reporter
 
 _SHOWN = 5
@@ -214,13 +214,15 @@ def _carry_out(
     triggers: bool | None,
 ) -> Applied:
     written = sorted({change.table for change in changes})
-    kept = Undo(live.engine, live.identity, stamp(now), snapshot, triggers, tuple(changes))
     ready = False
     try:
-        with live.transaction(triggers=triggers is not False):
+        deletes = any(change.kind == "delete" for change in changes)
+        with live.transaction(triggers=triggers is not False, deletes=deletes):
             if tuple(again()) != tuple(changes):
                 raise _stale()
             before = set(live.orphans(written))
+            standing = count_standing(changes, live.schema(), live)
+            kept = Undo(live.engine, live.identity, stamp(now), snapshot, triggers, tuple(changes), standing)
             write_private(undo, undo_lines(kept))
             ready = True
             report.phase("writing")
@@ -282,7 +284,14 @@ def prepare_undo(undo: Undo, live: Live, virtual: Sequence[Reference] = ()) -> U
 
 
 def take_back(
-    undo: Undo, live: Live, place: Path, now: datetime, report: Reporter, *, triggers: bool | None
+    undo: Undo,
+    live: Live,
+    place: Path,
+    now: datetime,
+    report: Reporter,
+    *,
+    triggers: bool | None,
+    virtual: Sequence[Reference] = (),
 ) -> tuple[UndoPlan, Applied]:
     """Take a recovery back, in one transaction with an undo file of its own.
 
@@ -290,7 +299,7 @@ def take_back(
         SafetyRefused: rows were changed since, or nobody said whether triggers run.
         TryAgain, Failed: as of `carry_out`.
     """
-    plan = prepare_undo(undo, live)
+    plan = prepare_undo(undo, live, virtual)
     if count := plan.counts["conflict"]:
         raise SafetyRefused(
             f"{count:,} of the rows were changed since by somebody else: nothing was written",
@@ -299,9 +308,11 @@ def take_back(
     _refuse_triggers(plan.triggers, triggers)
 
     def again() -> Sequence[Change]:
-        found = prepare_undo(undo, live)
+        found = prepare_undo(undo, live, virtual)
         if found.counts["conflict"]:
             raise _stale()
         return found.changes
 
-    return plan, _carry_out(live, plan.changes, plan.carried, again, "", place, now, report, triggers=triggers)
+    # A PostgreSQL that keeps triggers from running cascades nothing, either.
+    carried = plan.changes if live.engine == "postgresql" and triggers is False else plan.carried
+    return plan, _carry_out(live, plan.changes, carried, again, undo.snapshot, place, now, report, triggers=triggers)

@@ -58,12 +58,22 @@ class StoredTables(Protocol):
         """What was read from the storage so far."""
 
 
-Hidden = Callable[[Cells], bool]
-"""Whether a row belongs to somebody who was erased, so that nobody may be shown it."""
+Hidden = Callable[[Cells], tuple[int, ...] | None]
+"""The places of a row whose values nobody may be shown, because they tell of somebody who was erased; None if it is all of it."""
+
+
+def shown_of(row: Cells, hidden: Hidden, by: Collection[int] = ()) -> Cells | None:
+    """What may be shown of a row, that was looked for by the values at some places; None if nothing."""
+    found = hidden(row)
+    if not found:
+        return None if found is None else row
+    if not set(by).isdisjoint(found):  # nobody learns that it referred to them
+        return None
+    return tuple(None if at in found else cell for at, cell in enumerate(row))
 
 
 class Erased(Protocol):
     """What the erasure ledger hides of one source."""
 
     def hidden(self, table: str, columns: Sequence[str], key: Sequence[str]) -> Hidden | None:
-        """What tells of a table's rows, with these columns in this order, which are hidden; None if none are."""
+        """What tells of a table's rows, with these columns in this order, what is hidden; None if nothing is."""

@@ -10,7 +10,7 @@ from typing import Protocol
 from backupd.errors import UsageError
 from backupd.jobs.compare import StoredSide
 from backupd.jobs.comparepages import Groups
-from backupd.jobs.stored import Erased, StoredTable
+from backupd.jobs.stored import Erased, StoredTable, shown_of
 from backupd.model import Bytes, Cell, Cells, PagedSchema, PagedTable
 from backupd.records.values import Value
 
@@ -67,7 +67,11 @@ class StoredFileTable:
         """See `StoredTable`."""
         found = self._database.rows(self._table, by, values)
         hidden = self._hidden
-        return found if hidden is None else (row for row in found if not hidden(row))
+        if hidden is None:
+            return found
+        names = [name for name, _ in self.columns]
+        places = [names.index(name) for name in by]
+        return (seen for row in found if (seen := shown_of(row, hidden, places)) is not None)
 
     def batches(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[list[Cells]]:
         """The same rows, many together."""

@@ -15,7 +15,7 @@ from typing import Any
 from backupd.crypto.chunks import Kind
 from backupd.errors import UsageError
 from backupd.jobs.compare import StoredSide
-from backupd.jobs.stored import Erased, StoredTable
+from backupd.jobs.stored import Erased, StoredTable, shown_of
 from backupd.jobs.tableshapes import Moment, codec_of, decoders_of, moment_of, ways_of
 from backupd.model import Cell, Cells
 from backupd.records.rowtext import NULL, cell_of, field_of
@@ -178,9 +178,12 @@ class StoredRows:
     def batches(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[list[Cells]]:
         """The same rows, those of a chunk together."""
         width, hidden = len(self.columns), self._hidden
+        places = [self._names.index(name) for name in by]
         for lines in self.lines(by, values):
             rows = [_cells(line, width) for line in lines]
-            yield rows if hidden is None else [row for row in rows if not hidden(row)]
+            if hidden is not None:
+                rows = [seen for row in rows if (seen := shown_of(row, hidden, places)) is not None]
+            yield rows
 
     def lines(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[list[bytes]]:
         """The rows as they are stored, hidden ones among them: for those who only take them apart differently."""

@@ -74,6 +74,10 @@ class Match:
     changes: tuple[SchemaChange, ...] = field(default=())
 
 
+class Opaque(UsageError):
+    """A snapshot is an archive of the server's own tool: nothing can be looked up in it."""
+
+
 def moment_of(content: Mapping[str, Any]) -> Moment:
     """What a snapshot's content part says.
 
@@ -82,7 +86,7 @@ def moment_of(content: Mapping[str, Any]) -> Moment:
     """
     stored = {s["name"] for s in content["streams"] if s["kind"] == "rows"}
     if not stored and any(s["kind"] == "schema" and s["name"] == "native" for s in content["streams"]):
-        raise UsageError("the snapshot is one opaque archive, whose records cannot be compared")
+        raise Opaque("the snapshot is one opaque archive, whose records cannot be compared")
     tables = {t["name"]: t for t in content["tables"]}
     kept = {name: table for name, table in tables.items() if name in stored}
     named = {str(name) for key in ("excluded", "skipped") for name in content["facts"].get(key) or ()}

@@ -17,6 +17,7 @@ from backupd.errors import BackupdError
 from backupd.jobs.compare import compare
 from backupd.jobs.comparepages import ReadSchema
 from backupd.jobs.comparison import Asked, TableDiff
+from backupd.jobs.erasure import Erasures
 from backupd.policy.nights import Night
 from backupd.policy.sudden import judge
 from backupd.records.values import Record, as_text
@@ -96,6 +97,7 @@ class Wanted:
         onset: when it began, or was noticed.
         table, key: what is missing, if that is known.
         nights: how many comparisons at most, of each source.
+        erased: what nobody may be told of.
         folder: where rows may wait on disk, sealed.
     """
 
@@ -104,6 +106,7 @@ class Wanted:
     table: str | None = None
     key: tuple[str, ...] = ()
     nights: int = 14
+    erased: Erasures | None = None
 
 
 def triage(
@@ -177,7 +180,7 @@ def _compare_nights(
     for old, new in pairs:
         ops: list[str] = []
         take = _watch(wanted.key, ops.append) if wanted.key else None
-        asked = Asked(wanted.folder, wanted.table, take)
+        asked = Asked(wanted.folder, wanted.table, take, wanted.erased)
         place = (old.id, new.id, new.structure.taken_at)
         try:
             said = compare(repo, old, new, asked=asked, read_schema=read_schema, report=report)

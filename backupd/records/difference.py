@@ -44,7 +44,7 @@ class Difference:
         shape: of the rows.
         spool: makes a place for what memory does not hold.
         budget: bytes of memory.
-        hidden: rows for whose cells it says True are left out of what is told; None for none.
+        hidden: of a row's cells, the places whose values count as NULL, or None if it is left out of what is told; None for none.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Difference:
         spool: Callable[[], Spool],
         *,
         budget: int = BUDGET,
-        hidden: Callable[[Cells], bool] | None = None,
+        hidden: Callable[[Cells], tuple[int, ...] | None] | None = None,
         depth: int = 0,
     ) -> None:
         self.shape, self._make, self._budget, self._hidden, self._depth = shape, spool, budget, hidden, depth
@@ -194,9 +194,11 @@ class Difference:
             yield Record("changed", shape.columns, shape.keyed, before, after)
 
     def _seen(self, row: bytes) -> tuple[Value, ...] | None:
-        if self._hidden is not None and self._hidden(self.shape.cells(row)):
-            return None
-        return self.shape.values(row)
+        values = self.shape.values(row)
+        if self._hidden is None:
+            return values
+        found = self._hidden(self.shape.cells(row))
+        return None if found is None else tuple(None if at in found else v for at, v in enumerate(values))
 
 
 def _nothing(_: bytes) -> bytes | None:

@@ -177,6 +177,10 @@ class Settling:
         self._references = [
             r for r in references if (child := rows.tables.get(r.table)) is not None and child.has(r.columns)
         ]
+        groups: dict[object, list[int]] = {}
+        for at, r in enumerate(self._references):  # one to a partitioned table is one to each of its partitions
+            groups.setdefault((r.table, r.name, r.columns, r.parent_columns, r.declared), []).append(at)
+        self._groups = list(groups.values())
         self._known: list[tuple[set[Cells], set[Cells]]] = [(set(), set()) for _ in self._references]
 
     def settle(self, entries: Sequence[Entry], rules: Rules) -> list[str]:
@@ -184,18 +188,25 @@ class Settling:
         changed = True
         while changed:
             changed = False
-            for at, reference in enumerate(self._references):
-                for entry in self._orphaned(at, entries) if reference.declared else ():
+            for group in self._groups:
+                reference = self._references[group[0]]
+                for entry in self._orphaned(group, entries) if reference.declared else ():
                     entry.op = "skip" if rules.of(entry.table) == "skip" else "conflict"
                     entry.reason = f"its parent in {reference.parent} is neither there nor brought back"
                     entry.columns, entry.change, changed = reference.columns, None, True
         return [
             f"{count:,} of {r.table} refer to a parent in {r.parent} that is neither there nor brought back"
-            for at, r in enumerate(self._references)
-            if not r.declared and (count := len(self._orphaned(at, entries)))
+            for group in self._groups
+            if not (r := self._references[group[0]]).declared and (count := len(self._orphaned(group, entries)))
         ]
 
-    def _orphaned(self, at: int, entries: Sequence[Entry]) -> list[Entry]:
+    def _orphaned(self, group: Sequence[int], entries: Sequence[Entry]) -> list[Entry]:
+        """Those whose parent is in none of the tables in which it may be."""
+        first, *others = (self._without_parent(at, entries) for at in group)
+        lacking = [{id(entry) for entry in some} for some in others]
+        return [entry for entry in first if all(id(entry) in some for some in lacking)]
+
+    def _without_parent(self, at: int, entries: Sequence[Entry]) -> list[Entry]:
         reference = self._references[at]
         parent, child = self._tables.get(reference.parent), self._tables[reference.table]
         leading: list[tuple[Cells, Entry]] = []

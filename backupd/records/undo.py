@@ -39,6 +39,7 @@ class Undo:
     snapshot: str
     triggers: bool | None
     changes: tuple[Change, ...] = field(repr=False)
+    standing: tuple[int | None, ...] = ()
 
 
 def undo_lines(undo: Undo) -> Iterator[bytes]:
@@ -52,20 +53,22 @@ def undo_lines(undo: Undo) -> Iterator[bytes]:
         "snapshot": undo.snapshot,
         "triggers": undo.triggers,
     }
-    for values in (head, *map(_document, undo.changes)):
+    standing = undo.standing or (None,) * len(undo.changes)
+    for values in (head, *map(_document, undo.changes, standing)):
         line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
         digest.update(line)
         yield line
     yield json.dumps({"changes": len(undo.changes), "sha256": digest.hexdigest()}).encode() + b"\n"
 
 
-def _document(change: Change) -> dict[str, object]:
+def _document(change: Change, standing: int | None) -> dict[str, object]:
     return {
         "kind": change.kind,
         "table": change.table,
         "key": cells_document(change.key),
         "old": cells_document(change.old),
         "new": cells_document(change.new),
+        **({} if standing is None else {"standing": standing}),
     }
 
 
@@ -91,9 +94,14 @@ def parse_undo(lines: Iterable[bytes]) -> Undo:
         if head.get("format") != FORMAT:
             raise ValueError("another format")
         changes = tuple(map(_change, rest))
+        standing = tuple(n if isinstance(n := one.get("standing"), int) else None for one in rest)
+        if all(n is None for n in standing):
+            standing = ()
         triggers = head["triggers"]
         engine, identity, time, snapshot = (str(head[name]) for name in ("engine", "database", "time", "snapshot"))
-        return Undo(engine, identity, time, snapshot, triggers if isinstance(triggers, bool) else None, changes)
+        return Undo(
+            engine, identity, time, snapshot, triggers if isinstance(triggers, bool) else None, changes, standing
+        )
     except (ValueError, KeyError, RecursionError):
         raise IntegrityError(
             "that is no whole undo file: it is cut, damaged, or something else",
@@ -114,6 +122,24 @@ def _change(value: Mapping[str, object]) -> Change:
         raise ValueError("no change")
     cells = (parse_cells(value[name]) for name in ("key", "old", "new"))
     return Change(cast(ChangeKind, kind), value["table"], *cells)
+
+
+def count_standing(changes: Sequence[Change], schema: LiveSchema, live: LiveRows) -> tuple[int | None, ...]:
+    """Of each row without a key that comes or goes, how many equal ones stand there before; of all other changes None."""
+    counted: dict[tuple[str, tuple[str, ...]], Counter[Exact]] = {}
+    found: list[int | None] = []
+    for change in changes:
+        key, cells = schema.tables[change.table].key, {**change.key, **change.old, **change.new}
+        if change.kind == "update" or (key and {*change.key} == {*key}):
+            found.append(None)
+            continue
+        columns = tuple(sorted(cells))
+        if (change.table, columns) not in counted:
+            counted[change.table, columns] = Counter(exact(row) for row in live.rows(change.table, columns))
+        counts, row = counted[change.table, columns], exact(cells[c] for c in columns)
+        found.append(counts[row])
+        counts[row] += 1 if change.kind == "insert" else -1
+    return tuple(found)
 
 
 def inverse(changes: Sequence[Change]) -> tuple[Change, ...]:
@@ -151,6 +177,7 @@ class UndoEntry:
     new: dict[str, Cell] = field(repr=False)
     places: list[int] = field(default_factory=list)
     reason: str = ""
+    standing: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +212,8 @@ def make_undo_plan(undo: Undo, schema: LiveSchema, references: Sequence[Referenc
     for change in changes:
         _check_names(change, schema)
     entries = _rows(changes)
+    for entry in entries if undo.standing else ():
+        entry.standing = undo.standing[-1 - entry.places[0]]
     by_table: dict[str, list[UndoEntry]] = {}
     for entry in entries:
         by_table.setdefault(entry.table, []).append(entry)
@@ -305,9 +334,10 @@ def _judge_wholes(table: LiveTable, entries: Sequence[UndoEntry], live: LiveRows
             was = exact({**entry.key, **entry.old}[c] for c in columns if c in {**entry.key, **entry.old})
             becomes = exact({**entry.key, **entry.old, **entry.new}[c] for c in columns)
             if entry.kind == "insert":
-                entry.op = "same" if counts[becomes] else "insert"
-                counts[becomes] -= entry.op == "same"
-            elif counts[was]:
+                least = 1 if entry.standing is None else entry.standing
+                entry.op = "same" if counts[becomes] >= least else "insert"
+                counts[becomes] += 1 if entry.op == "insert" else -(entry.standing is None)
+            elif counts[was] > (entry.standing or 0):
                 entry.op = entry.kind
                 counts[was] -= 1
             elif entry.kind == "delete" or counts[becomes]:

@@ -5,7 +5,7 @@ that. Whoever may check reads these records, so what programs write into them na
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -216,15 +216,33 @@ def _missing(incident: Incident) -> list[Problem]:
     ]
 
 
-def orphans(records: Iterable[Record]) -> list[Problem]:
-    """Steps of incidents whose opening is not there: somebody took it away, and with it what it holds."""
+def orphans(records: Iterable[Record], revoked: Collection[str] = frozenset()) -> list[Problem]:
+    """Steps of incidents whose opening is not there: somebody took it away, and with it what it holds.
+
+    Args:
+        records: those that count.
+        revoked: names of those that do not, because their key was revoked: what follows only them is no orphan.
+    """
     mine = [record for record in records if is_step(record)]
     opened = {str(r.document["incident"]) for r in mine if r.document["step"] == "open"}
     return [
         Problem(r.name, "missing", f"it is a step of incident {r.document['incident']}, and no record opens that")
         for r in mine
-        if r.document["incident"] not in opened
+        if r.document["incident"] not in opened and not _follows_revoked(r, {one.name: one for one in mine}, revoked)
     ]
+
+
+def _follows_revoked(record: Record, steps: Mapping[str, Record], revoked: Collection[str]) -> bool:
+    """Whether the steps before a record lead to one that counts for nothing."""
+    met: set[str] = set()
+    at: Record | None = record
+    while at is not None and at.name not in met and at.document["step"] != "open":
+        met.add(at.name)
+        before = str(at.document["follows"]["record"])
+        if before in revoked:
+            return True
+        at = steps.get(before)
+    return False
 
 
 def openings(records: Iterable[Record]) -> list[tuple[Record, tuple[Covered, ...]]]:

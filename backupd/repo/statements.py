@@ -67,12 +67,16 @@ def verify_statement(signed: Mapping[str, Any], trust: Trust) -> Stated:
         if not isinstance(document, dict) or document["repository"] != trust.repository.hex():
             raise IntegrityError(f"{_NAME} is about another repository")
         pairs = [(bytes.fromhex(s["key"]), base64.b64decode(s["signature"], validate=True)) for s in signatures]
+        said = [s["role"] for s in signatures]
         message = _message(trust.repository, document)
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, RecursionError):
         raise IntegrityError(f"{_NAME} is no signed statement") from None
     if not 1 <= len(pairs) <= MAX_SIGNATURES:
         raise IntegrityError(f"{_NAME} needs 1 to {MAX_SIGNATURES} signatures")
-    return Stated(document, tuple((key, _role(key, signature, message, trust)) for key, signature in pairs))
+    signers = tuple((key, _role(key, signature, message, trust)) for key, signature in pairs)
+    if said != [str(role) for _, role in signers]:
+        raise IntegrityError(f"{_NAME} says of a signer what its key is not")
+    return Stated(document, signers)
 
 
 def _role(key: bytes, signature: bytes, message: bytes, trust: Trust) -> Role:

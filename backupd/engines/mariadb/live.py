@@ -75,6 +75,7 @@ class MariaLive:
         self._shape: Shape | None = None
         self._inside = False
         self._triggers = True
+        self._deletes = False
         self._reading = ""
 
     @property
@@ -115,7 +116,7 @@ class MariaLive:
             yield from (row[: len(columns)] for row in found if row[len(columns) : len(columns) + len(by)] in wanted)
 
     @contextmanager
-    def transaction(self, *, triggers: bool) -> Iterator[None]:
+    def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:
         """One transaction. Foreign keys are checked row by row; triggers cannot be kept from running.
 
         With `triggers` False, `apply` refuses changes of tables that have some.
@@ -129,7 +130,7 @@ class MariaLive:
         with self._errors(self._place.database):
             run(self._link, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
             run(self._link, "START TRANSACTION")
-        self._inside, self._triggers = True, triggers
+        self._inside, self._triggers, self._deletes = True, triggers, deletes
         try:
             yield
             self._require_idle()
@@ -162,7 +163,7 @@ class MariaLive:
         for run_ in grouping.runs(changes):
             needed = grouping.dependencies(run_, references)
             for first, last in grouping.parts(needed):
-                graph = {place: needed[place] for place in range(first, last)}
+                graph = {place: [one for one in needed[place] if one >= first] for place in range(first, last)}
                 try:
                     order, is_cycle = list(TopologicalSorter(graph).static_order()), False
                 except CycleError:
@@ -257,7 +258,8 @@ class MariaLive:
         text = f"SELECT {live_text.read_columns(known, columns, self._marker.decode())} FROM {quote_name(stored.name)}"
         text += " FOR SYSTEM_TIME ALL" if stored.versioned else ""
         text += f" WHERE {condition}" if condition else ""
-        return text + (" LOCK IN SHARE MODE" if self._inside else "")
+        lock = " FOR UPDATE" if self._deletes else " LOCK IN SHARE MODE"  # a shared one lets others refer to the row
+        return text + (lock if self._inside else "")
 
     def _cells(self, row: Sequence[object]) -> Cells:
         return tuple(

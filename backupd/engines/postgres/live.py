@@ -16,7 +16,7 @@ from backupd.engines.base import ServerPlace
 from backupd.engines.postgres import live_checks, live_text
 from backupd.engines.postgres.catalog import Session
 from backupd.engines.postgres.client import open_connection, patience
-from backupd.engines.postgres.live_rows import Rows
+from backupd.engines.postgres.live_rows import KEY_LOCK, ROW_LOCK, Rows
 from backupd.engines.postgres.live_schema import Known, Shape, read_shape
 from backupd.engines.postgres.problems import live_error
 from backupd.errors import Failed, SafetyRefused, Unreachable
@@ -85,7 +85,7 @@ class PostgresLive:
                 yield from self._rows.all(known, encoding, columns, lock=self._inside)
 
     @contextmanager
-    def transaction(self, *, triggers: bool) -> Iterator[None]:
+    def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:
         """One transaction; deferrable foreign keys are checked at its end. Without triggers, no foreign key is checked.
 
         Raises:
@@ -100,6 +100,7 @@ class PostgresLive:
         try:
             self._begin(triggers=triggers)
             self._inside, self._triggers = True, triggers
+            self._rows.lock = KEY_LOCK if deletes else ROW_LOCK
             yield
             self._rows.require_idle()
             with self._errors(self._name):

@@ -21,7 +21,9 @@ from backupd.model import Cells
 _AT_ONCE = 500
 _BYTES_AT_ONCE = 1 << 20
 # Blocks whoever writes or deletes the row, and nobody who only refers to it.
-_LOCK = " FOR NO KEY UPDATE OF t"
+ROW_LOCK = " FOR NO KEY UPDATE OF t"
+# Blocks those, too: what is going to be deleted must not be referred to meanwhile.
+KEY_LOCK = " FOR UPDATE OF t"
 
 
 class _Raw(Loader):
@@ -37,6 +39,7 @@ class Rows:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.reading = ""
+        self.lock = ROW_LOCK
 
     def require_idle(self) -> None:
         """Refuse to do two things at a time.
@@ -60,7 +63,9 @@ class Rows:
         self.require_idle()
         self.reading = known.table.name
         try:
-            yield from self._copied(_copy(known, encoding, columns, "", lock=lock), len(columns), drain=lock)
+            yield from self._copied(
+                _copy(known, encoding, columns, "", self.lock if lock else ""), len(columns), drain=lock
+            )
         finally:
             self.reading = ""
 
@@ -83,7 +88,7 @@ class Rows:
         read = [*columns, *by]
         for batch in batches(wanted, _AT_ONCE, _BYTES_AT_ONCE):
             self.require_idle()
-            copy = _copy(known, encoding, read, found_by(known, by, batch), lock=lock)
+            copy = _copy(known, encoding, read, found_by(known, by, batch), self.lock if lock else "")
             rows = list(self._copied(copy, len(read)))
             yield from (row[: len(columns)] for row in rows if row[len(columns) :] in wanted)
 
@@ -110,7 +115,7 @@ def _cells(stream: Copy, width: int) -> Iterator[Cells]:
     yield from stream.rows()
 
 
-def _copy(known: Known, encoding: str, columns: Sequence[str], condition: str, *, lock: bool) -> str:
+def _copy(known: Known, encoding: str, columns: Sequence[str], condition: str, lock: str) -> str:
     for name in columns:
         facets_of(known, name)
     source = f"{known.only} AS t"
@@ -119,4 +124,4 @@ def _copy(known: Known, encoding: str, columns: Sequence[str], condition: str, *
         source = f"(SELECT * FROM {known.only} {sound(relation.condition, relation.label)}) AS t"
     where = f" WHERE {condition}" if condition else ""
     names = ", ".join(map(quoted, columns))
-    return f"COPY (SELECT {names} FROM {source}{where}{_LOCK if lock else ''}) TO STDOUT (ENCODING {literal(encoding)})"
+    return f"COPY (SELECT {names} FROM {source}{where}{lock}) TO STDOUT (ENCODING {literal(encoding)})"

@@ -89,6 +89,8 @@ def add(
         history = repo.history()
         read_ledger(repo, history)
         views = _views(history.views, source)
+        for problem in history.problems:
+            report.warning(f"{problem.object} is {problem.kind}: add this erasure again once it can be read")
         given += references_of(source_if_known(settings, views[-1].source))
         database = _live(live, server)
         looking = _Snapshots(repo, [*given, *(database.schema().references if database else ())], only_subject)

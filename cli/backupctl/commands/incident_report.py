@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from backupctl import output
+from backupctl.erased import erasures_of
 from backupctl.moments import moment
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
@@ -84,7 +85,7 @@ def _make(settings: Settings, incident: str, exposed: tuple[str, ...], since: da
     from backupctl.commands.incident_tell import given_of
     from backupd.config.clock import now, parse_stamp
     from backupd.crypto.keyring import Right
-    from backupd.jobs.incident import find_incident, read_incidents, signer_of
+    from backupd.jobs.incident import find_incident, read_incidents, signer_of, views_of
     from backupd.jobs.incidentreport import build_report
     from backupd.jobs.triage import Wanted
     from backupd.repo.format import trust_name
@@ -97,7 +98,8 @@ def _make(settings: Settings, incident: str, exposed: tuple[str, ...], since: da
         repo = session.opened.repo
         history, known = read_incidents(repo)
         chosen = find_incident(known, incident)
-        wanted = Wanted(since or parse_stamp(chosen.detected), session.opened.places.cache)
+        erased = erasures_of(repo, history, views_of(chosen, history.views), None, report)
+        wanted = Wanted(since or parse_stamp(chosen.detected), session.opened.places.cache, erased=erased)
         given = replace(given_of(settings, chosen, now(), exposed), since=since)
         document = build_report(repo, history, chosen, wanted, given, read_file_schema, report)
         signed = sign_statement(document, [signer_of(repo)], repository=repo.id)

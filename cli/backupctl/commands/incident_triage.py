@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backupctl import output
+from backupctl.erased import erasures_of
 from backupctl.moments import moment
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
@@ -62,7 +63,8 @@ def command(
         if not views:
             raise UsageError(f"there is no snapshot of {source or 'its sources'}", object_name=source)
         onset = since or (_detected(chosen.detected) if chosen else None) or now()
-        wanted = Wanted(onset, session.opened.places.cache, table, split_key(record), nights)
+        erased = erasures_of(repo, history, views, None, report)
+        wanted = Wanted(onset, session.opened.places.cache, table, split_key(record), nights, erased)
         found = triage(repo, views, history.records, wanted, read_file_schema, report)
         if chosen and chosen.is_open and not settings.dry_run:
             add_step(repo, chosen, "triage", step_values(found, stamp(onset)), now())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from backupd.jobs.stored import StoredTables
     from backupd.model import Reference
     from backupd.policy.model import Source
+    from backupd.records.undo import UndoPlan
     from backupd.repo.repository import SnapshotView
     from backupd.wiring import ServerOptions
 
@@ -111,7 +112,8 @@ def command(
     Without --apply or --sql the plan is shown and nothing is written. Records that are missing are inserted, references
     that were lost with them are repaired, and what was changed since is never overwritten unless --on-conflict says so.
     --apply makes the plan once more in a transaction (75 if it came out another one) and writes an undo file first, which
-    `recover --undo FILE --into URL --apply` takes back. This needs the read right; an undo needs no key.
+    `recover --undo FILE --into URL --apply` takes back. This needs the read right; an undo needs no key, unless it brings
+    records back.
     """
     from backupd.errors import UsageError
 
@@ -310,15 +312,19 @@ def _take_back(settings: Settings, asked: _Asked, place: _Place) -> None:
 
     report = TerminalReporter(settings)
     undo = read_undo(Path(asked.undo or ""))
+    virtual = place.references(asked.reference)
     with closing(place.live()) as live:
-        plan = prepare_undo(undo, live)
+        plan = prepare_undo(undo, live, virtual)
         values: dict[str, Any] = {"into": live.identity, "applied": False, **undo_values(plan), "undo": None}
         try:
             if asked.apply:
+                _refuse_erased(settings, undo.snapshot, plan)
                 moment = now()
                 to = Path(asked.undo_to) if asked.undo_to else undo_place(state_base(settings.state), moment)
                 with _noted(settings, undo.snapshot, live.engine, report):
-                    plan, done = take_back(undo, live, to.absolute(), moment, report, triggers=asked.runs)
+                    plan, done = take_back(
+                        undo, live, to.absolute(), moment, report, triggers=asked.runs, virtual=virtual
+                    )
                 values |= {**undo_values(plan), "applied": True, "undo": str(done.undo)}
         except BackupdError as error:
             error.values = values  # type: ignore[attr-defined]  # the JSON document shows the plan beside the error
@@ -329,6 +335,34 @@ def _take_back(settings: Settings, asked: _Asked, place: _Place) -> None:
         output.document("recover", values)
     else:
         say_undo(settings, plan, values)
+
+
+def _refuse_erased(settings: Settings, snapshot: str, plan: "UndoPlan") -> None:
+    """What is taken back may itself bring records back: nobody who was erased meanwhile may be among them.
+
+    Raises:
+        UsageError: the ledger cannot be asked, because no repository or key is named.
+        SafetyRefused: somebody who was erased would come back.
+    """
+    from backupd.crypto.keyring import Right
+    from backupd.errors import SafetyRefused, UsageError
+    from backupd.jobs.erasure import read_ledger, tells_of_erased
+
+    if not any(change.kind == "insert" for change in plan.changes):
+        return
+    if not settings.repository or not settings.key:
+        raise UsageError(
+            "taking this back brings records back, and nobody who was erased may be among them",
+            hint="name the repository and read.key, so that the erasure ledger can be asked",
+        )
+    with opened(settings, Right.READ) as session:
+        history = session.opened.repo.history()
+        erasures = read_ledger(session.opened.repo, history).of_snapshot_id(snapshot, history.views)
+    if erasures is not None and any(tells_of_erased(erasures, change) for change in plan.changes):
+        raise SafetyRefused(
+            "records of somebody who was erased would come back: nothing was written",
+            hint="delete the undo file: it holds what must not come back",
+        )
 
 
 @contextmanager

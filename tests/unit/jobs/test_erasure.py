@@ -310,3 +310,24 @@ def test_the_live_database_may_have_them_still(kit: Kit, tmp_path: Path) -> None
         assert not is_live(live, parse_subject("gone:1"), found)
     finally:
         live.close()
+
+
+def test_a_row_that_referred_to_them_does_not_say_to_whom(tmp_path: Path) -> None:
+    """What ON DELETE SET NULL leaves is shown without the reference, and nobody finds it by that."""
+    kit = Kit(tmp_path)
+    path = tmp_path / "crm.db"
+    db = sqlite3.connect(path)
+    db.executescript(
+        "CREATE TABLE people(mail TEXT PRIMARY KEY); CREATE TABLE visits(id INTEGER PRIMARY KEY, mail TEXT REFERENCES people"
+        f" ON DELETE SET NULL); INSERT INTO people VALUES ('{CANARY}'); INSERT INTO visits VALUES (1, '{CANARY}')"
+    )
+    db.close()
+    kit.backup(path)
+    erase(kit, f"people:{CANARY}")
+    repo = kit.repo(Role.READ, host="reader")
+    (view,) = repo.history().views
+    with opened_tables(repo, view, open_file=LazyDatabase, erased=erased(kit)) as tables:
+        visits = tables.tables["visits"]
+        assert list(visits.rows()) == [(1, None)]
+        assert list(visits.rows(["id"], [(1,)])) == [(1, None)]
+        assert list(visits.rows(["mail"], [(CANARY,)])) == []

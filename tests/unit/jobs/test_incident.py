@@ -1,6 +1,7 @@
 """Incidents: what holds, what ends that, and what liars and thieves can do about it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from backupd.catalog.opening import Catalog
 from backupd.crypto.keyfile import Role
+from backupd.crypto.primitives import sha256
 from backupd.daemon.inforce import InForce
 from backupd.daemon.page import render
 from backupd.daemon.service import State as Loop
@@ -17,10 +19,11 @@ from backupd.errors import IntegrityError, TryAgain
 from backupd.jobs.cataloging import look, note
 from backupd.jobs.incident import Covered, State, add_step, open_incident, read_incidents, release_held, state_values
 from backupd.jobs.prune import Prune, PruneResult
+from backupd.jobs.verify import append_record
 from backupd.policy.retention import Rule
 from backupd.report import Tally
 from backupd.wiring import open_catalog
-from tests.jobs_kit import HookStore, Kit, make_database
+from tests.jobs_kit import HookStore, Kit, make_database, names
 from tests.unit.daemon.samples import HOSTILE
 from tests.unit.daemon.test_view import PolicyFile, policy
 
@@ -206,3 +209,20 @@ def test_a_record_of_an_interrupted_opening_is_whole_or_not_there(kit: Kit) -> N
     assert read_incidents(kit.repo(Role.READ, host="laptop"))[1] == []
     start(kit)
     assert all(v.keep for v in prune(kit).verdicts)
+
+
+def test_what_a_thief_signed_stops_no_prune_once_the_key_is_revoked(kit: Kit) -> None:
+    """Records are never removed: one that counts for nothing must not stand in the way for ever, nor a step that follows it."""
+    repo = kit.repo(Role.READ, host="laptop")
+    append_record(repo, kit.signer(Role.READ), {"type": "audit", "created": "2026-01-01T00:00:00Z", "action": "query"})
+    last = names(kit.store, "records/read/")[-1]
+    good = int(last.rsplit("/", 1)[1]), sha256(kit.store.get(last))
+    start(kit)
+    recovery = kit.repo(Role.RECOVERY, host="laptop")
+    (one,) = read_incidents(recovery)[1]
+    add_step(recovery, one, "note", {"text": "that was a thief"}, NOW)
+    assert all(v.keep for v in prune(kit).verdicts)
+    identities = tuple(replace(i, last_good=good) if i.role is Role.READ else i for i in kit.trust.identities)
+    kit.put_trust(replace(kit.trust, version=2, identities=identities))
+    assert [v.keep for v in prune(kit).verdicts].count(True) == 1
+    assert read_incidents(kit.repo(Role.RECOVERY, host="laptop"))[1] == []

@@ -32,7 +32,7 @@ class Ledger:
         self._cells = set(cells)
 
     def hidden(self, table: str, columns: Sequence[str], key: Sequence[str]):  # type: ignore[no-untyped-def]
-        return lambda row: row[0] in self._cells
+        return lambda row: None if row[0] in self._cells else ()
 
 
 def look(kit: Kit, snapshot: str, erased: Ledger | None = None):  # type: ignore[no-untyped-def]

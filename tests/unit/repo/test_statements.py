@@ -79,3 +79,11 @@ def test_junk_is_no_statement(junk: dict[str, Any]) -> None:
         verify_statement(junk, WORLD.trust)
     with pytest.raises(IntegrityError):
         verify_statement({**signed(Role.READ), "signatures": []}, WORLD.trust)
+
+
+def test_a_role_that_is_not_the_keys_is_refused() -> None:
+    """The role beside a signature is for people: it must be the one that trust gives the key."""
+    forged = signed(Role.READ)
+    forged["signatures"][0]["role"] = "root"
+    with pytest.raises(IntegrityError):
+        verify_statement(forged, WORLD.trust)
