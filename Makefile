@@ -7,6 +7,7 @@
 # make bench-servers   the same for PostgreSQL and MariaDB, beside their own tools
 # make bench-retention plan, prune, status and a list of 1,000 to 10,000 snapshots
 # make bench-records look records up: query by key and by scan, find over 30 snapshots; ROWS=1000000
+# make bench-worst-day diff, find, query and recover on a PostgreSQL database of ten million rows
 # make bench-daemon    200 sources: an idle daemon, status, page, metrics and queue beside 20,000 runs
 # make soak   a simulated month of 200 sources, then a real daemon that is killed again and again (a quarter of an hour)
 # make lock   resolves the pinned versions again (needs uv)
@@ -17,7 +18,7 @@ BIN = $(VENV)/bin
 TEST_WORKERS ?= 2
 SHELL = /bin/sh
 
-.PHONY: demo test check bench bench-full bench-file bench-servers bench-retention bench-records bench-daemon soak lock clean help needs
+.PHONY: demo test check bench bench-full bench-file bench-servers bench-retention bench-records bench-worst-day bench-daemon soak lock clean help needs
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -78,6 +79,9 @@ bench-retention: $(VENV)/test.done
 
 bench-records: $(VENV)/test.done
 	$(BIN)/python -m tests.bench.records $(ROWS)
+
+bench-worst-day: $(VENV)/test.done
+	$(BIN)/python tests/bench/worstday.py
 
 bench-daemon: $(VENV)/test.done
 	$(BIN)/python tests/bench/daemon.py
