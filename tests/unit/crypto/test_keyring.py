@@ -29,9 +29,9 @@ RIGHTS_OF = {
     Role.WRITE: {Right.LIST, Right.WRITE, Right.HOLD},
     Role.CHECK: {Right.LIST, Right.CHECK},
     Role.PRUNE: {Right.LIST, Right.CHECK, Right.PRUNE, Right.HOLD},
-    Role.READ: {Right.LIST, Right.CHECK, Right.READ, Right.HOLD},
-    Role.ROOT: {Right.LIST, Right.ROOT, Right.PRUNE, Right.HOLD},
-    Role.RECOVERY: {Right.LIST, Right.CHECK, Right.READ, Right.HOLD},
+    Role.READ: {Right.LIST, Right.CHECK, Right.READ, Right.HOLD, Right.RESPOND},
+    Role.ROOT: {Right.LIST, Right.ROOT, Right.PRUNE, Right.HOLD, Right.RESPOND},
+    Role.RECOVERY: {Right.LIST, Right.CHECK, Right.READ, Right.HOLD, Right.RESPOND},
 }
 
 
