@@ -99,7 +99,8 @@ def test_what_was_deleted_before_stands_nowhere_in_the_file(tmp_path: Path) -> N
     words = ", ".join(f"('canary-{n}-{'x' * 60}', {n})" for n in range(200))
     path = made(
         tmp_path / "db",
-        f"CREATE TABLE t(a, b); CREATE INDEX i ON t(a); INSERT INTO t VALUES {words}; ANALYZE; DELETE FROM t;",
+        "PRAGMA secure_delete=OFF; CREATE TABLE t(a, b); CREATE INDEX i ON t(a);"
+        f" INSERT INTO t VALUES {words}; ANALYZE; DELETE FROM t;",
     )
     assert b"canary-7-" in path.read_bytes()
     taken = take_out(path, rules(t=Rule(("canary-7",))))

@@ -135,7 +135,7 @@ def test_one_key_for_everything_ends(budget: int) -> None:
 
 def test_rows_that_may_not_be_seen() -> None:
     """What the predicate hides appears neither as old nor as new."""
-    difference = Difference(keyed(), Blocks, hidden=lambda cells: cells[0] == b"7")
+    difference = Difference(keyed(), Blocks, hidden=lambda cells: None if cells[0] == b"7" else ())
     difference.add([b"7\ta\n", b"8\ta\n"], -1)
     difference.add([b"7\tb\n", b"8\tb\n"], 1)
     assert [r.key for r in difference.records()] == [("8",)]
