@@ -8,6 +8,8 @@ from backupd.errors import Failed
 from backupd.model import Cell, Cells
 
 _BATCH = 400
+_WHOLE = 1e15
+"""Whole numbers below it are read exactly."""
 
 
 def name(text: str) -> str:
@@ -39,7 +41,7 @@ def literal(cell: Cell, encoding: str) -> str:
         case float() if math.isinf(cell):
             return "9e999" if cell > 0 else "-9e999"
         case float():
-            return repr(cell)
+            return _number(cell)
         case bytes():
             return f"X'{cell.hex()}'"
         case str() if cell.isprintable():
@@ -50,6 +52,20 @@ def literal(cell: Cell, encoding: str) -> str:
             except UnicodeEncodeError:
                 raise Failed("a text of the snapshot is no Unicode, and cannot be written exactly") from None
             return f"CAST(X'{data.hex()}' AS TEXT)"
+
+
+def _number(value: float) -> str:
+    """A number that SQLite reads as exactly this one: whole ones by their digits, others by steps that round nothing.
+
+    SQLite's own reading of digits behind a point may be one bit off (0.060533 is), and not the same in all versions.
+    """
+    if value.is_integer() and abs(value) < _WHOLE:
+        return repr(value)
+    mantissa, exponent = math.frexp(value)
+    whole, exponent = int(mantissa * 2**53), exponent - 53
+    sign = "*" if exponent > 0 else "/"
+    steps, rest = divmod(abs(exponent), 62)
+    return f"(CAST({whole} AS REAL){f'{sign}{2**62}' * steps}{sign}{2**rest})"
 
 
 def selections(
