@@ -4,7 +4,6 @@ What is not there and what was erased are told in the same words: nobody learns 
 value.
 """
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from backupd.model import Cell, Cells
 from backupd.records.cells import exact
 from backupd.records.closure import Table
 from backupd.records.liverows import count_wholes, look_up
-from backupd.records.subject import Subject
+from backupd.records.subject import Subject, split_escaped, unescaped
 from backupd.records.values import Record, Value, as_text
 from backupd.report import Reporter
 
@@ -51,22 +50,8 @@ class Wanted:
     removed: Mapping[str, Sequence[Record]] = field(default_factory=dict, repr=False)
 
 
-def _split(text: str, at: str, most: int = -1) -> list[str]:
-    """The parts between separators that have no backslash before them; backslashes stay."""
-    parts, part, letters = [], "", iter(text)
-    for letter in letters:
-        if letter == "\\":
-            part += letter + next(letters, "")
-        elif letter == at and most != 0:
-            parts.append(part)
-            part, most = "", most - 1
-        else:
-            part += letter
-    return [*parts, part]
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\\([:,=\\])", r"\1", text)
+def _plain(part: str) -> str:
+    return unescaped(part, ":,=\\")
 
 
 def parse_condition(text: str) -> Condition:
@@ -75,8 +60,8 @@ def parse_condition(text: str) -> Condition:
     Raises:
         UsageError: it is none.
     """
-    parts = _split(text, ":", 1)
-    pairs = [_split(part.lstrip(), "=", 1) for part in _split(parts[-1], ",")]
+    parts = split_escaped(text, ":", most=2)
+    pairs = [split_escaped(part.lstrip(), "=", most=2) for part in split_escaped(parts[-1], ",")]
     if len(parts) != 2 or not parts[0] or any(len(pair) != 2 or not pair[0] for pair in pairs):
         raise UsageError("a condition is written as table:column=value", hint="such as --where orders:customer_id=4711")
     return Condition(_plain(parts[0]), tuple((_plain(column), _plain(value)) for column, value in pairs))

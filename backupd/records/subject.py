@@ -27,10 +27,10 @@ def parse_subject(text: str) -> Subject:
     Raises:
         UsageError: it is none.
     """
-    table, *rest = _parts(text, ":", most=2)
+    table, *rest = split_escaped(text, ":", most=2)
     if not rest or not table or not rest[0]:
         raise UsageError("a record is written with its table and its key", hint=_HINT)
-    return Subject(_plain(table), parse_key(rest[0]))
+    return Subject(unescaped(table), parse_key(rest[0]))
 
 
 def parse_key(text: str) -> tuple[str, ...]:
@@ -41,11 +41,15 @@ def parse_key(text: str) -> tuple[str, ...]:
     """
     if not text:
         raise UsageError("the key is empty", hint=_HINT)
-    return tuple(map(_plain, _parts(text, ",")))
+    return tuple(map(unescaped, split_escaped(text, ",")))
 
 
-def _parts(text: str, separator: str, most: int = 0) -> list[str]:
-    """Cut at separators without a backslash; escapes stay as they are."""
+def split_escaped(text: str, separator: str, most: int = 0) -> list[str]:
+    """Cut at separators without a backslash, into at most so many parts; escapes stay as they are.
+
+    Raises:
+        UsageError: it ends in the middle of an escape.
+    """
     found: list[str] = []
     start = at = 0
     while at < len(text):
@@ -61,11 +65,11 @@ def _parts(text: str, separator: str, most: int = 0) -> list[str]:
     return [*found, text[start:]]
 
 
-def _plain(part: str) -> str:
+def unescaped(part: str, letters: str = ":,\\") -> str:
     """Without its escapes; a backslash before any other letter stands for itself."""
     out, at = [], 0
     while at < len(part):
-        if part[at] == "\\" and part[at + 1 : at + 2] in {":", ",", "\\"}:
+        if part[at] == "\\" and part[at + 1 : at + 2] in tuple(letters):
             at += 1
         out.append(part[at])
         at += 1
