@@ -11,6 +11,7 @@ import pytest
 from backupd.crypto.keyfile import Role
 from backupd.engines.base import ServerPlace
 from backupd.engines.mariadb import open_live
+from backupd.errors import SafetyRefused
 from backupd.jobs.recover import carry_out, prepare, prepare_undo, read_undo, take_back
 from backupd.jobs.recoverroots import Wanted
 from backupd.jobs.storedtables import opened_tables
@@ -146,3 +147,35 @@ def test_a_family_comes_back_in_mariadb(tmp_path: Path, mariadb_server: MariaSer
         take_back(undo, live, tmp_path / "redo", NOW, Tally(), triggers=None)
         assert {name: dict(maria.rows(name)) for name in names} == between
         assert prepare_undo(undo, live).changes == (), "what was taken back once is not taken back again"
+
+
+def test_rows_that_spell_their_parent_otherwise_are_noticed(tmp_path: Path, mariadb_server: MariaServer) -> None:
+    """MariaDB cascades to them: an undo that would delete what somebody added since is refused."""
+    database = mariadb_server.create_database()
+    maria = Maria(mariadb_server, database)
+    kit = Kit(tmp_path)
+    maria.execute(
+        "create table c (name varchar(20) primary key, n int)",
+        "create table o (id int primary key, name varchar(20), foreign key (name) references c(name) on delete cascade)",
+        "insert into c values ('ADA', 1)",
+        "insert into o values (1, 'ADA')",
+    )
+    snapshot = take(kit, maria.source())
+    maria.execute("delete from c")
+    repo = kit.repo(Role.READ, host="reader")
+    view = next(view for view in repo.history().views if view.id == snapshot)
+    server = mariadb_server
+    place = ServerPlace("mariadb", server.host, server.port, server.root, database, {}, server.root_password)
+    with (
+        opened_tables(repo, view, open_file=open_file_database, erased=None) as stored,
+        closing(open_live(place)) as live,
+    ):
+        wanted = Wanted(parse_subject("c:ADA"))
+        recovery = prepare(stored, live, wanted, Rules(), Tally())
+        done = carry_out(recovery, live, view.id, tmp_path / "undo", NOW, Tally(), triggers=None)
+        maria.execute("insert into o values (2, 'ada')")
+        with pytest.raises(SafetyRefused):
+            take_back(read_undo(done.undo), live, tmp_path / "redo", NOW, Tally(), triggers=None)
+        assert maria.rows("o") == Counter({(1, "ADA"): 1, (2, "ada"): 1})
+        maria.execute("delete from c", "insert into c values ('ada', 2)")
+        assert prepare(stored, live, wanted, Rules(), Tally()).plan.counts["conflict"] >= 1

@@ -32,7 +32,9 @@ class Live(Protocol):
     def rows(
         self, table: str, columns: Sequence[str], by: Sequence[str] = (), values: Collection[Cells] = ()
     ) -> Iterator[Cells]:
-        """Rows whose columns `by` equal one of `values`, whatever their order; all rows if `by` is empty.
+        """Rows whose columns `by` equal one of `values` as the database compares them; all rows if `by` is empty.
+
+        Its equality decides about keys and references, and may be wider than that of cells: text without case, 1.0 and 1.00.
 
         Args:
             table: by its name in manifests.

@@ -37,12 +37,19 @@ def look_up(
         else:
             others.add(value)
     folded = {_folded(value) for value in found}
-    for value in wanted - found.keys():
-        if others or _folded(value) in folded:
-            rows = [row[width:] for row in live.rows(table, (*by, *columns), by, [value])]
-            if rows:
-                found[value] = rows
+    again = {value for value in wanted - found.keys() if others or _folded(value) in folded}
+    for value in again | _spelled_otherwise(others, wanted):
+        rows = [row[width:] for row in live.rows(table, (*by, *columns), by, [value])]
+        if rows:
+            found[value] = rows
     return found
+
+
+def _spelled_otherwise(others: Collection[Cells], wanted: Collection[Cells]) -> set[Cells]:
+    """The values that rows with these other ones may have been found by; all of them, where it is no matter of case."""
+    spellings = {_folded(other) for other in others}
+    alike = {value for value in wanted if _folded(value) in spellings}
+    return alike if spellings <= {_folded(value) for value in alike} else set(wanted)
 
 
 def _folded(cells: Cells) -> tuple[object, ...]:

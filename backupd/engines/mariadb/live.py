@@ -109,11 +109,11 @@ class MariaLive:
         wanted = {one for one in values if None not in one}
         for batch in grouping.batches(wanted, _AT_ONCE, _BYTES_AT_ONCE):
             self._require_idle()
-            text = self._select(known, [*columns, *by], live_text.found_by(known, by, batch))
+            text = self._select(known, columns, live_text.found_by(known, by, batch))
             with self._errors(table), self._raw() as cursor:
                 cursor.execute(text)
                 found = [self._cells(row) for row in cursor.fetchall()]
-            yield from (row[: len(columns)] for row in found if row[len(columns) : len(columns) + len(by)] in wanted)
+            yield from found
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:

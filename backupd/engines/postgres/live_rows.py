@@ -85,12 +85,11 @@ class Rows:
             psycopg.Error: the database refused.
         """
         wanted = {value for value in values if None not in value}
-        read = [*columns, *by]
         for batch in batches(wanted, _AT_ONCE, _BYTES_AT_ONCE):
             self.require_idle()
-            copy = _copy(known, encoding, read, found_by(known, by, batch), self.lock if lock else "")
-            rows = list(self._copied(copy, len(read)))
-            yield from (row[: len(columns)] for row in rows if row[len(columns) :] in wanted)
+            copy = _copy(known, encoding, columns, found_by(known, by, batch), self.lock if lock else "")
+            rows = list(self._copied(copy, len(columns)))
+            yield from rows
 
     def _copied(self, copy: str, width: int, *, drain: bool = False) -> Iterator[Cells]:
         cursor = self._session.cursor()
