@@ -1,4 +1,4 @@
-"""Writing large files past the system's page cache.
+"""Writing large files past the system's page cache, and what files take.
 
 What is written once and not read soon should not push out pages that a database needs, and the copy of every byte into
 memory that the system must find first can cost more than the disk does. Must never let a file look complete that is not:
@@ -10,6 +10,7 @@ import mmap
 import os
 from collections.abc import Callable
 from fcntl import F_GETFL, F_SETFL, fcntl
+from pathlib import Path
 
 BUFFER = 4 << 20
 ALIGNED = 4096
@@ -119,3 +120,8 @@ class DirectFile:
         rest, self._held = self._buffer[at : self._held], 0
         while rest:
             rest = rest[self._put(self._fd, rest) :]
+
+
+def folder_bytes(base: Path) -> int:
+    """What the files below a folder take, in bytes; 0 if there is no such folder."""
+    return sum(path.stat().st_size for path in base.rglob("*") if path.is_file()) if base.is_dir() else 0

@@ -10,7 +10,7 @@ from backupd.catalog.snapshots import Snapshot
 from backupd.config.clock import parse_stamp
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.locks import Locked, Locks
-from backupd.jobs.status import drills_by_snapshot
+from backupd.jobs.statusread import drills_by_snapshot
 from backupd.repo.brakes import brakes_set
 from backupd.repo.format import snapshot_name
 from backupd.repo.incidents import incidents

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 
 from backupd.config.paths import Places
+from backupd.disk import folder_bytes
 from backupd.jobs.select import source_names
 from backupd.repo.repository import Repository
-from backupd.repo.versioncache import cache_bytes
 from backupd.report import Problem
 
 
@@ -74,6 +74,6 @@ def repository_stats(repo: Repository, places: Places) -> RepositoryStats:
         newest = views[-1].structure
         stats.sources.append(SourceStats(name, len(views), newest.taken_at, newest.read_bytes, newest.stored_bytes))
     stats.read_bytes = sum(v.structure.read_bytes for v in history.views)
-    stats.cache_bytes = cache_bytes(places.cache)
-    stats.version_cache_bytes = cache_bytes(places.state / "versions")
+    stats.cache_bytes = folder_bytes(places.cache)
+    stats.version_cache_bytes = folder_bytes(places.state / "versions")
     return stats

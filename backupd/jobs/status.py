@@ -1,21 +1,18 @@
-"""Where things stand: of each source how old its newest good snapshot is, beside what was promised. Reads, and changes nothing.
+"""Where things stand: of each source how old its newest good snapshot is, beside what was promised.
 
-What cannot be seen is never called well.
+What cannot be seen is never called well. A function of what is known: statusread.py learns it from a repository, standings.py
+from the catalog. Nothing of repositories and keys is imported here: `status` by the catalog needs none of it, and is asked often.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Any
 
-from backupd.config.clock import parse_stamp, stamp
+from backupd.config.clock import stamp
 from backupd.policy.model import Policy
 from backupd.policy.words import written
-from backupd.repo.brakes import brakes_set
-from backupd.repo.incidents import incidents
-from backupd.repo.records import Record
-from backupd.repo.repository import SnapshotView
 
 DAYS = 30
 _LATE = timedelta(hours=1)
@@ -147,35 +144,15 @@ def tell_incidents(sources: Iterable[SourceStatus], found: Sequence[Troubled]) -
                 status.worse(Level.WARN, f"incident {one.id[:8]} is open since {one.since}: {one.message}")
 
 
-def of_records(records: Iterable[Record]) -> list[Troubled]:
-    """The incidents that are open, by the records of a repository."""
-    return [
-        Troubled(one.id, tuple(s.source for s in one.sources), one.since[:19].rstrip("Z") + "Z", one.message)
-        for one in incidents(records)
-        if one.is_open
-    ]
-
-
-def of_policy(
-    policy: Policy, views: Sequence[SnapshotView], records: Iterable[Record], now: datetime
-) -> list[SourceStatus]:
-    """The sources of a policy, by what its repository holds."""
-    records = list(records)
-    known, brakes = _known(views, records, now)
-    found = of_known(policy, known, brakes, now)
-    tell_incidents(found, of_records(records))
-    return found
-
-
 def of_known(policy: Policy, known: Mapping[str, Known], brakes: Sequence[Braked], now: datetime) -> list[SourceStatus]:
     """The sources of a policy, by what is known of their snapshots."""
     found = []
     for name in _names(policy, known):
         status = SourceStatus(name, policy.policy, policy.objectives.rpo)
-        _fill(status, known, brakes)
+        fill(status, known, brakes)
         _schedule(status, policy, now)
         _judge(status, policy, now)
-        _tell_brake(status)
+        tell_brake(status)
         found.append(status)
     return found
 
@@ -189,64 +166,17 @@ def _names(policy: Policy, known: Iterable[str]) -> list[str]:
     return found
 
 
-def of_repository(views: Sequence[SnapshotView], records: Iterable[Record], now: datetime) -> list[SourceStatus]:
-    """Every source that a repository holds, without a policy: nothing was promised."""
-    records = list(records)
-    known, brakes = _known(views, records, now)
-    found = []
-    for name in sorted(known):
-        status = SourceStatus(name)
-        _fill(status, known, brakes)
-        _tell_brake(status)
-        found.append(status)
-    tell_incidents(found, of_records(records))
-    return found
-
-
-def _known(
-    views: Sequence[SnapshotView], records: Sequence[Record], now: datetime
-) -> tuple[dict[str, Known], list[Braked]]:
-    drills, today = drills_by_snapshot(records), now.astimezone(UTC).date()
-    found: dict[str, Known] = {}
-    for view in views:
-        known = found.setdefault(view.source, Known())
-        if view.structure.kind != "snapshot":
-            continue
-        try:
-            taken = parse_stamp(view.structure.taken_at)
-        except (ValueError, OverflowError):
-            continue  # a writer that lies about the time has protected nothing
-        known.newest = max(taken, known.newest or taken)
-        back = (today - taken.date()).days
-        if 0 <= back < DAYS:
-            known.strip[DAYS - 1 - back] += 1
-        if drilled := drills.get(view.id):
-            known.drilled_at = max(drilled, known.drilled_at or drilled)
-    return found, [Braked(brake.source, brake.since, brake.reason) for brake in brakes_set(records)[0]]
-
-
-def _fill(status: SourceStatus, known: Mapping[str, Known], brakes: Sequence[Braked]) -> None:
+def fill(status: SourceStatus, known: Mapping[str, Known], brakes: Sequence[Braked]) -> None:
+    """Say of a source what is known of it."""
     mine = known.get(status.name, Known())
     status.last_good, status.drilled_at, status.strip = mine.newest, mine.drilled_at, list(mine.strip)
     status.brakes = [brake for brake in brakes if brake.source == status.name]
 
 
-def _tell_brake(status: SourceStatus) -> None:
+def tell_brake(status: SourceStatus) -> None:
     """A pause of pruning waits for a person."""
     for brake in status.brakes:
         status.worse(Level.WARN, f"the brake is set since {brake.since}: {brake.reason}")
-
-
-def drills_by_snapshot(records: Iterable[Record]) -> dict[str, datetime]:
-    """Of each snapshot that a drill proved, when."""
-    found: dict[str, datetime] = {}
-    for record in records:
-        if record.type == "evidence" and record.document.get("passed") is True:
-            try:
-                found[str(record.document["snapshot"])] = parse_stamp(str(record.document["created"]))
-            except (KeyError, ValueError):
-                continue
-    return found
 
 
 def _schedule(status: SourceStatus, policy: Policy, now: datetime) -> None:

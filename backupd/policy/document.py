@@ -1,23 +1,30 @@
 """YAML 1.2 with the place of every key and value: what errors need, and no more of YAML than a policy needs.
 
 Tags, several documents and keys given twice are refused; anchors may be used, but what they unfold to is limited. Must never
-make an object of anything but plain values.
+make an object of anything but plain values, and never lets the library say what a scalar means (it would read 02:30 as a number
+and `no` as false): only its syntax tree is used.
 """
 
-import io
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+import yaml
+from yaml import MappingNode, MarkedYAMLError, Node, ScalarNode, SequenceNode, YAMLError
 
 from backupd.policy.faults import NotValid
 
 MOST_BYTES, MOST_NODES, DEEPEST = 1 << 20, 20_000, 20
 Path = tuple[str | int, ...]
 _KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "value")
+_TOO_MUCH = "the file unfolds to more than any policy needs"
+_LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # both read alike; the first is built with libyaml
+_OPENS = {
+    yaml.MappingStartEvent: 1,
+    yaml.SequenceStartEvent: 1,
+    yaml.MappingEndEvent: -1,
+    yaml.SequenceEndEvent: -1,
+}
 _TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in _KINDS)
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,3})?")
@@ -62,7 +69,8 @@ def parse(data: bytes) -> Document:
         line = data.count(b"\n", 0, error.start) + 1
         raise NotValid(line, 1, "the file is not UTF-8 text") from None
     try:
-        node = YAML(typ="rt", pure=True).compose(io.StringIO(text))
+        _measure(text)
+        node = yaml.compose(text, Loader=_LOADER)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
@@ -76,18 +84,39 @@ def parse(data: bytes) -> Document:
     return document
 
 
+def _measure(text: str) -> None:
+    """Refuse what is nested deeper, or is more, than a policy needs, before a tree of it is made: that recurses outside Python.
+
+    Raises:
+        NotValid: it is.
+        YAMLError: it is no YAML.
+    """
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += _OPENS.get(type(event), 0)
+        nodes += isinstance(event, yaml.NodeEvent)
+        if depth > DEEPEST or nodes > MOST_NODES:
+            raise NotValid(*_place(event), _TOO_MUCH)
+
+
+def _place(found: "Node | yaml.Event") -> tuple[int, int]:
+    """The line and column where something begins, from 1."""
+    mark = found.start_mark
+    return (mark.line + 1, mark.column + 1) if mark else (0, 0)
+
+
 class _Builder:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._nodes = 0
 
     def build(self, node: Node, path: Path) -> Any:
-        line, column = node.start_mark.line + 1, node.start_mark.column + 1
+        line, column = _place(node)
         self._document.places[path] = (line, column)
         self._nodes += 1
         if self._nodes > MOST_NODES or len(path) > DEEPEST:
-            raise NotValid(line, column, "the file unfolds to more than any policy needs")
-        tag = str(node.tag) if node.tag is not None else ""
+            raise NotValid(line, column, _TOO_MUCH)
+        tag = str(node.tag or "")
         if tag and tag not in _TAGS:
             raise NotValid(line, column, f"a tag ({tag}) means nothing here")
         if isinstance(node, MappingNode):
@@ -100,7 +129,7 @@ class _Builder:
     def _mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key, value in node.value:
-            line, column = key.start_mark.line + 1, key.start_mark.column + 1
+            line, column = _place(key)
             if not isinstance(key, ScalarNode):
                 raise NotValid(line, column, "a key must be a word")
             name = str(key.value)

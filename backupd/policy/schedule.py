@@ -23,7 +23,7 @@ PROMPT = timedelta(minutes=5)
 BACK = timedelta(hours=1)
 """How far a clock may be put back without what was planned being forgotten."""
 _INSTANT = timedelta(seconds=1)
-_AT_ONCE = 16
+_AT_ONCE = 4
 _LOOK_BACK = tuple(timedelta(days=days) for days in (1 / 24, 1, 8, 400, 9 * 366))
 
 

@@ -428,8 +428,3 @@ def _sweep(caches: Path, before: float) -> None:
             newest = max((path.stat().st_mtime for path in folder.glob("list-*/head")), default=0.0)
             if max(newest, folder.stat().st_mtime) < before:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def cache_bytes(base: Path) -> int:
-    """What the files below a folder take."""
-    return sum(path.stat().st_size for path in base.rglob("*") if path.is_file()) if base.is_dir() else 0

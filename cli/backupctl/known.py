@@ -66,8 +66,8 @@ def by_catalog(settings: Settings, url: str | None, policies: "Sequence[Policy]"
 
 def _read(catalog: "Catalog", settings: Settings, policies: "Sequence[Policy]", now: datetime) -> Known | str:
     from backupd.config.paths import places
+    from backupd.disk import folder_bytes
     from backupd.jobs.standings import Standings
-    from backupd.repo.versioncache import cache_bytes
 
     if not alive(catalog, now):
         return "no daemon keeps the catalog up to date"
@@ -78,7 +78,7 @@ def _read(catalog: "Catalog", settings: Settings, policies: "Sequence[Policy]", 
     folders = {places(bytes.fromhex(look.repository), settings.state).state / "versions" for look in looks}
     sources = [status for policy in policies for status in standings.of(policy)]
     as_of = min((look.at for look in looks), default=now)
-    return Known(sources, sum(map(cache_bytes, folders)), "catalog", as_of)
+    return Known(sources, sum(map(folder_bytes, folders)), "catalog", as_of)
 
 
 def alive(catalog: "Catalog", now: datetime) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from tests.cli.kit import User
 from tests.conftest import Bucket
@@ -40,16 +40,14 @@ def commands() -> list[str]:
 
 def policy(folder: Path, database: str, bucket: str, endpoint: str) -> None:
     """What the newcomer's editor does to the ready-made policy."""
-    yaml = YAML()
-    document: dict[str, Any] = yaml.load((ROOT / POLICY).read_text())
+    document: dict[str, Any] = yaml.safe_load((ROOT / POLICY).read_text())
     document["sources"][0] |= {"url": database, "password": "file:crm-password"}
     document["repository"] = {"url": bucket, "endpoint": endpoint}
     document["keys"] = {"write": "file:keys/write.key", "check": "file:keys/check.key"}
     document["schedule"] = {"every": "2s"}
     document["notify"], document["notifiers"] = [], {}
     folder.mkdir()
-    with (folder / "nightly-postgresql.yaml").open("w") as file:
-        yaml.dump(document, file)
+    (folder / "nightly-postgresql.yaml").write_text(yaml.safe_dump(document))
 
 
 def test_readme_leads_to_nightly_backups(

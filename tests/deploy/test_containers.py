@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from backupd.config.policies import load, policy_files
 
@@ -34,7 +34,7 @@ def instructions() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    found: dict[str, Any] = YAML(typ="safe").load(COMPOSE.read_text())
+    found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
     return found
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from backupctl.__main__ import VERBS
 from backupd.config.policies import load
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy/kubernetes"
 MANIFESTS: dict[str, list[dict[str, Any]]] = {
-    path.name: list(YAML(typ="safe").load_all(path.read_text())) for path in sorted(FOLDER.glob("*.yaml"))
+    path.name: list(yaml.safe_load_all(path.read_text())) for path in sorted(FOLDER.glob("*.yaml"))
 }
 SAFE_VOLUMES = {
     "configMap",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
+import yaml
 
 from backupctl.__main__ import VERBS
 from tests.conftest import do_without
@@ -20,7 +20,7 @@ FOLDER = DEPLOY / "prometheus"
 RULES = FOLDER / "rules.yaml"
 TESTS = sorted(FOLDER.glob("rules*_test.yaml"))
 ALERTS: list[dict[str, Any]] = [
-    rule for group in YAML(typ="safe").load(RULES.read_text())["groups"] for rule in group["rules"]
+    rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
 ]
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/backupd.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
@@ -52,7 +52,7 @@ def test_alerts_fire_and_stay_silent(tool: Promtool, tests: Path) -> None:
 def _tried(firing: bool) -> set[str]:
     """Alerts that the rules' tests make fire, or find silent."""
     found = set()
-    for scenario in (case for tests in TESTS for case in YAML(typ="safe").load(tests.read_text())["tests"]):
+    for scenario in (case for tests in TESTS for case in yaml.safe_load(tests.read_text())["tests"]):
         for one in scenario.get("alert_rule_test", []):
             if bool(one["exp_alerts"]) == firing:
                 found.add(one["alertname"])

@@ -85,7 +85,6 @@ def _look(settings: Settings, moment: datetime, *, direct: bool, catalog: str | 
     """All sources, as the catalog or the repositories know them."""
     from backupd.config.policies import load_valid, policy_files
     from backupd.errors import UsageError
-    from backupd.jobs.status import of_repository
 
     folder = folder_of(settings)
     if settings.config or (not settings.repository and folder.exists()):
@@ -103,6 +102,8 @@ def _look(settings: Settings, moment: datetime, *, direct: bool, catalog: str | 
         raise UsageError(
             f"there are no policies in {folder}", hint="name a folder with --config, or a repository with --repository"
         )
+    from backupd.jobs.statusread import of_repository
+
     views, records, problems, cache = _read(settings)
     return Known(_with_problems(of_repository(views, records, moment), problems), cache, "repositories", moment)
 
@@ -110,7 +111,8 @@ def _look(settings: Settings, moment: datetime, *, direct: bool, catalog: str | 
 def _of_policy(settings: Settings, policy: "Policy", moment: datetime, caches: dict[str, int]) -> "list[SourceStatus]":
     from backupctl.policies import reading_settings
     from backupd.errors import BackupdError
-    from backupd.jobs.status import of_policy, unseen
+    from backupd.jobs.status import unseen
+    from backupd.jobs.statusread import of_policy
 
     try:
         there = reading_settings(settings, policy)
@@ -134,7 +136,7 @@ def _with_problems(sources: "list[SourceStatus]", problems: list[str]) -> "list[
 def _read(settings: Settings) -> "tuple[list[Any], list[Any], list[str], int]":
     """Snapshots and records of a repository, what is wrong with it, and the bytes of its version caches here."""
     from backupd.crypto.keyring import Right
-    from backupd.repo.versioncache import cache_bytes
+    from backupd.disk import folder_bytes
 
     report = TerminalReporter(replace(settings, quiet=True))
     with opened(settings, Right.LIST) as session:
@@ -143,7 +145,7 @@ def _read(settings: Settings) -> "tuple[list[Any], list[Any], list[str], int]":
         problems = [f"{p.object}: {p.detail}" for p in history.problems if p.kind != "unknown"]
         for problem in history.record_problems:
             report.problem(problem)
-        return history.views, history.records, problems, cache_bytes(session.opened.places.state / "versions")
+        return history.views, history.records, problems, folder_bytes(session.opened.places.state / "versions")
 
 
 def _table(sources: "list[SourceStatus]", moment: datetime) -> None:

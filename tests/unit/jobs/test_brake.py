@@ -16,7 +16,8 @@ from backupd.errors import IntegrityError, MissingRight, SafetyRefused, TryAgain
 from backupd.jobs.backup import BackupResult
 from backupd.jobs.brake import BrakeSetter, in_force, release
 from backupd.jobs.prune import Prune, PruneResult
-from backupd.jobs.status import Level, of_repository
+from backupd.jobs.status import Level
+from backupd.jobs.statusread import of_repository
 from backupd.policy.nights import Kind
 from backupd.policy.retention import Rule
 from backupd.policy.sudden import Alarm

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from backupd.jobs.status import Level, SourceStatus, age, of_policy, of_repository, sentence, unseen, worst_first
+from backupd.jobs.status import Level, SourceStatus, age, sentence, unseen, worst_first
+from backupd.jobs.statusread import of_policy, of_repository
 from backupd.policy.model import Policy
 from backupd.repo.records import Record
 from backupd.repo.repository import SnapshotView
