@@ -19,6 +19,8 @@ from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
 from backupd.model import Bytes, Cells, PagedSchema, Queried, Reference
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
+from backupd.repo.near import FOLDER as NEAR
+from backupd.repo.near import NearCopies
 from backupd.repo.repository import Repository, repository_id
 from backupd.store.base import ObjectStore
 
@@ -358,10 +360,13 @@ def open_repository(
     passphrase: Callable[[LockedKey], bytes | None],
     state: str | None,
     warn: Callable[[str], None] | None = None,
+    *,
+    near: bool = False,
 ) -> Opened:
     """Choose and unlock the key that holds `right`, and verify the repository's trust.
 
-    With `warn`, a ledger that cannot be read is a warning: on the worst day a restore must not fail for its own notes.
+    With `warn`, a ledger that cannot be read is a warning: on the worst day a restore must not fail for its own notes. With
+    `near`, snapshots and records of which this machine has a copy are not fetched again.
 
     Raises:
         NoRepository, KeyProblem, MissingRight, IntegrityError.
@@ -370,7 +375,8 @@ def open_repository(
     _check_claim(store, keys, found)
     keyring = unlock(keys, right, found, passphrase)
     here = places(found, state)
-    return Opened(Repository.open(store, keyring, _ledger(here, warn)), here)
+    copies = NearCopies(here.cache / NEAR) if near else None
+    return Opened(Repository.open(store, keyring, _ledger(here, warn), copies), here)
 
 
 def _ledger(here: Places, warn: Callable[[str], None] | None) -> Ledger:

@@ -14,8 +14,9 @@ from backupd.jobs.statusread import drills_by_snapshot
 from backupd.repo.brakes import brakes_set
 from backupd.repo.format import snapshot_name
 from backupd.repo.incidents import incidents
+from backupd.repo.recordfacts import pruned_snapshots
 from backupd.repo.records import Record
-from backupd.repo.repository import Repository, SnapshotView, pruned_snapshots
+from backupd.repo.repository import Repository, SnapshotView
 from backupd.report import Reporter
 from backupd.store.base import lockable
 

@@ -22,8 +22,9 @@ from backupd.jobs.statusread import drills_by_snapshot
 from backupd.jobs.triage import Wanted, anomalies, taken
 from backupd.repo.format import snapshot_name
 from backupd.repo.incidents import Incident, created, heads_of
+from backupd.repo.recordfacts import pruned_snapshots
 from backupd.repo.records import Record
-from backupd.repo.repository import History, Repository, SnapshotView, pruned_snapshots
+from backupd.repo.repository import History, Repository, SnapshotView
 from backupd.report import Problem, Reporter
 
 _BROUGHT_BACK = frozenset({"restore", "export", "recover", "recover-undo"})

@@ -27,13 +27,12 @@ from backupd.repo.brakes import Brake, brakes_set
 from backupd.repo.format import kind_of, snapshot_name
 from backupd.repo.garbage import Collector, Generation, over, server_now
 from backupd.repo.incidents import is_step, orphans
+from backupd.repo.recordfacts import packs_found_bad, pruned_snapshots
 from backupd.repo.records import Record
 from backupd.repo.repository import (
     History,
     Repository,
     SnapshotView,
-    packs_found_bad,
-    pruned_snapshots,
     read_object,
 )
 from backupd.report import Problem, Reporter

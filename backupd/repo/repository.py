@@ -4,28 +4,29 @@ Everything read here is verified before it is believed: trust against the pin, s
 against itself and against what this machine remembers. Nothing here writes; see `writing`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from backupd.crypto.envelope import Envelope
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Keyring, Right, missing_right
 from backupd.errors import IntegrityError, MissingObject, MissingRight, NoRepository
-from backupd.repo.brakes import BRAKES, check_brake
-from backupd.repo.erasures import check_erasure
 from backupd.repo.format import frame_repository, kind_of, snapshot_name, split_signed, trust_name
-from backupd.repo.incidents import check_incident, is_step
 from backupd.repo.ledger import Ledger
+from backupd.repo.near import NearCopies
+from backupd.repo.recordfacts import packs_found_bad, pruned_before, pruned_snapshots, well_formed
 from backupd.repo.records import Record, decode_mark, decode_record
 from backupd.repo.snapshot import SnapshotObject, Structure, parse_snapshot
 from backupd.repo.trust import Trust, decode_trust
 from backupd.report import Problem, Reporter
-from backupd.store.base import ObjectMissing, ObjectStore, ShortRead, StoreMissing
+from backupd.store.base import ObjectInfo, ObjectMissing, ObjectStore, ShortRead, StoreMissing
 
 READ_THREADS = 8
 MAX_SKIPPED = 100_000
-VERDICTS = frozenset({"bad-packs", "good-packs"})
+_Found = TypeVar("_Found")
 
 
 def repository_id(store: ObjectStore) -> bytes:
@@ -113,12 +114,17 @@ class History:
 
 @dataclass(slots=True)
 class Repository:
-    """An opened repository. Reading only; safe for several threads."""
+    """An opened repository. Reading only; safe for several threads.
+
+    Attributes:
+        near: copies of snapshots and records on this machine; None for who must see what the storage holds now.
+    """
 
     store: ObjectStore
     keyring: Keyring
     trust: Trust
     ledger: Ledger
+    near: NearCopies | None = field(default=None, repr=False)
     _read: dict[str, Record | str] = field(default_factory=dict, repr=False)
     """Records by name, so that each is fetched once: they are never changed. Of one that no key opens `_HIDDEN`."""
 
@@ -128,7 +134,7 @@ class Repository:
         return self.trust.repository
 
     @classmethod
-    def open(cls, store: ObjectStore, keyring: Keyring, ledger: Ledger) -> "Repository":
+    def open(cls, store: ObjectStore, keyring: Keyring, ledger: Ledger, near: NearCopies | None = None) -> "Repository":
         """Verify trust from the pin up to the newest version.
 
         Raises:
@@ -149,7 +155,7 @@ class Repository:
                 object_name=trust_name(trust.version + 1),
                 hint="somebody removed it or restored an old state of the storage; do not go on before you know who",
             )
-        return cls(store, keyring, trust, ledger)
+        return cls(store, keyring, trust, ledger, near)
 
     def structure_key(self, envelope: Envelope, name: str | None = None) -> bytes:
         """The structure key that the envelope of the object `name` names.
@@ -204,11 +210,11 @@ class Repository:
     def history(self) -> History:
         """Read and verify every snapshot there is, and the chains between them; problems are collected, not raised."""
         history = History()
-        names = [info.name for info in self.store.list("snapshots/")]
+        listed = self._listed("snapshots/")
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            results = list(pool.map(self._try_view, names))
+            results = list(pool.map(self._try_view, listed))
         broken: set[tuple[str, int]] = set()
-        for name, result in zip(names, results, strict=True):
+        for name, result in zip((info.name for info in listed), results, strict=True):
             if isinstance(result, SnapshotView):
                 history.views.append(result)
                 continue
@@ -223,18 +229,44 @@ class Repository:
         history.views.sort(key=lambda v: (v.structure.taken_at, v.object.seq))
         return history
 
-    def _try_view(self, name: str) -> "SnapshotView | Problem | None":
+    def _listed(self, prefix: str) -> list[ObjectInfo]:
+        listed = list(self.store.list(prefix))
+        if self.near:
+            self.near.keep(prefix, listed)
+        return listed
+
+    def _fetched(self, info: ObjectInfo, read: Callable[[bytes], _Found]) -> _Found:
+        """What `read` makes of an object: of a copy of it, or of itself, of which a copy is kept once it is verified."""
+        copy = self.near.get(info) if self.near else None
+        if copy is not None:
+            with suppress(IntegrityError):  # somebody else's copy: the storage is asked
+                return read(copy)
+        data = read_object(self.store, info.name)
+        try:
+            found = read(data)
+        except MissingRight:
+            self._keep(info, data)
+            raise
+        self._keep(info, data)
+        return found
+
+    def _keep(self, info: ObjectInfo, data: bytes) -> None:
+        if self.near:
+            self.near.put(info, data)
+
+    def _try_view(self, info: ObjectInfo) -> "SnapshotView | Problem | None":
+        name = info.name
         if not kind_of(name):
             return Problem(name, "unknown", "this name is not one of version 1")
         try:
-            return self.view(read_object(self.store, name), name)
+            return self._fetched(info, lambda data: self.view(data, name))
         except IntegrityError as error:
             return Problem(name, "missing" if isinstance(error, MissingObject) else "damaged", error.message)
         except MissingRight:
             return None
 
     def _check_chains(self, history: History, broken: set[tuple[str, int]]) -> None:
-        pruned, before = pruned_snapshots(history.records), _pruned_before(history.records)
+        pruned, before = pruned_snapshots(history.records), pruned_before(history.records)
         gone = {snapshot_name(*key) for key in pruned}  # one that was listed, and removed before it was read
         history.problems = [p for p in history.problems if not (p.kind == "missing" and p.object in gone)]
         for writer in sorted({view.object.writer for view in history.views} | set(self.ledger.heads)):
@@ -271,37 +303,44 @@ class Repository:
             known: names of those that were read before; they are left out.
         """
         found: dict[Role, list[Record]] = {}
-        names = [info.name for info in self.store.list("records/") if info.name not in known]
+        listed = [info for info in self._listed("records/") if info.name not in known]
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            for name, record in zip(names, pool.map(self._record, names), strict=True):
+            for info, record in zip(listed, pool.map(self._record, listed), strict=True):
                 if isinstance(record, Problem):
                     problem(record)
                 elif isinstance(record, Record):
                     found.setdefault(record.role, []).append(record)
                 elif record is _HIDDEN:
-                    hidden(name)
+                    hidden(info.name)
         for chain in found.values():
             yield from self._unrevoked(chain, problem)
 
-    def _record(self, name: str) -> Record | Problem | str | None:
-        found = self._read.get(name) or self._try_record(name)
+    def _record(self, info: ObjectInfo) -> Record | Problem | str | None:
+        found = self._read.get(info.name) or self._try_record(info)
         if isinstance(found, Record | str):
-            self._read[name] = found
+            self._read[info.name] = found
         return found
 
-    def _try_record(self, name: str) -> Record | Problem | str | None:
+    def _try_record(self, info: ObjectInfo) -> Record | Problem | str | None:
+        name = info.name
         if not kind_of(name):
             return Problem(name, "unknown", "this name is not one of version 1")
         try:
-            data = read_object(self.store, name)
-            record = decode_record(data, name, self.trust, self.keyring)
+            record = self._fetched(info, lambda data: self._opened(data, name))
         except IntegrityError as error:
             return Problem(name, "damaged", error.message)
-        if record is None:
-            return None if self.trust.is_revoked(split_signed(name, data).signer()) else _HIDDEN
-        if _well_formed(record, self.trust):
+        if not isinstance(record, Record):
+            return record
+        if well_formed(record, self.trust):
             return record
         return Problem(name, "damaged", f"a {record.type} record without what such a record tells")
+
+    def _opened(self, data: bytes, name: str) -> Record | str | None:
+        """A record that verifies; None of one that a revoked key signed, `_HIDDEN` of one that no key at hand opens."""
+        record = decode_record(data, name, self.trust, self.keyring)
+        if record is None:
+            return None if self.trust.is_revoked(split_signed(name, data).signer()) else _HIDDEN
+        return record
 
     def _unrevoked(self, chain: list[Record], problem: Callable[[Problem], None]) -> Iterator[Record]:
         """Leave out what a revoked identity signed, but for what its last good record leads back to."""
@@ -350,64 +389,6 @@ class Repository:
     def avoided_packs(self, report: Reporter) -> set[str]:
         """Names of packs that count as absent for new snapshots: reported bad, or marked by garbage collection."""
         return self.bad_packs(report) | self.marked_packs(report)
-
-
-def packs_found_bad(records: Iterable[Record]) -> set[str]:
-    """Names of packs whose newest verdict among some records is that they are bad."""
-    verdicts: list[tuple[str, bool, list[str]]] = [
-        (str(r.document.get("created")), r.type == "bad-packs", r.document["packs"])
-        for r in records
-        if r.type in VERDICTS
-    ]
-    bad: set[str] = set()
-    for _, is_bad, packs in sorted(verdicts, key=lambda verdict: verdict[0]):
-        bad = bad | set(packs) if is_bad else bad - set(packs)
-    return bad
-
-
-def pruned_snapshots(records: Iterable[Record]) -> dict[tuple[bytes, int], bytes]:
-    """Writer and number of every snapshot that a prune among some records has signed for, to its hash."""
-    pruned: dict[tuple[bytes, int], bytes] = {}
-    for record in records:
-        if record.type == "prune":
-            pruned |= _pruned_snapshots(record)
-    return pruned
-
-
-def _pruned_before(records: Iterable[Record]) -> dict[bytes, bytes]:
-    """Of each such hash the one before it in its chain."""
-    before: dict[bytes, bytes] = {}
-    for record in records:
-        if record.type == "prune":
-            before |= _pruned_links(record)
-    return before
-
-
-def _pruned_snapshots(record: Record) -> dict[tuple[bytes, int], bytes]:
-    items = record.document["snapshots"]
-    return {(bytes.fromhex(item["writer"]), int(item["seq"])): bytes.fromhex(item["hash"]) for item in items}
-
-
-def _pruned_links(record: Record) -> dict[bytes, bytes]:
-    items = [item for item in record.document["snapshots"] if item.get("previous")]
-    return {bytes.fromhex(item["hash"]): bytes.fromhex(item["previous"]) for item in items}
-
-
-def _well_formed(record: Record, trust: Trust) -> bool:
-    """Whether a record of a type that is acted on has the keys of its type: a signature does not vouch for that."""
-    try:
-        if record.type == "prune":
-            _pruned_snapshots(record), _pruned_links(record)
-        if record.type in BRAKES:
-            check_brake(record, trust)
-        if record.type == "erasure":
-            check_erasure(record)
-        if is_step(record):
-            check_incident(record.document)
-        packs = record.document["packs"] if record.type in VERDICTS else []
-        return isinstance(packs, list) and all(isinstance(pack, str) for pack in packs)
-    except (KeyError, ValueError, TypeError):
-        return False
 
 
 def gaps(numbers: set[int], last: int) -> Iterator[tuple[int, int]]:

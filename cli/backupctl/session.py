@@ -121,8 +121,13 @@ class Session:
 
 
 @contextmanager
-def opened(settings: Settings, right: "Right", *, store: "ObjectStore | None" = None) -> Iterator[Session]:
-    """Open the repository with a key that holds `right`; closes the store at the end."""
+def opened(
+    settings: Settings, right: "Right", *, store: "ObjectStore | None" = None, fresh: bool = False
+) -> Iterator[Session]:
+    """Open the repository with a key that holds `right`; closes the store at the end.
+
+    With `fresh`, everything is fetched from the storage, also what this machine has copies of.
+    """
     from backupd.crypto.keyring import Right
     from backupd.wiring import open_repository, open_store, read_keys
 
@@ -134,7 +139,8 @@ def opened(settings: Settings, right: "Right", *, store: "ObjectStore | None" = 
         began = time.monotonic()
         # a run must remember; whoever reads goes on without memory, and says so
         warn = None if right is Right.WRITE else note
-        found = open_repository(store, keys, right, passphrase.for_key, settings.state, warn)
+        near = url.path is None and not fresh
+        found = open_repository(store, keys, right, passphrase.for_key, settings.state, warn, near=near)
         yield Session(found, store, time.monotonic() - began - passphrase.seconds, url.path is None)
     finally:
         store.close()

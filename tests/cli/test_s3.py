@@ -32,6 +32,8 @@ def test_chinook_survives_s3(user: User) -> None:
     assert done.code == 0, done.out
     assert (user.folder / "back.db").read_bytes() == CHINOOK.read_bytes()
     assert not list((user.folder / "cache").rglob(".backupd-spool*"))
+    copies = {path.parent.name for path in (user.folder / "cache").rglob("objects/*/*")}
+    assert copies == {"snapshots", "records"}, "each command fetched all of them again"
 
 
 def test_several_packs_through_s3(user: User) -> None:

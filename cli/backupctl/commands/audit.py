@@ -120,7 +120,7 @@ def verify(settings: Settings, catalog: str | None) -> None:
     from backupd.jobs.auditcheck import check_audit
     from backupd.report import Problem
 
-    with opened(settings, Right.CHECK) as session:
+    with opened(settings, Right.CHECK, fresh=True) as session:
         found = check_audit(session.opened.repo)
     with _local(settings, catalog) as local:
         if local is not None and (broken := local.audit.verify()) is not None:

@@ -196,7 +196,7 @@ class _prune:  # noqa: N801  # a context manager, used as a function
         self._stack = ExitStack()
         inner = open_store(repository_url(settings), **settings.limits)
         store = DryRunStore(inner, now) if settings.dry_run else inner
-        session = self._stack.enter_context(opened(settings, Right.PRUNE, store=store))
+        session = self._stack.enter_context(opened(settings, Right.PRUNE, store=store, fresh=True))
         try:
             if not settings.dry_run:
                 self._stack.enter_context(state_lock(session.opened.repo.ledger.path.parent, "prune", wait=False))

@@ -79,7 +79,7 @@ def command(
     wanted = Level[level.upper()]
     right = Right.READ if wanted is Level.CONTENT else Right.CHECK
     store = DryRunStore(open_store(repository_url(settings), **settings.limits), now) if settings.dry_run else None
-    with opened(settings, right, store=store) as session:
+    with opened(settings, right, store=store, fresh=True) as session:
         repo = session.opened.repo
         only = select_snapshot(repo.history(), snapshot) if snapshot else None
         if wanted is Level.CONTENT:
@@ -121,7 +121,7 @@ def _compare(
     if not source:
         raise UsageError("--against-source needs the live database", hint="name it with --source URL")
     live = open_source(parse_database(source), timeout=server["lock_timeout"], options=build_options(server))
-    with opened(settings, Right.READ) as session:
+    with opened(settings, Right.READ, fresh=True) as session:
         repo = session.opened.repo
         history = repo.history()
         view = select_snapshot(history, snapshot or f"latest:{_known(history, live.default_name)}")
