@@ -5,18 +5,26 @@ Pure functions on bytes that were authenticated before. The caller recomputes th
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import itemgetter
+from typing import TYPE_CHECKING
 
 from backupd.crypto.chunks import Kind
 from backupd.errors import IntegrityError
 from backupd.repo.compression import Bytes, compress, decompress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 RAW, ZSTD, ROW_DELTA, DICT_DELTA = range(4)
 MAX_CHUNK = 1024 * 1024
 MAX_DELTA = 4 * MAX_CHUNK
 MAX_LINKS = 8
 MAX_FAMILY = 16
-MANY_CHANGES = 200
-"""From here on, moving the rows behind each change costs more than going through all of them."""
+_LINE_FEED = 10
+_KEPT_BEFORE = itemgetter(0)
+"""Of an edit: how many rows of the bases stay before it."""
 _BASES = {RAW: (0,), ZSTD: (0,), ROW_DELTA: (1, 2), DICT_DELTA: (1, 2)}
 
 
@@ -98,14 +106,15 @@ class _Varints:
     def many(self, n: int) -> list[int]:
         if n > len(self.data) - self.at:
             raise IntegrityError("a row delta counts more than it holds")
+        piece = self.data[self.at : self.at + n]
+        if piece.isascii():  # each number takes one byte
+            self.at += n
+            return list(piece)
         return [self.next() for _ in range(n)]
 
     def places(self, n: int, end: int) -> list[int]:
-        at, out = -1, []
-        for gap in self.many(n):
-            at += gap + 1
-            out.append(at)
-        if out and at >= end:
+        out = [n + passed for n, passed in enumerate(accumulate(self.many(n)))]
+        if out and out[-1] >= end:
             raise IntegrityError("a row delta names a place outside")
         return out
 
@@ -148,24 +157,42 @@ def parse_row_delta(delta: bytes) -> RowDelta:
 
 
 def apply_row_delta(delta: bytes, bases: Sequence[bytes]) -> bytes:
-    """Apply a row delta to its bases' rows.
+    """Apply a row delta to its bases' rows: what stays is copied in runs, and no row of it is looked at.
 
     Raises:
         IntegrityError: the delta was not made for these bases, or is damaged.
     """
     parsed = parse_row_delta(delta)
-    base = [row for piece in bases for row in split_rows(piece)]
-    if parsed.base_rows != len(base):
+    data, ends = _row_ends(bases)
+    if parsed.base_rows != len(ends):
         raise IntegrityError("a row delta was made for other bases")
-    if any(base[at] != row for at, row in parsed.removed):
-        raise IntegrityError("a row delta removes rows that are not there")
-    if len(parsed.removed) + len(parsed.added) > MANY_CHANGES:
-        gone = {at for at, _ in parsed.removed}
-        kept = iter([row for at, row in enumerate(base) if at not in gone])
-        new = dict(parsed.added)
-        return b"".join([new[at] if at in new else next(kept) for at in range(parsed.result_rows)])
-    for at, _ in reversed(parsed.removed):
-        del base[at]
-    for at, row in parsed.added:
-        base.insert(at, row)
-    return b"".join(base)
+    edits = [(at - n, at, row, False) for n, (at, row) in enumerate(parsed.removed)]
+    edits += [(at - n, at, row, True) for n, (at, row) in enumerate(parsed.added)]
+    edits.sort(key=_KEPT_BEFORE)
+    out: list[bytes] = []
+    kept = gone = start = 0  # rows that were copied, rows that were passed over, and where the next one begins
+    for until, _, row, adds in edits:
+        if until > kept:
+            end = int(ends[until + gone - 1])
+            out.append(data[start:end])
+            kept, start = until, end
+        if adds:
+            out.append(row)
+            continue
+        end = int(ends[kept + gone])
+        if data[start:end] != row:
+            raise IntegrityError("a row delta removes rows that are not there")
+        gone, start = gone + 1, end
+    out.append(data[start:])
+    return b"".join(out)
+
+
+def _row_ends(bases: Sequence[bytes]) -> "tuple[bytes, NDArray[np.int64]]":
+    """The bases as one text, and where each row ends in it; the last row of a base may lack its line feed."""
+    import numpy as np
+
+    data = b"".join(bases) if len(bases) != 1 else bases[0]
+    ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == _LINE_FEED) + 1
+    if all(base.endswith(b"\n") for base in bases if base):
+        return data, ends
+    return data, np.union1d(ends, [end for end in accumulate(map(len, bases)) if end])
