@@ -163,7 +163,7 @@ def apply_row_delta(delta: bytes, bases: Sequence[bytes]) -> bytes:
         IntegrityError: the delta was not made for these bases, or is damaged.
     """
     parsed = parse_row_delta(delta)
-    data, ends = _row_ends(bases)
+    data, ends = row_ends(bases)
     if parsed.base_rows != len(ends):
         raise IntegrityError("a row delta was made for other bases")
     edits = [(at - n, at, row, False) for n, (at, row) in enumerate(parsed.removed)]
@@ -187,12 +187,12 @@ def apply_row_delta(delta: bytes, bases: Sequence[bytes]) -> bytes:
     return b"".join(out)
 
 
-def _row_ends(bases: Sequence[bytes]) -> "tuple[bytes, NDArray[np.int64]]":
-    """The bases as one text, and where each row ends in it; the last row of a base may lack its line feed."""
+def row_ends(pieces: Sequence[bytes]) -> "tuple[bytes, NDArray[np.int64]]":
+    """The pieces as one text, and where each row ends in it; the last row of a piece may lack its line feed."""
     import numpy as np
 
-    data = b"".join(bases) if len(bases) != 1 else bases[0]
+    data = b"".join(pieces) if len(pieces) != 1 else pieces[0]
     ends = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == _LINE_FEED) + 1
-    if all(base.endswith(b"\n") for base in bases if base):
+    if all(piece.endswith(b"\n") for piece in pieces if piece):
         return data, ends
-    return data, np.union1d(ends, [end for end in accumulate(map(len, bases)) if end])
+    return data, np.union1d(ends, [end for end in accumulate(map(len, pieces)) if end])

@@ -8,12 +8,19 @@ from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from itertools import filterfalse
+from typing import TYPE_CHECKING
 
-from backupd.repo.codecs import MAX_DELTA, split_rows
+from backupd.repo.codecs import MAX_DELTA, row_ends, split_rows
 from backupd.repo.compression import MIN_DICTIONARY, compress, compress_with
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _Placed = list[tuple[int, bytes]]
 _FEW = 8
+_IN_PLACE = 4
+"""Where more than one row of so many changed, the other way of finding changes is as fast."""
 
 
 def encode_row_delta(bases: Sequence[bytes], result: bytes, level: int) -> bytes | None:
@@ -22,10 +29,11 @@ def encode_row_delta(bases: Sequence[bytes], result: bytes, level: int) -> bytes
     Returns:
         None if the versions are so different that no delta may hold them.
     """
-    old = [row for base in bases for row in split_rows(base)]
-    new = split_rows(result)
-    removed, added = row_changes(old, new)
-    plain = _joined(len(old), len(new), removed, added)
+    old, new = Rows.of(bases), Rows.of([result])
+    changes = _in_place(old, new)
+    if changes is None:
+        changes = row_changes([row for base in bases for row in split_rows(base)], split_rows(result))
+    plain = _joined(len(old.ends), len(new.ends), *changes)
     return compress(plain, level) if len(plain) <= MAX_DELTA else None
 
 
@@ -33,6 +41,69 @@ def encode_dictionary_delta(bases: Sequence[bytes], result: bytes, level: int) -
     """The payload of codec 3: `result` compressed with its bases as dictionary; None if they are too short for one."""
     dictionary = b"".join(bases)
     return compress_with(result, dictionary, level) if len(dictionary) >= MIN_DICTIONARY else None
+
+
+class Rows:
+    """Rows in one text, and where each ends: nothing is cut out of it before it is asked for."""
+
+    __slots__ = ("data", "ends")
+
+    def __init__(self, data: bytes, ends: "NDArray[np.int64]") -> None:
+        self.data, self.ends = data, ends
+
+    @classmethod
+    def of(cls, pieces: Sequence[bytes]) -> "Rows":
+        """The rows of all pieces."""
+        return cls(*row_ends(pieces))
+
+    def start(self, row: int) -> int:
+        """Where a row begins; of the number of rows, where the text ends."""
+        return int(self.ends[row - 1]) if row else 0
+
+    def __getitem__(self, row: int) -> bytes:
+        return self.data[self.start(row) : self.start(row + 1)]
+
+
+def _in_place(old: Rows, new: Rows) -> tuple[_Placed, _Placed] | None:
+    """What `row_changes` finds, where some rows were changed and none came, went or moved; None if that is not so.
+
+    Rows of other lengths are found by their ends alone; what lies between them is compared in runs.
+    """
+    import numpy as np
+
+    rows = len(old.ends)
+    if rows != len(new.ends):
+        return None
+    longer = np.flatnonzero(np.diff(old.ends - new.ends, prepend=0))  # each such row moves what follows it
+    if len(longer) * _IN_PLACE > rows:
+        return None
+    places: list[int] = []
+    first = 0
+    for row in [*longer.tolist(), rows]:
+        places += _changed_between(old, new, first, row)
+        if row < rows:
+            places.append(row)
+        first = row + 1
+    if len(places) * _IN_PLACE > rows:
+        return None
+    removed, added = [(at, old[at]) for at in places], [(at, new[at]) for at in places]
+    moved = {row for _, row in removed} & {row for _, row in added}
+    return None if moved else (removed, added)
+
+
+def _changed_between(old: Rows, new: Rows, first: int, end: int) -> list[int]:
+    """Of two runs of rows of the same lengths, the places of those that differ."""
+    import numpy as np
+
+    a, b = old.start(first), old.start(end)
+    c, d = new.start(first), new.start(end)
+    before, after = old.data[a:b], new.data[c:d]
+    if before == after:
+        return []
+    differ = np.frombuffer(before, dtype=np.uint8) != np.frombuffer(after, dtype=np.uint8)
+    at = np.searchsorted(old.ends, np.flatnonzero(differ) + a, side="right")
+    found: list[int] = np.unique(at).tolist()
+    return found
 
 
 def row_changes(old: Sequence[bytes], new: Sequence[bytes]) -> tuple[_Placed, _Placed]:

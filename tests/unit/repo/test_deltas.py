@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backupd.crypto.chunks import Kind
-from backupd.repo.codecs import DICT_DELTA, MAX_DELTA, ROW_DELTA, check_shape, decode, split_rows
+from backupd.repo.codecs import DICT_DELTA, MAX_DELTA, ROW_DELTA, check_shape, decode, parse_row_delta, split_rows
 from backupd.repo.compression import decompress
 from backupd.repo.deltas import encode_dictionary_delta, encode_row_delta, row_changes
 
@@ -69,6 +69,26 @@ def test_anything_becomes_anything(old: list[bytes], new: list[bytes]) -> None:
     assert all(new[at] == row for at, row in added)
     if new:
         back(encode_row_delta([b"".join(old)], b"".join(new), 1), [b"".join(old)], b"".join(new), ROW_DELTA)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    count=st.integers(1, 90),
+    changes=st.lists(st.tuples(st.integers(0, 89), st.one_of(SMALL_ROWS, ANY_ROWS)), max_size=9),
+    tail=st.booleans(),
+)
+def test_changes_in_place_are_just_those(count: int, changes: list[tuple[int, bytes]], tail: bool) -> None:
+    """Rows that were changed where they stand: the delta names them and no other, as `row_changes` does."""
+    old = [b"%d\tname %d\n" % (n, n * n) for n in range(count)]
+    new = list(old)
+    for at, row in changes:
+        new[at % count] = b"%d\t" % (at % count) + row
+    if tail:
+        old[-1], new[-1] = old[-1][:-1], new[-1][:-1]
+    payload = encode_row_delta([b"".join(old)], b"".join(new), 3)
+    assert payload is not None
+    delta = parse_row_delta(decompress(payload, limit=MAX_DELTA))
+    assert (list(delta.removed), list(delta.added)) == row_changes(old, new)
 
 
 def test_few_changes_are_few() -> None:
