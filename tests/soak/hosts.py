@@ -28,8 +28,12 @@ DYING, BUSY = 4e-5, 2e-4
 """Of each call to the catalog, the probability that the daemon dies there, and that it is told to try again."""
 
 
-PLAN, LOOK = 290.0, 900.0
-"""Seconds between two looks at what is due, and at what is promised: a real daemon's are shorter, and make a month take a day."""
+PLAN, LOOK = 250.0, 900.0
+"""Seconds between two looks at what is due, and at what is promised: a real daemon's are shorter, and make a month take a day.
+
+With the month's steps of 45 and 125 seconds the first is never more than 270: a run that must not be caught up with is still
+prompt after five minutes.
+"""
 
 
 class _Patient(Every):

@@ -27,6 +27,8 @@ from tests.soak.world import World
 
 DAY = 86_400.0
 CALM_DAYS = 3.0
+SHORT, LONG = 45.0, 125.0
+"""Seconds of a step: see `hosts.PLAN`."""
 KINDS = (
     # how many policies of ten sources, schedule, RPO
     (12, 'cron: "30 2 * * *", timezone: Europe/Berlin, jitter: 90m, max_duration: 3h', "30h"),
@@ -113,8 +115,8 @@ class Month:
     def _pace(self) -> float:
         """Small steps while there is work, and large ones while there is none."""
         if any(True for _ in self.world.alive()):
-            return 45.0
-        return 45.0 if self.catalog.queue.oldest_due(self.world.now() + timedelta(seconds=240)) else 240.0
+            return SHORT
+        return SHORT if self.catalog.queue.oldest_due(self.world.now() + timedelta(seconds=LONG)) else LONG
 
     def _mischief(self) -> None:
         world, chance = self.world, self.world.chance
