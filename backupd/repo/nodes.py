@@ -54,9 +54,9 @@ class ChunkRef:
         return self.place.digest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """An entry of a structure node: a chunk, or a node with what lies below it."""
+    """An entry of a structure node: a chunk, or a node with what lies below it; not frozen for the same reason."""
 
     ref: ChunkRef
     chunks: int = 1
@@ -123,25 +123,28 @@ def closure(items: Sequence[_Item]) -> tuple[list[_Item], dict[tuple[object, ...
 
 def encode_node(tree: int, level: int, entries: Sequence[Entry], content: Sequence[ContentEntry] = ()) -> bytes:
     """The plaintext of a node. A content leaf has `content` and no `entries`."""
-    refs, number = closure([entry.ref for entry in entries])
+    refs = [entry.ref for entry in entries]
+    if any(ref.bases for ref in refs):
+        refs, number = closure(refs)
+        bases = [(*(number[b.spot] for b in ref.bases), NO_BASE, NO_BASE)[:2] for ref in refs]
+    else:  # as in most nodes of a first snapshot: nothing to look for
+        bases = [(NO_BASE, NO_BASE)] * len(refs)
     packs: dict[bytes, int] = {}
-    for ref in refs:
-        packs.setdefault(ref.pack, len(packs))
+    in_packs = [packs.setdefault(ref.pack, len(packs)) for ref in refs]
     count = len(content) if tree == CONTENT else len(entries)
     n = len(refs)
-    bases = [(*(number[b.spot] for b in ref.bases), NO_BASE, NO_BASE)[:2] for ref in refs]
     return b"".join(
         [
             _HEAD.pack(tree, level, 0, len(packs), n, count),
             *packs,
-            *(ref.id for ref in refs),
-            struct.pack(f"<{n}I", *(ref.offset for ref in refs)),
-            struct.pack(f"<{n}I", *(ref.payload_length for ref in refs)),
-            struct.pack(f"<{n}I", *(ref.plain_length for ref in refs)),
-            struct.pack(f"<{n}H", *(packs[ref.pack] for ref in refs)),
-            struct.pack(f"<{n}H", *(first for first, _ in bases)),
-            struct.pack(f"<{n}H", *(second for _, second in bases)),
-            bytes(ref.codec for ref in refs),
+            *[ref.id for ref in refs],
+            struct.pack(f"<{n}I", *[ref.offset for ref in refs]),
+            struct.pack(f"<{n}I", *[ref.payload_length for ref in refs]),
+            struct.pack(f"<{n}I", *[ref.plain_length for ref in refs]),
+            struct.pack(f"<{n}H", *in_packs),
+            struct.pack(f"<{n}H", *[first for first, _ in bases]),
+            struct.pack(f"<{n}H", *[second for _, second in bases]),
+            bytes([ref.codec for ref in refs]),
             _encode_tail(tree, level, entries, content),
         ]
     )

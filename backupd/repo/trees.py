@@ -61,8 +61,9 @@ class _Tree:
         here.entries.append(entry)
         if content is not None:
             here.content.append(content)
-        here.refs += 1 + _family(entry.ref)
-        if is_cut(entry.ref.id, len(here.entries), here.refs):
+        ref = entry.ref
+        here.refs += 1 + _family(ref) if ref.bases else 1
+        if is_cut(ref.id, len(here.entries), here.refs):
             self.cut(level)
             return True
         return False
@@ -79,7 +80,7 @@ class _Tree:
         while line and all(_complete(entry.ref) for entry in line[0][0]):
             entries, content = line.pop(0)
             ref = self._store(encode_node(self._tree, level, entries, content))
-            above = Entry(ref, sum(e.chunks for e in entries), sum(e.bytes for e in entries))
+            above = Entry(ref, sum([e.chunks for e in entries]), sum([e.bytes for e in entries]))
             self.add(level + 1, above, summary(content) if content else None)
 
     def drain_all(self) -> None:
@@ -196,7 +197,7 @@ def _family(ref: ChunkRef) -> int:
 
 
 def _complete(ref: ChunkRef) -> bool:
-    return ref.place.digest is not None and all(_complete(base) for base in ref.bases)
+    return ref.place.digest is not None and (not ref.bases or all(_complete(base) for base in ref.bases))
 
 
 def walk(
