@@ -54,9 +54,9 @@ def queried(
     apsw.hard_heap_limit(MEMORY)
     link, indexes = apsw.Connection(":memory:"), Indexes()
     try:
-        with _explained():
-            _make(link, schemas, indexes)
-            columns = _check(link, statement)
+        with explained():
+            made(link, schemas, indexes)
+            columns = checked(link, statement)
             cursor = link.execute(statement)
         yield columns, _rows(cursor)
     finally:
@@ -65,21 +65,24 @@ def queried(
         apsw.hard_heap_limit(0)
 
 
-def _make(link: apsw.Connection, schemas: Mapping[str, Sequence[Queried]], indexes: Indexes) -> None:
-    module = Module(indexes)
+def made(link: apsw.Connection, schemas: Mapping[str, Sequence[Queried]], indexes: Indexes | None) -> Sequence[str]:
+    """Make tables in an empty database, and close it for all but reading them; their names, as SQL writes them."""
+    module, places = Module(indexes), []
     link.create_module(MODULE, module, use_bestindex_object=True)  # type: ignore[arg-type]
     for schema, tables in schemas.items():
         if schema != "main":
             link.execute(f"ATTACH ':memory:' AS {quoted(schema)}").fetchall()
         for name, table in _named(tables):
             module.tables.append(table)
-            place = f"{quoted(schema)}.{quoted(name)}"
-            link.execute(f"CREATE VIRTUAL TABLE {place} USING {MODULE}({len(module.tables) - 1})").fetchall()
+            places.append(f"{quoted(schema)}.{quoted(name)}")
+            number = len(module.tables) - 1
+            link.execute(f"CREATE VIRTUAL TABLE {places[-1]} USING {MODULE}({number})").fetchall()
     harden(link)
     link.limit(apsw.SQLITE_LIMIT_LENGTH, _LONGEST)
     link.limit(apsw.SQLITE_LIMIT_ATTACHED, len(schemas) - 1)
     link.authorizer = _authorize
     link.set_progress_handler(lambda: False, _STEPS)  # where Python hears of a signal
+    return places
 
 
 def _named(tables: Sequence[Queried]) -> Iterator[tuple[str, Queried]]:
@@ -88,7 +91,7 @@ def _named(tables: Sequence[Queried]) -> Iterator[tuple[str, Queried]]:
         yield name, table
 
 
-def _check(link: apsw.Connection, statement: str) -> tuple[str, ...]:
+def checked(link: apsw.Connection, statement: str) -> tuple[str, ...]:
     """See that it is one statement that gives rows; returns the names of its columns."""
     info = apsw.ext.query_info(link, statement)
     rest = info.query_remaining
@@ -103,12 +106,13 @@ def _check(link: apsw.Connection, statement: str) -> tuple[str, ...]:
 
 
 def _rows(cursor: apsw.Cursor) -> Iterator[Cells]:
-    with _explained():
+    with explained():
         yield from cursor
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
+    """What SQLite says of a statement, as an error of this project."""
     try:
         yield
     except (apsw.NoMemError, MemoryError):

@@ -110,9 +110,11 @@ class RowTable:
 
     def taken(self, lines: Sequence[bytes], used: Sequence[int]) -> Sequence[Cells]:
         """The columns wanted of rows."""
-        if self._table.hides:
-            return [self._shown([row[at] for at in used], used) for row in self._table.seen(lines)]
-        return self._taken(lines, used)
+        return self.shown(self._table.seen(lines), used) if self._table.hides else self._taken(lines, used)
+
+    def shown(self, rows: Sequence[Cells], used: Sequence[int]) -> Sequence[Cells]:
+        """The same of cells."""
+        return [self._shown([row[at] for at in used], used) for row in rows]
 
     def _taken(self, lines: Sequence[bytes], used: Sequence[int]) -> Sequence[Cells]:
         """The columns wanted of rows: column by column where no cell is written in a special way."""
@@ -141,11 +143,11 @@ class RowTable:
 
     def _shown(self, cells: Sequence[Cell], used: Sequence[int]) -> Cells:
         return tuple(
-            _fitting(self._decoders[at](c)) if isinstance(c, bytes) else c for c, at in zip(cells, used, strict=True)
+            fitting(self._decoders[at](c)) if isinstance(c, bytes) else c for c, at in zip(cells, used, strict=True)
         )
 
 
-def _fitting(value: Cell) -> Cell:
+def fitting(value: Cell) -> Cell:
     """A whole number that SQLite cannot hold becomes text."""
     return str(value) if isinstance(value, int) and not -_EXACT <= value < _EXACT else value
 
@@ -157,7 +159,7 @@ class FileTable:
 
     def __init__(self, table: StoredFileTable) -> None:
         self._table, self.name = table, table.name
-        self.columns = [(name, _affinity(kind)) for name, kind in table.columns]
+        self.columns = [(name, affinity(kind)) for name, kind in table.columns]
         at = {name: place for place, (name, _) in enumerate(table.columns)}
         self.quick = [tuple(at[name] for name in by) for by in table.quick if set(by) <= at.keys()]
         self.orders = [tuple(at[name] for name in by) for by in table.orders if set(by) <= at.keys()]
@@ -183,7 +185,8 @@ def _plain(value: object) -> Cell:
     return value if isinstance(value, int | float | str | bytes) else None
 
 
-def _affinity(kind: str) -> str:
+def affinity(kind: str) -> str:
+    """What SQLite compares a column of a declared type as."""
     word = kind.upper()
     for name, parts in _AFFINITIES:
         if any(part in word for part in parts):

@@ -56,10 +56,18 @@ OpenFile = Callable[[Bytes], FileDatabase]
 
 
 class StoredFileTable:
-    """A table of a database file."""
+    """A table of a database file.
 
-    def __init__(self, database: FileDatabase, table: PagedTable, erased: Erased | None) -> None:
+    Args:
+        database: the open file.
+        table: what it says of the table.
+        erased: what is hidden.
+        content: equal for files that are equal.
+    """
+
+    def __init__(self, database: FileDatabase, table: PagedTable, erased: Erased | None, content: object) -> None:
         self._database, self._table = database, table
+        self.erased, self.content = erased, content
         self.name = table.name
         self.columns: tuple[tuple[str, str], ...] = tuple((column.name, column.type) for column in table.columns)
         self.key = table.key
@@ -154,14 +162,16 @@ class StoredFileTables:
         self.left_out: tuple[str, ...] = ()
         if side.view.structure.streams[0].size == 0:
             return
-        database = self._database = open_file(side.file(kept, side.refs()))
+        refs = side.refs()
+        database = self._database = open_file(side.file(kept, refs))
         try:
             schema = database.schema()
         except BaseException:
             database.close()
             raise
         self.left_out = schema.virtual
-        self.rows = {table.name: StoredFileTable(database, table, erased) for table in schema.tables}
+        content = side.owner, tuple(ref.id for ref in refs)
+        self.rows = {table.name: StoredFileTable(database, table, erased, content) for table in schema.tables}
 
     @property
     def tables(self) -> Mapping[str, StoredTable]:
