@@ -172,6 +172,28 @@ class Change:
     new: Mapping[str, Cell] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Which rows of a table a statement looks at; columns are positions.
+
+    Attributes:
+        used: the columns wanted, in the order wanted.
+        by, values: columns, and what they are.
+        column, low, high: a column, and between what it lies (the ends may be left out); None where there is no end.
+        order: of the table's orders the one in which rows come; None for any.
+        down: whether they come in it backwards.
+    """
+
+    used: tuple[int, ...]
+    by: tuple[int, ...] = ()
+    values: tuple[object, ...] = field(default=(), repr=False)
+    column: int | None = None
+    low: object = field(default=None, repr=False)
+    high: object = field(default=None, repr=False)
+    order: int | None = None
+    down: bool = False
+
+
 class Queried(Protocol):
     """A table that SQL is run over."""
 
@@ -191,11 +213,13 @@ class Queried(Protocol):
     def quick(self) -> Sequence[Sequence[int]]:
         """Positions of columns by whose values, together, rows are found without a scan."""
 
-    def batches(self, by: Sequence[int], values: Sequence[object], used: Sequence[int]) -> Iterator[Sequence[Cells]]:
-        """Rows, many together: all those whose columns `by` have these values, and perhaps others.
+    @property
+    def orders(self) -> Sequence[Sequence[int]]:
+        """Orders, by columns as SQL compares them, in which rows can come, and in which ranges are found without a scan."""
 
-        Args:
-            by: one of `quick`, or empty for all rows.
-            values: in the same order.
-            used: the positions of the columns wanted, in the order wanted.
-        """
+    @property
+    def sorts(self) -> bool:
+        """Whether rows can come in these orders; if not, only ranges are found in them."""
+
+    def batches(self, look: Look) -> Iterator[Sequence[Cells]]:
+        """Rows, many together: all those that are looked at, and perhaps others, but never in another order."""

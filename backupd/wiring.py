@@ -27,6 +27,7 @@ from backupd.store.base import ObjectStore
 if TYPE_CHECKING:
     from backupd.catalog.opening import Catalog
     from backupd.catalog.places import Server
+    from backupd.engines.sqlite_condition import RowTest
     from backupd.engines.sqlite_database import LazyDatabase
     from backupd.notify.base import Notifier
     from backupd.notify.http import Limits
@@ -230,6 +231,17 @@ def run_sql(
     from backupd.engines.sqlite_query import queried
 
     return queried(schemas, statement)
+
+
+def ask_rows(name: str, columns: Sequence[tuple[str, str]], condition: str) -> "RowTest":
+    """A condition of SQL over the rows of a table.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from backupd.engines.sqlite_condition import RowTest
+
+    return RowTest(name, columns, condition)
 
 
 def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> list[Finding]:

@@ -11,7 +11,7 @@ import apsw
 
 from backupd.engines.sqlite_lazy import lazy_connection, schema_of
 from backupd.errors import BackupdError, Failed, IntegrityError
-from backupd.model import Bytes, Cells, PagedSchema, PagedTable
+from backupd.model import Bytes, Cell, Cells, PagedSchema, PagedTable
 
 _BOUND = 20_000
 _TERMS = 200
@@ -49,6 +49,16 @@ class LazyDatabase:
                 found += [tuple(map(str, names[: n + 1])) for n in range(upto)]
             return tuple(dict.fromkeys(found))
 
+    def orders(self, table: str) -> tuple[tuple[str, ...], ...]:
+        """Orders in which rows can come, and in which ranges are found without a scan."""
+        with self._sound():
+            found: list[tuple[str, ...]] = []
+            for (index,) in self._link.execute(_INDEXES, (table,)).fetchall():
+                parts = self._link.execute(_INDEXED, (index,)).fetchall()
+                upto = next((n for n, (name, how) in enumerate(parts) if name is None or how != "BINARY"), len(parts))
+                found += [tuple(str(name) for name, _ in parts[:upto])] if upto else []
+            return tuple(dict.fromkeys(found))
+
     def rows(self, table: PagedTable, by: Sequence[str], values: Collection[Cells]) -> Iterator[Cells]:
         """Rows whose columns `by` equal one of `values`, as the database compares them; all rows if `by` is empty.
 
@@ -69,6 +79,35 @@ class LazyDatabase:
                 term = "(" + " AND ".join(f"{name} = ?" for name in names) + ")"
                 condition = " OR ".join([term] * len(batch))
             yield from self._run(f"{select} WHERE {condition}", [cell for value in batch for cell in value])
+
+    def looked(
+        self,
+        table: PagedTable,
+        equal: Sequence[tuple[str, Cell]],
+        within: tuple[str, Cell, Cell] | None,
+        order: Sequence[str],
+        *,
+        down: bool,
+    ) -> Iterator[Cells]:
+        """Rows by the values of columns, and a column that lies between two ends (None where there is none), in an order.
+
+        Raises:
+            IntegrityError: the file is not sound.
+        """
+        columns = ", ".join(quoted(column.name) for column in table.columns)
+        terms = [(f"{quoted(name)} = ?", cell) for name, cell in equal]
+        if within is not None:
+            name = f"{quoted(within[0])} COLLATE BINARY"
+            terms += [
+                (f"{name} {op} ?", end) for op, end in zip((">=", "<="), within[1:], strict=True) if end is not None
+            ]
+        statement = f"SELECT {columns} FROM main.{quoted(table.name)}"  # noqa: S608 - every name is quoted
+        if terms:
+            statement += " WHERE " + " AND ".join(term for term, _ in terms)
+        if order:
+            way = "DESC" if down else "ASC"
+            statement += " ORDER BY " + ", ".join(f"{quoted(name)} COLLATE BINARY {way}" for name in order)
+        return self._run(statement, [cell for _, cell in terms])
 
     def _run(self, statement: str, bindings: Sequence[object]) -> Iterator[Cells]:
         with self._sound():

@@ -1,27 +1,31 @@
 """One record through time: over all snapshots of a source, oldest first, where it was, what it was, and when it was not there.
 
-A record is not looked for again where the chunks that can hold it are those of the snapshot before. Records reach the
+A chunk in which it was looked for once is not opened again for another snapshot that has it too. Records reach the
 caller only. A table whose shape or whose key changed is told of; a snapshot without the table is one without the record.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from backupd.errors import UsageError
 from backupd.jobs.compare import FETCHERS
 from backupd.jobs.comparepages import Groups
+from backupd.jobs.conditions import AskRows, Meant, Where, doubt, matching, meant
+from backupd.jobs.query import RowTable
 from backupd.jobs.stored import Erased
-from backupd.jobs.storedfile import OpenFile
+from backupd.jobs.storedfile import OpenFile, StoredFileTable
 from backupd.jobs.storedrows import StoredRows
 from backupd.jobs.storedtables import OpenTable, open_tables
 from backupd.jobs.tableshapes import Opaque
 from backupd.model import Cells
 from backupd.records.values import Value, order
+from backupd.repo.comparing import Unit
 from backupd.repo.reading import PackCache
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.report import Reporter
 
-_Names = tuple[tuple[bytes, ...], ...]
+_Names = tuple[bytes, ...]
 _Record = tuple[tuple[str, ...], tuple[Value, ...]]
 """Names of columns, and values."""
 
@@ -63,11 +67,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A record's table, and what was written for its key, or for other columns."""
+    """A record's table, and what was written for its key, or conditions that all hold for it."""
 
     table: str
     key: tuple[str, ...] = field(default=(), repr=False)
-    where: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    where: tuple[Where, ...] = field(default=(), repr=False)
 
 
 def find(
@@ -76,6 +80,7 @@ def find(
     asked: Asked,
     *,
     open_file: OpenFile,
+    ask_rows: AskRows,
     erased: Callable[[SnapshotView], Erased | None],
     report: Reporter,
 ) -> Found:
@@ -86,6 +91,7 @@ def find(
         views: verified snapshots of one source, oldest first.
         asked: what is looked for.
         open_file: opens a database file (`wiring.open_file_database`).
+        ask_rows: makes conditions of SQL (`wiring.ask_rows`).
         erased: what the erasure ledger hides of a snapshot's source.
         report: progress.
 
@@ -95,7 +101,7 @@ def find(
     """
     cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
     try:
-        search, kept = _Search(asked), Groups()
+        search, kept = _Search(asked, ask_rows), Groups()
         for view in views:
             report.phase(f"looking into {view.id[:12]}")
             try:
@@ -116,10 +122,11 @@ def find(
 class _Search:
     """What was found so far."""
 
-    def __init__(self, asked: Asked) -> None:
-        self._asked, self.found = asked, Found()
+    def __init__(self, asked: Asked, ask_rows: AskRows) -> None:
+        self._asked, self._ask_rows, self.found = asked, ask_rows, Found()
         self._open: list[Version] = []
-        self._known: tuple[object, list[_Record]] | None = None
+        self._seen: dict[object, dict[_Names, list[_Record]]] = {}
+        self._file: tuple[object, list[_Record]] | None = None
         self._shape: tuple[tuple[tuple[str, str], ...], tuple[str, ...]] | None = None
         self._error: UsageError | None = None
 
@@ -149,32 +156,46 @@ class _Search:
         self._shape = shape
 
     def _records(self, table: OpenTable) -> list[_Record]:
-        by, texts = self._by(table)
-        value: Cells = tuple(table.cell(column, text) for column, text in zip(by, texts, strict=True))
-        looked: object = None
-        if isinstance(table, StoredRows):
-            names: _Names = tuple(tuple(ref.id for ref in unit) for unit in table.units(by, [value]))
-            looked = names, by, value, table.columns, table.owner
-            if not table.hides and self._known is not None and self._known[0] == looked:
-                return self._known[1]
-        columns = tuple(name for name, _ in table.columns)
-        found = [(columns, table.shown(row)) for row in table.rows(by, [value])]
-        found.sort(key=lambda record: [order(v) for v in record[1]])
-        self._known = (looked, found) if looked is not None else None
-        return found
+        what = self._meant(table)
+        for column in what.doubtful:
+            if doubt(column) not in self.found.remarks:
+                self.found.remarks.append(doubt(column))
+        found = self._of_chunks(table, what) if isinstance(table, StoredRows) else self._of_file(table, what)
+        return sorted(found, key=lambda record: [order(v) for v in record[1]])
 
-    def _by(self, table: OpenTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _of_file(self, table: StoredFileTable, what: Meant) -> Iterable[_Record]:
+        place = what.by, what.value, what.sql, table.columns, table.key, table.content, table.erased
+        if self._file is None or self._file[0] != place:
+            columns = tuple(name for name, _ in table.columns)
+            self._file = place, [(columns, table.shown(row)) for row in matching(table, what, self._ask_rows)]
+        return self._file[1]
+
+    def _of_chunks(self, table: StoredRows, what: Meant) -> Iterator[_Record]:
+        values = [what.value] if what.by else []
+        units = list(table.units(what.by, values))
+        # what a chunk holds that is looked for depends on these alone
+        place = what.by, what.value, what.sql, table.columns, table.key, table.owner, table.erased
+        seen = self._seen.setdefault(place, {})
+        fresh = {name: unit for unit in units if (name := _name(unit)) not in seen}
+        columns = tuple(name for name, _ in table.columns)
+        with closing(_Sieve(table, what, self._ask_rows)) as sieve:
+            for unit, lines in table.of_units(fresh.values(), what.by, values):
+                seen[_name(unit)] = [(columns, table.shown(row)) for row in sieve.rows(lines)]
+        return (record for unit in units for record in seen.get(_name(unit), ()))
+
+    def _meant(self, table: OpenTable) -> Meant:
         if self._asked.where:
-            return tuple(n for n, _ in self._asked.where), tuple(text for _, text in self._asked.where)
+            return meant(table, self._asked.where, self._ask_rows)
         if not table.key:
-            raise UsageError(f"table {table.name} has no key", hint="use --where COLUMN=VALUE", object_name=table.name)
+            raise UsageError(f"table {table.name} has no key", hint="use --where CONDITION", object_name=table.name)
         if len(table.key) != len(self._asked.key):
             raise UsageError(
                 f"the key of {table.name} is made of: {', '.join(table.key)}",
                 hint="write its parts separated by commas",
                 object_name=table.name,
             )
-        return table.key, self._asked.key
+        pairs = zip(table.key, self._asked.key, strict=True)
+        return Meant(table.key, tuple(table.cell(column, text) for column, text in pairs))
 
     def _add(self, view: SnapshotView, records: list[_Record]) -> None:
         when = view.structure.taken_at
@@ -212,6 +233,35 @@ class _Search:
                 object_name=self._asked.table,
             )
         return self.found
+
+
+class _Sieve:
+    """Finds the rows that are meant among those of a chunk."""
+
+    def __init__(self, table: StoredRows, what: Meant, ask_rows: AskRows) -> None:
+        self._table = table
+        self._places = [[name for name, _ in table.columns].index(name) for name in what.by]
+        self._shown = RowTable(table)
+        self._test = ask_rows(table.name, self._shown.columns, what.sql) if what.sql is not None else None
+
+    def rows(self, lines: Sequence[bytes]) -> list[Cells]:
+        """Their cells; hidden rows are not among them."""
+        test = self._test
+        if test is None or not self._table.hides:
+            if test is not None:
+                lines = [lines[n] for n in test.fitting(lambda used: self._shown.taken(lines, used))]
+            return self._table.seen(lines, self._places)
+        rows = self._table.seen(lines, self._places)
+        return [rows[n] for n in test.fitting(lambda used: self._shown.shown(rows, used))]
+
+    def close(self) -> None:
+        """Let go of the condition."""
+        if self._test is not None:
+            self._test.close()
+
+
+def _name(unit: Unit) -> tuple[bytes, ...]:
+    return tuple(ref.id for ref in unit)
 
 
 def _identity(columns: Sequence[str], values: Sequence[Value]) -> object:

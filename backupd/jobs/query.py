@@ -7,13 +7,15 @@ Rows that are hidden because somebody was erased are not there for any statement
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from operator import le
 
-from backupd.errors import UsageError
+from backupd.errors import IntegrityError, UsageError
+from backupd.jobs.keyranges import Span
 from backupd.jobs.stored import Erased
 from backupd.jobs.storedfile import OpenFile, StoredFileTable
 from backupd.jobs.storedrows import StoredRows
 from backupd.jobs.storedtables import opened_tables
-from backupd.model import Cell, Cells, Queried
+from backupd.model import Cell, Cells, Look, Queried
 from backupd.records.values import hexadecimal, integer
 from backupd.repo.repository import Repository, SnapshotView
 
@@ -30,7 +32,7 @@ _AFFINITIES = (
 )
 
 
-class _RowTable:
+class RowTable:
     """A server's table."""
 
     def __init__(self, table: StoredRows) -> None:
@@ -40,35 +42,79 @@ class _RowTable:
             (n, "INTEGER" if d is integer else "BLOB" if d is hexadecimal else "TEXT")
             for (n, _), d in zip(table.columns, self._decoders, strict=True)
         ]
-        at = {name: place for place, (name, _) in enumerate(table.columns)}
+        at = self._places = {name: place for place, (name, _) in enumerate(table.columns)}
         self.quick = [tuple(at[name] for name in by) for by in table.quick]
+        self.orders = [tuple(at[name] for name in table.order.sorted)] if table.order.sorted else []
 
-    def batches(self, by: Sequence[int], values: Sequence[object], used: Sequence[int]) -> Iterator[Sequence[Cells]]:
+    @property
+    def sorts(self) -> bool:
         """See `Queried`."""
-        names = [self.columns[at][0] for at in by]
-        cells = [self._cell(name, value) for name, value in zip(names, values, strict=True)]
-        if None in values:
-            return
+        return not self._table.hides and self._table.in_order
+
+    def batches(self, look: Look) -> Iterator[Sequence[Cells]]:
+        """See `Queried`."""
+        names = [self.columns[at][0] for at in look.by]
+        cells = [self._cell(name, value) for name, value in zip(names, look.values, strict=True)]
         if None in cells:
             names, cells = [], []
         sought = [tuple(cells)] if names else []
-        if self._table.hides:
-            for rows in self._table.batches(names, sought):
-                yield [self._shown([row[at] for at in used], used) for row in rows]
-            return
-        for lines in self._table.lines(names, sought):
-            yield self._taken(lines, used)
+        known = dict(zip(look.by, cells, strict=True)) if names else {}
+        lines = self._table.lines(names, sought, self._span(look, known), down=look.down)
+        if look.order is None:
+            return (self.taken(some, look.used) for some in lines)
+        return self._checked(lines, look, self.orders[look.order])
+
+    def _span(self, look: Look, known: Mapping[int, Cell]) -> Span | None:
+        """Which keys a range means, if its column stands in the key behind those that are known."""
+        head: list[Cell] = []
+        for column in self._table.order.columns:
+            at = self._places[column.name]
+            if at not in known:
+                ends = column.part(look.low), column.part(look.high)
+                return Span(tuple(head), *ends) if at == look.column and column.sql else None
+            head.append(known[at])
+        return None
+
+    def _checked(self, lines: Iterator[Sequence[bytes]], look: Look, order: Sequence[int]) -> Iterator[Sequence[Cells]]:
+        """Rows that the snapshot says are sorted: that they are is never taken on trust."""
+        before: list[Cells] = []
+        for some in lines:
+            keys = [*before, *self.taken(some, order)]
+            ahead, behind = (keys[1:], keys) if look.down else (keys, keys[1:])
+            try:
+                sound = all(map(le, ahead, behind))
+            except TypeError:
+                sound = False
+            if not sound:
+                raise IntegrityError(
+                    f"the rows of {self.name} do not stand in the order that the snapshot says",
+                    object_name=self.name,
+                    hint="sort by an expression, such as ORDER BY +id",
+                )
+            before = keys[-1:]
+            yield self.taken(some, look.used)
 
     def _cell(self, name: str, value: object) -> Cell:
         """The cell that SQL's value is in a column; None where that cannot be said."""
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if not isinstance(value, int | str):
+        kind = self.columns[self._places[name]][1]
+        if isinstance(value, float):  # as a text it would be SQL's, and not the server's
+            value = int(value) if kind == "INTEGER" and value.is_integer() else None
+        if isinstance(value, bytes):
+            value = "\\x" + value.hex() if kind == "BLOB" else None
+        if value is None or (kind == "TEXT" and not self._table.utf8 and "\\" in str(value)):
             return None
         try:
             return self._table.cell(name, str(value))
         except UsageError:
             return None
+
+    def taken(self, lines: Sequence[bytes], used: Sequence[int]) -> Sequence[Cells]:
+        """The columns wanted of rows."""
+        return self.shown(self._table.seen(lines), used) if self._table.hides else self._taken(lines, used)
+
+    def shown(self, rows: Sequence[Cells], used: Sequence[int]) -> Sequence[Cells]:
+        """The same of cells."""
+        return [self._shown([row[at] for at in used], used) for row in rows]
 
     def _taken(self, lines: Sequence[bytes], used: Sequence[int]) -> Sequence[Cells]:
         """The columns wanted of rows: column by column where no cell is written in a special way."""
@@ -97,35 +143,50 @@ class _RowTable:
 
     def _shown(self, cells: Sequence[Cell], used: Sequence[int]) -> Cells:
         return tuple(
-            _fitting(self._decoders[at](c)) if isinstance(c, bytes) else c for c, at in zip(cells, used, strict=True)
+            fitting(self._decoders[at](c)) if isinstance(c, bytes) else c for c, at in zip(cells, used, strict=True)
         )
 
 
-def _fitting(value: Cell) -> Cell:
+def fitting(value: Cell) -> Cell:
     """A whole number that SQLite cannot hold becomes text."""
     return str(value) if isinstance(value, int) and not -_EXACT <= value < _EXACT else value
 
 
-class _FileTable:
+class FileTable:
     """A table of a database file."""
 
     count = 100_000
 
     def __init__(self, table: StoredFileTable) -> None:
         self._table, self.name = table, table.name
-        self.columns = [(name, _affinity(kind)) for name, kind in table.columns]
+        self.columns = [(name, affinity(kind)) for name, kind in table.columns]
         at = {name: place for place, (name, _) in enumerate(table.columns)}
         self.quick = [tuple(at[name] for name in by) for by in table.quick if set(by) <= at.keys()]
+        self.orders = [tuple(at[name] for name in by) for by in table.orders if set(by) <= at.keys()]
 
-    def batches(self, by: Sequence[int], values: Sequence[object], used: Sequence[int]) -> Iterator[Sequence[Cells]]:
+    @property
+    def sorts(self) -> bool:
         """See `Queried`."""
-        names = [self.columns[at][0] for at in by]
-        sought = [tuple(v if isinstance(v, int | float | str | bytes) else None for v in values)] if names else []
-        for rows in self._table.batches(names, sought):
-            yield [tuple([row[at] for at in used]) for row in rows]
+        return not self._table.hides
+
+    def batches(self, look: Look) -> Iterator[Sequence[Cells]]:
+        """See `Queried`."""
+        names = [name for name, _ in self.columns]
+        for rows in self._table.looked(
+            [(names[at], _plain(value)) for at, value in zip(look.by, look.values, strict=True)],
+            None if look.column is None else (names[look.column], _plain(look.low), _plain(look.high)),
+            [] if look.order is None else [names[at] for at in self.orders[look.order]],
+            down=look.down,
+        ):
+            yield [tuple([row[at] for at in look.used]) for row in rows]
 
 
-def _affinity(kind: str) -> str:
+def _plain(value: object) -> Cell:
+    return value if isinstance(value, int | float | str | bytes) else None
+
+
+def affinity(kind: str) -> str:
+    """What SQLite compares a column of a declared type as."""
     word = kind.upper()
     for name, parts in _AFFINITIES:
         if any(part in word for part in parts):
@@ -172,7 +233,7 @@ def query(
             for schema, view in views.items()
         }
         tables: dict[str, Sequence[Queried]] = {
-            schema: [_RowTable(t) if isinstance(t, StoredRows) else _FileTable(t) for t in found.rows.values()]
+            schema: [RowTable(t) if isinstance(t, StoredRows) else FileTable(t) for t in found.rows.values()]
             for schema, found in opened.items()
         }
         columns, rows = stack.enter_context(run_sql(tables, statement))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from backupd.engines.live import Live
 from backupd.errors import Failed, UsageError
+from backupd.jobs.conditions import AskRows, Where, doubt, matching, meant, no_sql
 from backupd.jobs.stored import StoredTable, StoredTables
 from backupd.model import Cell, Cells
 from backupd.records.cells import exact
@@ -25,10 +26,10 @@ Roots = dict[str, list[Cells]]
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Rows of a table, by the texts of columns' values."""
+    """Rows of a table."""
 
     table: str
-    values: tuple[tuple[str, str], ...] = field(repr=False)
+    where: Where
 
 
 @dataclass(slots=True)
@@ -39,7 +40,7 @@ class Wanted:
         subject: a record by its key.
         keyed_by: the column that a subject's table is asked by, if a policy names another one than the key.
         tables: of these everything that is missing.
-        where: rows by the values of columns.
+        where: rows by conditions; `ask_rows` makes those of SQL.
         removed: by table, what a comparison says was removed.
     """
 
@@ -48,6 +49,7 @@ class Wanted:
     tables: Sequence[str] = ()
     where: Sequence[Condition] = ()
     removed: Mapping[str, Sequence[Record]] = field(default_factory=dict, repr=False)
+    ask_rows: AskRows = field(default=no_sql, repr=False)
 
 
 def _plain(part: str) -> str:
@@ -55,16 +57,21 @@ def _plain(part: str) -> str:
 
 
 def parse_condition(text: str) -> Condition:
-    """Read `table:column=value`, or with several columns `table:a=1,b=2`; a backslash keeps a separator.
+    """Read `table:column=value`, or with several columns `table:a=1,b=2` (a backslash keeps a separator), or `table:` and SQL.
 
     Raises:
         UsageError: it is none.
     """
-    parts = split_escaped(text, ":", most=2)
-    pairs = [split_escaped(part.lstrip(), "=", most=2) for part in split_escaped(parts[-1], ",")]
-    if len(parts) != 2 or not parts[0] or any(len(pair) != 2 or not pair[0] for pair in pairs):
+    table, *rest = split_escaped(text, ":", most=2)
+    if not table or not rest or not rest[0].strip():
         raise UsageError("a condition is written as table:column=value", hint="such as --where orders:customer_id=4711")
-    return Condition(_plain(parts[0]), tuple((_plain(column), _plain(value)) for column, value in pairs))
+    try:
+        pairs = [split_escaped(part.lstrip(), "=", most=2) for part in split_escaped(rest[0], ",")]
+    except UsageError:  # it ends with a backslash: so may SQL
+        pairs = [[]]
+    if any(len(pair) != 2 or not pair[0] for pair in pairs):
+        return Condition(_plain(table), Where(rest[0]))
+    return Condition(_plain(table), Where(rest[0], tuple((_plain(column), _plain(value)) for column, value in pairs)))
 
 
 def find_roots(
@@ -80,7 +87,7 @@ def find_roots(
     if wanted.subject is not None:
         roots.setdefault(wanted.subject.table, []).extend(_of_subject(stored, wanted.subject, wanted.keyed_by))
     for condition in wanted.where:
-        roots.setdefault(condition.table, []).extend(_of_condition(stored, condition))
+        roots.setdefault(condition.table, []).extend(_of_condition(stored, condition, wanted.ask_rows, report))
     for name in wanted.tables:
         _table(stored, name)
         if name not in tables:
@@ -123,18 +130,21 @@ def _of_subject(stored: StoredTables, subject: Subject, keyed_by: Mapping[str, s
     return _found(table, key, subject.key)
 
 
-def _of_condition(stored: StoredTables, condition: Condition) -> list[Cells]:
+def _of_condition(stored: StoredTables, condition: Condition, ask_rows: AskRows, report: Reporter) -> list[Cells]:
     table = _table(stored, condition.table)
-    columns = tuple(column for column, _ in condition.values)
-    known = {column for column, _ in table.columns}
-    if unknown := [column for column in columns if column not in known]:
-        raise UsageError(f"{condition.table} has no column {unknown[0]}", object_name=condition.table)
-    return _found(table, columns, tuple(value for _, value in condition.values))
+    what = meant(table, [condition.where], ask_rows)
+    for column in what.doubtful:
+        report.warning(doubt(column))
+    return _there(table, matching(table, what, ask_rows))
 
 
 def _found(table: StoredTable, columns: Sequence[str], texts: Sequence[str]) -> list[Cells]:
     value = tuple(table.cell(column, text) for column, text in zip(columns, texts, strict=True))
-    rows = list(table.rows(columns, [value]))
+    return _there(table, table.rows(columns, [value]))
+
+
+def _there(table: StoredTable, found: Iterable[Cells]) -> list[Cells]:
+    rows = list(found)
     if not rows:
         raise Failed(
             f"no such record of {table.name}: it is not in this snapshot, or erased",

@@ -5,6 +5,7 @@ Must never write a page anywhere. The file may be anybody's: its engine's module
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Protocol
 
 from backupd.errors import UsageError
@@ -32,6 +33,20 @@ class FileDatabase(Protocol):
     def rows(self, table: PagedTable, by: Sequence[str], values: Collection[Cells]) -> Iterator[Cells]:
         """Rows whose columns `by` equal one of `values`, as the database compares them; all rows if `by` is empty."""
 
+    def orders(self, table: str) -> tuple[tuple[str, ...], ...]:
+        """Orders in which rows can come, and in which ranges are found without a scan."""
+
+    def looked(
+        self,
+        table: PagedTable,
+        equal: Sequence[tuple[str, Cell]],
+        within: tuple[str, Cell, Cell] | None,
+        order: Sequence[str],
+        *,
+        down: bool,
+    ) -> Iterator[Cells]:
+        """Rows by the values of columns, and a column that lies between two ends (None where there is none), in an order."""
+
     def close(self) -> None:
         """End the connection."""
 
@@ -41,10 +56,18 @@ OpenFile = Callable[[Bytes], FileDatabase]
 
 
 class StoredFileTable:
-    """A table of a database file."""
+    """A table of a database file.
 
-    def __init__(self, database: FileDatabase, table: PagedTable, erased: Erased | None) -> None:
+    Args:
+        database: the open file.
+        table: what it says of the table.
+        erased: what is hidden.
+        content: equal for files that are equal.
+    """
+
+    def __init__(self, database: FileDatabase, table: PagedTable, erased: Erased | None, content: object) -> None:
         self._database, self._table = database, table
+        self.erased, self.content = erased, content
         self.name = table.name
         self.columns: tuple[tuple[str, str], ...] = tuple((column.name, column.type) for column in table.columns)
         self.key = table.key
@@ -63,9 +86,18 @@ class StoredFileTable:
         own = () if alias is None else ((self.columns[alias][0],),)
         return own + self._database.indexed(self.name)
 
+    @property
+    def orders(self) -> tuple[tuple[str, ...], ...]:
+        """Orders in which rows can come, and in which ranges are found without a scan."""
+        alias = self._table.alias
+        own = () if alias is None else ((self.columns[alias][0],),)
+        return own + self._database.orders(self.name)
+
     def rows(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[Cells]:
         """See `StoredTable`."""
-        found = self._database.rows(self._table, by, values)
+        return self._seen(self._database.rows(self._table, by, values), by)
+
+    def _seen(self, found: Iterator[Cells], by: Sequence[str]) -> Iterator[Cells]:
         hidden = self._hidden
         if hidden is None:
             return found
@@ -73,16 +105,19 @@ class StoredFileTable:
         places = [names.index(name) for name in by]
         return (seen for row in found if (seen := shown_of(row, hidden, places)) is not None)
 
-    def batches(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[list[Cells]]:
-        """The same rows, many together."""
-        held: list[Cells] = []
-        for row in self.rows(by, values):
-            held.append(row)
-            if len(held) >= _BATCH:
-                yield held
-                held = []
-        if held:
-            yield held
+    def looked(
+        self,
+        equal: Sequence[tuple[str, Cell]],
+        within: tuple[str, Cell, Cell] | None,
+        order: Sequence[str],
+        *,
+        down: bool,
+    ) -> Iterator[list[Cells]]:
+        """Rows by the values of columns, and a column that lies between two ends, in an order, many together."""
+        by = [name for name, _ in equal] + ([within[0]] if within else [])
+        rows = self._seen(self._database.looked(self._table, equal, within, order, down=down), by)
+        while batch := list(islice(rows, _BATCH)):
+            yield batch
 
     def shown(self, row: Cells) -> tuple[Value, ...]:
         """See `StoredTable`."""
@@ -127,14 +162,16 @@ class StoredFileTables:
         self.left_out: tuple[str, ...] = ()
         if side.view.structure.streams[0].size == 0:
             return
-        database = self._database = open_file(side.file(kept, side.refs()))
+        refs = side.refs()
+        database = self._database = open_file(side.file(kept, refs))
         try:
             schema = database.schema()
         except BaseException:
             database.close()
             raise
         self.left_out = schema.virtual
-        self.rows = {table.name: StoredFileTable(database, table, erased) for table in schema.tables}
+        content = side.owner, tuple(ref.id for ref in refs)
+        self.rows = {table.name: StoredFileTable(database, table, erased, content) for table in schema.tables}
 
     @property
     def tables(self) -> Mapping[str, StoredTable]:

@@ -1,106 +1,35 @@
 """The tables of a server's snapshot as something to look records up in: streams of rows, read chunk by chunk.
 
-A look-up by a key whose order is the same everywhere (integers and UUIDs) reads the chunks that can hold it; any other is
-a scan. Where a key stands is never believed beyond that: every row that comes out was compared byte by byte.
+A look-up by a key whose order is the same everywhere reads the chunks that can hold it (see `keyranges`); any other is a scan.
+ Where a key stands is never believed beyond that: every row that comes out was compared byte by byte.
 Memory holds a few chunks. Rows reach the caller only; no message has one.
 """
 
 import re
 import uuid
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 from backupd.crypto.chunks import Kind
 from backupd.errors import UsageError
 from backupd.jobs.compare import StoredSide
+from backupd.jobs.keyranges import INTEGERS, Order, Part, Span
 from backupd.jobs.stored import Erased, StoredTable, shown_of
-from backupd.jobs.tableshapes import Moment, codec_of, decoders_of, moment_of, ways_of
+from backupd.jobs.tableshapes import Moment, codec_of, decoders_of, is_utf8, moment_of, ways_of
 from backupd.model import Cell, Cells
 from backupd.records.rowtext import NULL, cell_of, field_of
 from backupd.records.values import Value
 from backupd.repo.codecs import split_rows
 from backupd.repo.comparing import Unit
 from backupd.repo.lookup import Lists
-from backupd.repo.nodes import ContentEntry
-from backupd.repo.rowdigest import KEY_BYTES
 
 FEW_CHUNKS = 8
 """That many are read one after the other; for more, threads read ahead."""
 FEW_VALUES = 4
 """That many are looked for in the text of a chunk before it is taken apart."""
-_INTEGERS = re.compile(r"(tiny|small|medium|big)?int(eger)?(\((\d+)\))?( unsigned)?( zerofill)?|oid")
-_INTEGER = re.compile(rb"-?[0-9]{1,20}")
-_UUID = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MOST_AHEAD = 4096
 _PADDED = re.compile(r"character\((\d+)\)")
-_Part = int | bytes
-_Read = Callable[[bytes], _Part | None]
-
-
-def _as_integer(field: bytes) -> _Part | None:
-    return int(field) if _INTEGER.fullmatch(field) else None
-
-
-def _as_uuid(field: bytes) -> _Part | None:
-    return field if _UUID.fullmatch(field) else None
-
-
-class _Order:
-    """The leading columns of a key by whose order chunks can be left out.
-
-    Args:
-        engine: of the snapshot: servers order UUIDs in different ways.
-        names: the key's columns.
-        kinds: their types.
-    """
-
-    def __init__(self, engine: str, names: Sequence[str], kinds: Mapping[str, str]) -> None:
-        self.reads: dict[str, _Read] = {}
-        for name in names:
-            if _INTEGERS.fullmatch(kinds[name]):
-                self.reads[name] = _as_integer
-            elif kinds[name] == "uuid" and engine == "postgresql":
-                self.reads[name] = _as_uuid
-            else:
-                break
-
-    def wanted(self, by: Sequence[str], values: Collection[Cells]) -> Callable[[ContentEntry], bool] | None:
-        """What tells which chunks can hold one of the values; None if that cannot be told."""
-        used = []
-        for name in self.reads:
-            if name not in by:
-                break
-            used.append((by.index(name), self.reads[name]))
-        if not used:
-            return None
-        keys = []
-        for value in values:
-            parts = [read(cell) if isinstance(cell := value[at], bytes) else None for at, read in used]
-            if None in parts:
-                return None
-            keys.append(tuple(part for part in parts if part is not None))
-        keys.sort()
-        reads = [read for _, read in used]
-
-        def may_hold(entry: ContentEntry) -> bool:
-            low, high = _bound(entry.first, reads), _bound(entry.last, reads)
-            start = 0 if low is None else bisect_left(keys, low)
-            end = len(keys) if high is None else bisect_right(keys, high)
-            return start < end
-
-        return may_hold
-
-
-def _bound(text: bytes, reads: Sequence[_Read]) -> tuple[_Part, ...] | None:
-    """A chunk's first or last key, as far as it is compared; None if it says nothing."""
-    fields = text.split(b"\t", len(reads))
-    if len(text) >= KEY_BYTES and len(fields) <= len(reads):
-        fields.pop()  # it may be cut
-    parts = [read(field) for read, field in zip(reads, fields, strict=False)]
-    if len(parts) < len(reads) or None in parts:
-        return None
-    return tuple(part for part in parts if part is not None)
 
 
 class _Filter:
@@ -179,15 +108,29 @@ class StoredRows:
         self._names = names
         self.decoders = decoders_of(moment, table, names)
         self.codec, self._ways = codec_of(moment), ways_of(moment, table)
+        self.erased, self.utf8 = erased, is_utf8(moment)
         self._hidden = erased.hidden(self.name, names, self.key) if erased else None
-        self._order = _Order(moment.engine, self.key if table.get("ordered") is True else (), dict(self.columns))
+        key = self.key if table.get("ordered") is True else ()
+        self._order = Order(moment.engine, key, dict(self.columns), self._ways, utf8=self.utf8)
         self._streams: list[Lists] | None = None
+        self._in_order = False
 
     @property
     def quick(self) -> tuple[tuple[str, ...], ...]:
         """Sets of columns by whose values rows are found without a scan."""
-        names = tuple(self._order.reads)
+        names = self._order.names
         return tuple(names[: n + 1] for n in range(len(names)))
+
+    @property
+    def order(self) -> Order:
+        """By what chunks can be left out."""
+        return self._order
+
+    @property
+    def in_order(self) -> bool:
+        """Whether its streams follow each other in the order of the key."""
+        self._lists()
+        return self._in_order
 
     def rows(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[Cells]:
         """See `StoredTable`."""
@@ -196,30 +139,65 @@ class StoredRows:
 
     def batches(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[list[Cells]]:
         """The same rows, those of a chunk together."""
-        width, hidden = len(self.columns), self._hidden
         places = [self._names.index(name) for name in by]
         for lines in self.lines(by, values):
-            rows = [_cells(line, width) for line in lines]
-            if hidden is not None:
-                rows = [seen for row in rows if (seen := shown_of(row, hidden, places)) is not None]
-            yield rows
+            yield self.seen(lines, places)
 
-    def lines(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[list[bytes]]:
-        """The rows as they are stored, hidden ones among them: for those who only take them apart differently."""
+    def seen(self, lines: Sequence[bytes], places: Sequence[int] = ()) -> list[Cells]:
+        """The cells of rows, but for what is hidden; the rows were looked for by the values at these places."""
+        rows = [_cells(line, len(self.columns)) for line in lines]
+        hidden = self._hidden
+        if hidden is None:
+            return rows
+        return [seen for row in rows if (seen := shown_of(row, hidden, places)) is not None]
+
+    def lines(
+        self, by: Sequence[str] = (), values: Collection[Cells] = (), span: Span | None = None, *, down: bool = False
+    ) -> Iterator[list[bytes]]:
+        """The rows as they are stored, hidden ones among them: for those who only take them apart differently.
+
+        Args:
+            by, values: which rows.
+            span: and within which keys; rows around it may be among them.
+            down: the last rows first.
+        """
+        units: Iterable[Unit] = self.units(by, values, span)
+        for _, lines in self.of_units(reversed(list(units)) if down else units, by, values):
+            yield lines[::-1] if down else lines
+
+    def of_units(
+        self, units: Iterable[Unit], by: Sequence[str] = (), values: Collection[Cells] = ()
+    ) -> Iterator[tuple[Unit, list[bytes]]]:
+        """Such rows of some chunks, one after the other."""
         chosen = self._filter(by, values)
-        if chosen is not None and chosen.empty:
-            return
-        for data in self._data(self.units(by, values)):
-            yield split_rows(data) if chosen is None else list(chosen(data))
+        for unit, data in self._data(iter(units)) if chosen is None or not chosen.empty else ():
+            yield unit, split_rows(data) if chosen is None else list(chosen(data))
 
-    def units(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[Unit]:
+    def units(self, by: Sequence[str] = (), values: Collection[Cells] = (), span: Span | None = None) -> Iterator[Unit]:
         """The chunks in which such rows can be."""
-        wanted = (self._order.wanted(by, values) if by else None) or (lambda _: True)
+        wanted = self._order.within(span) if span else self._order.wanted(by, values) if by else None
+        for stream in self._lists():
+            yield from stream.chunks(wanted or (lambda _: True))
+
+    def _lists(self) -> list[Lists]:
         if self._streams is None:
             listed = self._side.streams(self.name)
             self._streams = [Lists(root, described, listed.reader) for root, described in listed.streams]
-        for stream in self._streams:
-            yield from stream.chunks(wanted)
+            self._in_order = self._sort(self._streams)
+        return self._streams
+
+    def _sort(self, streams: list[Lists]) -> bool:
+        """Bring streams that do not overlap into the order of the key; whether there is one."""
+        bounds: dict[int, tuple[tuple[Part, ...], tuple[Part, ...]]] = {}
+        for stream in streams:
+            if (ends := stream.ends) is None:
+                continue
+            first, last = (self._order.start(text) for text in ends)
+            if not self._order.names or first is None or last is None:
+                return False
+            bounds[id(stream)] = first, last
+        streams[:] = sorted((s for s in streams if id(s) in bounds), key=lambda stream: bounds[id(stream)])
+        return all(bounds[id(a)][1] <= bounds[id(b)][0] for a, b in pairwise(streams))
 
     def cells(self, line: bytes) -> Cells:
         """The cells of a row as it is stored."""
@@ -238,26 +216,26 @@ class StoredRows:
     def _filter(self, by: Sequence[str], values: Collection[Cells]) -> _Filter | None:
         return _Filter([self._names.index(name) for name in by], len(self.columns), values) if by else None
 
-    def _data(self, found: Iterator[Unit]) -> Iterator[bytes]:
+    def _data(self, found: Iterator[Unit]) -> Iterator[tuple[Unit, bytes]]:
         """Chunks, and long rows as wholes."""
         few = list(islice(found, FEW_CHUNKS))
         if len(few) < FEW_CHUNKS:
             for unit in few:
-                yield self._whole(unit) if len(unit) > 1 else self._one(unit)
+                yield unit, self._whole(unit) if len(unit) > 1 else self._one(unit)
             return
-        held: list[Unit] = []
-        for unit in chain(few, found):
-            held.append(unit)
-            if len(unit) > 1 or len(held) >= 4096:
+        held, most = few, FEW_CHUNKS
+        for unit in found:  # more and more at a time: who wants the first rows only need not wait for others
+            if len(held) >= most or (held and len(held[-1]) > 1):
                 yield from self._ahead(held)
-                held = []
+                held, most = [], min(8 * most, _MOST_AHEAD)
+            held.append(unit)
         yield from self._ahead(held)
 
-    def _ahead(self, held: Sequence[Unit]) -> Iterator[bytes]:
-        yield from self._side.opened(unit[0] for unit in held if len(unit) == 1)
+    def _ahead(self, held: Sequence[Unit]) -> Iterator[tuple[Unit, bytes]]:
+        single = [unit for unit in held if len(unit) == 1]
+        opened = self._side.opened(unit[0] for unit in single)
         for unit in held:
-            if len(unit) > 1:
-                yield self._whole(unit)
+            yield unit, self._whole(unit) if len(unit) > 1 else next(opened)
 
     def _one(self, unit: Unit) -> bytes:
         self._side.reader.expect(unit)
@@ -290,7 +268,7 @@ class StoredRows:
 
 
 def _written(text: str, kind: str, way: str, codec: str) -> bytes:
-    whole = _INTEGERS.fullmatch(kind)
+    whole = INTEGERS.fullmatch(kind)
     if way == "index" or (whole and way in ("plain", "")):
         digits = str(int(text))
         wide = int(whole[4]) if whole and whole[4] and whole[6] else 0

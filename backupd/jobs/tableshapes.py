@@ -234,6 +234,11 @@ def codec_of(moment: Moment) -> str:
     return _codec(_encoding(moment)) if moment.engine == "postgresql" else "utf-8"
 
 
+def is_utf8(moment: Moment) -> bool:
+    """Whether texts stand in rows as UTF-8, without exception."""
+    return moment.engine != "postgresql" or _encoding(moment) == "UTF8"
+
+
 def decoders_of(moment: Moment, table: Mapping[str, Any], names: Sequence[str]) -> list[Decode]:
     """What the cells of columns mean."""
     kinds, ways = dict(table["columns"]), ways_of(moment, table)

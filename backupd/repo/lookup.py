@@ -60,6 +60,12 @@ class Lists:
         if held:
             raise self._damage("a row without an end")
 
+    @property
+    def ends(self) -> tuple[bytes, bytes] | None:
+        """The first and the last key, as the list says; None where there are no rows."""
+        top = decode_node(tree_top(self._described), CONTENT, Kind.ROWS)
+        return (top.content[0].first, top.content[-1].last) if top.content else None
+
     def _damage(self, what: str) -> IntegrityError:
         return IntegrityError(f"the lists of {self._described['name']} tell of {what}")
 

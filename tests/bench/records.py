@@ -12,7 +12,7 @@ from backupd.engines.base import TableInfo
 from backupd.jobs.find import Asked, find
 from backupd.jobs.query import query
 from backupd.report import Tally
-from backupd.wiring import open_file_database, run_sql
+from backupd.wiring import ask_rows, open_file_database, run_sql
 from tests.jobs_kit import Kit
 from tests.table_engine import TableSource
 from tests.unit.jobs.test_tables import take
@@ -59,6 +59,7 @@ def main(count: int) -> None:
             views,
             Asked("t", (str(count // 2),)),
             open_file=open_file_database,
+            ask_rows=ask_rows,
             report=Tally(),
             erased=lambda _: None,
         )

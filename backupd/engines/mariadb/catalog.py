@@ -17,6 +17,11 @@ ELSEWHERE = frozenset({"mrg_myisam", "federated", "connect", "spider", "blackhol
 """Engines that hold no rows of their own."""
 
 SYSTEM_SCHEMAS = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
+_SURE_ORDER = INTEGERS | {"binary", "varbinary"}
+_BYTEWISE = frozenset(
+    {"utf8mb4_nopad_bin", "utf8mb3_nopad_bin", "utf8_nopad_bin", "ascii_nopad_bin", "utf8mb4_0900_bin"}
+)
+"""Collations of UTF-8 that compare byte by byte: the others pad with spaces, or know more of letters."""
 _ROW_START, _ROW_END = "ROW START", "ROW END"
 
 
@@ -55,9 +60,9 @@ class Table:
 
     @property
     def ordered(self) -> bool:
-        """Whether rows come in the order of a key of integers."""
-        kinds = {column.name: column.kind for column in self.columns}
-        return self.clustered and bool(self.key) and all(kinds.get(name) in INTEGERS for name in self.key)
+        """Whether rows come in the order of a key of integers, bytes, and texts that are compared like bytes."""
+        sure = {column.name for column in self.columns if column.kind in _SURE_ORDER or column.bytewise}
+        return self.clustered and bool(self.key) and sure.issuperset(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +195,7 @@ class Reader:
         """The columns whose values are stored; and whether the history can be read with them."""
         kept: list[Column] = []
         periods: list[Column] = []
-        for name, kind, whole, charset, nullable, extra, expression in columns:
+        for name, kind, whole, charset, nullable, extra, expression, collation in columns:
             word = str(expression or "").upper()
             column = Column(
                 str(name),
@@ -199,6 +204,7 @@ class Reader:
                 _word(charset),
                 nullable == "YES",
                 "auto_increment" in str(extra).lower(),
+                str(kind).lower() == "varchar" and str(collation).lower() in _BYTEWISE,
             )
             if versioned and word in (_ROW_START, _ROW_END):
                 periods.append(column)
@@ -254,7 +260,10 @@ class Reader:
         ]
 
     def _columns(self, name: str | None) -> dict[str, list[Row]]:
-        columns = "TABLE_NAME, COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, IS_NULLABLE, EXTRA, GENERATION_EXPRESSION"
+        columns = (
+            "TABLE_NAME, COLUMN_NAME, DATA_TYPE, COLUMN_TYPE, CHARACTER_SET_NAME, IS_NULLABLE, EXTRA, GENERATION_EXPRESSION,"
+            " COLLATION_NAME"
+        )
         return _grouped(self._ask("COLUMNS", "TABLE_SCHEMA", columns, name=name, order="TABLE_NAME, ORDINAL_POSITION"))
 
     def _keys(self, name: str | None) -> dict[str, list[Row]]:

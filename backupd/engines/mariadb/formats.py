@@ -48,6 +48,7 @@ class Column:
         type: the whole type.
         charset: of text, its character set.
         counts: whether it is the table's AUTO_INCREMENT.
+        bytewise: whether it is text that is compared byte by byte.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Column:
     charset: str | None
     nullable: bool
     counts: bool = False
+    bytewise: bool = False
 
     @property
     def label(self) -> str:

@@ -28,6 +28,8 @@ CORRELATED = 0.9
 FORMAT_VERSION = 1
 # Types whose order is the same on every host, so that ranges of keys may be trusted.
 _SURE_ORDER = frozenset({"int2", "int4", "int8", "oid", "uuid", "date", "timestamp", "timestamptz"})
+# Types that the collation "C" sorts as their bytes are sorted.
+_BYTEWISE = frozenset({"text", "varchar", "bytea"})
 # Types whose hash is the same in every database, so that rows of hash partitions find their partition again.
 _SURE_HASH = _SURE_ORDER | {"bool", "text", "varchar", "bpchar", "bytea", "numeric", "time", "timetz", "interval"}
 
@@ -134,7 +136,7 @@ class Planner:
             rows=None,
             columns=tuple((column.name, column.type) for column in columns),
             format=self._format(columns),
-            ordered=ordered and all(self._is_sure(target, name) for name in measure.key),
+            ordered=ordered and self._is_told(target, measure),
         )
         names = [column.name for column in columns]
         pieces = []
@@ -155,6 +157,13 @@ class Planner:
 
     def _is_sure(self, table: Relation, name: str) -> bool:
         return any(c.name == name and self._types.is_plain(c.type_oid, _SURE_ORDER) for c in table.columns)
+
+    def _is_told(self, table: Relation, measure: Measure) -> bool:
+        """Whether rows that come in the order of the key are told to: texts only where they are sorted byte by byte."""
+        bytewise = {c.name for c in table.columns if self._types.is_plain(c.type_oid, _BYTEWISE)}
+        if measure.bytes < SORT_BYTES:
+            return all(self._is_sure(table, name) or name in bytewise for name in measure.key)
+        return all(self._is_sure(table, name) for name in measure.key)
 
     def _is_ordered(self, table: Relation, measure: Measure) -> bool:
         if not measure.key:

@@ -20,13 +20,20 @@ _WIDEST = 200
 @click.argument("source")
 @click.argument("table")
 @click.argument("wanted", metavar="[KEY]", required=False)
-@option("--where", multiple=True, metavar="COLUMN=VALUE", help="Instead of KEY: any column; may read whole tables.")
+@option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="Instead of KEY: COLUMN=VALUE, or SQL over the table's columns; may read whole tables.",
+)
 @verb
 def command(settings: Settings, source: str, table: str, wanted: str | None, where: tuple[str, ...]) -> None:
     """Show the record of TABLE with KEY in every snapshot of SOURCE: its versions, and where it is missing.
 
     The parts of a composite key are separated by commas; a backslash makes a comma part of a value. Values are written as the
-    server prints them, bytes as \\x and hexadecimal digits. This needs the read right. Nothing is changed.
+    server prints them, bytes as \\x and hexadecimal digits. --where may be given several times, and then all of them hold:
+    name=Smith looks for this value as it stands; anything else, such as "name = 'Smith' and total > 100", is a condition of
+    SQLite's SQL about one row (values have the types that `query` tells of). This needs the read right. Nothing is changed.
     """
     from backupd.config.clock import now
     from backupd.crypto.keyring import Right
@@ -34,7 +41,7 @@ def command(settings: Settings, source: str, table: str, wanted: str | None, whe
     from backupd.jobs.audit import append_audit
     from backupd.jobs.find import find
     from backupd.jobs.select import of_source
-    from backupd.wiring import open_file_database
+    from backupd.wiring import ask_rows, open_file_database
 
     asked = _asked(table, wanted, where)
     report = TerminalReporter(settings)
@@ -51,7 +58,9 @@ def command(settings: Settings, source: str, table: str, wanted: str | None, whe
             report.warning(f"{problem.object} is {problem.kind}: what it held is not looked into")
         erased = erasures_of(repo, history, views, None, report)
         append_audit(repo, "find", {"source": views[-1].source}, now(), report)
-        found = find(repo, views, asked, open_file=open_file_database, report=report, erased=lambda _: erased)
+        found = find(
+            repo, views, asked, open_file=open_file_database, ask_rows=ask_rows, report=report, erased=lambda _: erased
+        )
         report.clear()
     if settings.json:
         output.document("find", _values(table, found, report.warnings))
@@ -61,17 +70,13 @@ def command(settings: Settings, source: str, table: str, wanted: str | None, whe
 
 def _asked(table: str, key: str | None, where: tuple[str, ...]) -> "Asked":
     from backupd.errors import UsageError
+    from backupd.jobs.conditions import parse_where
     from backupd.jobs.find import Asked
     from backupd.records.subject import parse_key
 
     if (key is None) == (not where):
-        raise UsageError("a record is looked for by its KEY, or by --where COLUMN=VALUE")
-    if key is not None:
-        return Asked(table, parse_key(key))
-    pairs = [text.partition("=") for text in where]
-    if not all(equals and column for column, equals, _ in pairs) or len({c for c, _, _ in pairs}) != len(pairs):
-        raise UsageError("--where is not COLUMN=VALUE, or names a column twice")
-    return Asked(table, where=tuple((column, value) for column, _, value in pairs))
+        raise UsageError("a record is looked for by its KEY, or by --where CONDITION")
+    return Asked(table, parse_key(key)) if key is not None else Asked(table, where=tuple(map(parse_where, where)))
 
 
 def _values(table: str, found: "Found", warnings: list[str]) -> dict[str, Any]:

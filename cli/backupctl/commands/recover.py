@@ -61,7 +61,12 @@ class _Asked:
 @option(
     "--table", metavar="NAME", multiple=True, help="Everything of this table that is missing; several times for more."
 )
-@option("--where", metavar="T:C=V", multiple=True, help="Rows of a table by a column's value: orders:customer_id=4711.")
+@option(
+    "--where",
+    metavar="T:CONDITION",
+    multiple=True,
+    help="Rows of a table: orders:customer_id=4711, or orders: and SQL over its columns, as in `find`.",
+)
 @option(
     "--removed-since", metavar="SNAPSHOT", help="Everything that was removed since: as `diff SNAPSHOT live` tells it."
 )
@@ -187,7 +192,7 @@ def _recover(settings: Settings, snapshot: str, subject: str | None, asked: _Ask
     from backupd.jobs.select import select_snapshot
     from backupd.jobs.storedtables import opened_tables
     from backupd.records.subject import parse_subject
-    from backupd.wiring import open_file_database
+    from backupd.wiring import ask_rows, open_file_database
 
     report = TerminalReporter(settings)
     virtual = place.references(asked.reference)
@@ -196,6 +201,7 @@ def _recover(settings: Settings, snapshot: str, subject: str | None, asked: _Ask
         place.keyed_by,
         asked.table,
         tuple(map(parse_condition, asked.where)),
+        ask_rows=ask_rows,
     )
     with opened(settings, Right.READ) as session:
         history = session.opened.repo.history()

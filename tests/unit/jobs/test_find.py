@@ -8,10 +8,11 @@ import pytest
 from backupd.crypto.keyfile import Role
 from backupd.engines.base import TableInfo
 from backupd.errors import UsageError
+from backupd.jobs.conditions import parse_where
 from backupd.jobs.find import Asked, Found, find
 from backupd.records.rowtext import row_of
 from backupd.report import Tally
-from backupd.wiring import open_file_database
+from backupd.wiring import ask_rows, open_file_database
 from tests.jobs_kit import Kit
 from tests.table_engine import TableSource
 from tests.unit.jobs.test_stored_tables import Ledger
@@ -21,7 +22,13 @@ from tests.unit.jobs.test_tables import rows, take
 def seek(kit: Kit, asked: Asked, erased: Ledger | None = None) -> Found:
     repo = kit.repo(Role.READ, host="reader")
     return find(
-        repo, repo.history().views, asked, open_file=open_file_database, erased=lambda _: erased, report=Tally()
+        repo,
+        repo.history().views,
+        asked,
+        open_file=open_file_database,
+        ask_rows=ask_rows,
+        erased=lambda _: erased,
+        report=Tally(),
     )
 
 
@@ -42,7 +49,7 @@ def test_versions_and_gaps_of_a_row(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert found.present == [nights[1], nights[2], nights[3], nights[5]]
     assert len(found.absent) == 2
-    scan = seek(kit, Asked("t", where=(("x", "b"),)))
+    scan = seek(kit, Asked("t", where=(parse_where("x=b"),)))
     assert [v.snapshot for v in scan.versions] == [nights[3], nights[5]]
     assert found.fetched_bytes < scan.fetched_bytes
     hidden = seek(kit, Asked("t", ("6000",)), Ledger([key]))
@@ -89,3 +96,137 @@ def test_a_record_of_a_file_is_found(tmp_path: Path) -> None:
     found = seek(kit, Asked("t", ("x,y", "1")))
     assert [(v.snapshot, v.values) for v in found.versions] == [(one, ("x,y", 1, "old")), (three, ("x,y", 1, "new"))]
     assert found.present == [one, two, three]
+
+
+def versions(
+    kit: Kit, *where: str, erased: Ledger | None = None, table: str = "t"
+) -> list[tuple[str, tuple[object, ...]]]:
+    found = seek(kit, Asked(table, where=tuple(map(parse_where, where))), erased)
+    return [(v.snapshot, v.values) for v in found.versions]
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Kit, list[str]]:
+    """Four snapshots of a server's table; few rows change, one of them is a hostile one."""
+    kit, made = Kit(tmp_path_factory.mktemp("nights")), []
+    kinds = (("id", "bigint"), ("x", "text"), ("n", "numeric"), ("b", "bytea"), ('Odd"; --', "text"))
+    info = {"t": TableInfo("t", ("id",), None, kinds, "f1", True)}
+    held = [row_of([b"%d" % n, b"word %d" % n, b"%d.50" % n, b"\\x%02x" % (n % 256), None]) for n in range(20_000)]
+    for night in range(4):
+        if night:
+            held[100 * night] = row_of([b"%d" % (100 * night), b"'); drop table t; --", b"-1.5", None, b"a\tb\\"])
+        made.append(take(kit, TableSource({"t": list(held)}, infos=info)).snapshot)
+    return kit, made
+
+
+def test_a_condition_of_sql_is_asked_of_every_version(nights: tuple[Kit, list[str]]) -> None:
+    """Ranges, CAST, LIKE, blobs, hostile names and values; several --where all hold; names may be the table's own."""
+    kit, made = nights
+    hostile = "'); drop table t; --"
+    found = versions(kit, "n < '0' and x like '%drop table%'")
+    assert [(snapshot, values[:2]) for snapshot, values in found] == [(made[n], (100 * n, hostile)) for n in (1, 2, 3)]
+    assert [v[0] for _, v in versions(kit, "cast(n as real) between 70 and 71.5")] == [70, 71]
+    assert [v[0] for _, v in versions(kit, "t.id >= 19998", "x=word 19999")] == [19_999]
+    assert [v[0] for _, v in versions(kit, "b = x'07' and id < 300")] == [7, 263]
+    assert [v[0] for _, v in versions(kit, "id = 5 or id=6 -- (")] == [5, 6]
+    assert len(versions(kit, "\"Odd\"\"; --\" = 'a' || char(9) || 'b\\'")) == 3
+    assert [v[0] for _, v in versions(kit, "x = 'word 9'")] == [v[0] for _, v in versions(kit, "x='word 9'")] == [9]
+    assert [v[0] for _, v in versions(kit, f"x={hostile}", "id<250")] == [100, 200]
+    assert versions(kit, "id between 99 and 101", erased=Ledger([b"99", b"100"])) == [
+        (made[0], (101, "word 101", "101.50", b"\x65", None))
+    ]
+
+
+def test_a_chunk_that_was_seen_is_not_opened_again(nights: tuple[Kit, list[str]]) -> None:
+    """Four nights cost little more than one, by SQL and by a value, also where rows are hidden."""
+    kit, made = nights
+    repo = kit.repo(Role.READ, host="reader")
+    asked: list[int] = []
+
+    class Counting:
+        def __init__(self, *given: object) -> None:
+            self._test = ask_rows(*given)  # type: ignore[arg-type]
+
+        def fitting(self, taken):  # type: ignore[no-untyped-def]
+            return self._test.fitting(lambda used: _count(taken(used)))
+
+        def close(self) -> None:
+            self._test.close()
+
+    def _count(rows):  # type: ignore[no-untyped-def]
+        asked.append(len(rows))
+        return rows
+
+    for erased in (None, Ledger([b"5"])):
+        asked.clear()
+        found = find(
+            repo,
+            repo.history().views,
+            Asked("t", where=(parse_where("id % 10000 = 100"),)),
+            open_file=open_file_database,
+            ask_rows=Counting,
+            erased=lambda _, erased=erased: erased,  # type: ignore[misc]
+            report=Tally(),
+        )
+        assert [(v.snapshot, v.values[0]) for v in found.versions] == [
+            (made[0], 100),
+            (made[0], 10_100),
+            (made[1], 100),
+        ]
+        assert 20_000 - 1 <= sum(asked) < 30_000
+    one = seek(kit, Asked("t", where=(parse_where("x=word 19000"),)))
+    assert len(one.present) == 4
+    assert one.fetched_bytes < 1.5 * found.fetched_bytes
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("id in (select id from t)", "no statement"),
+        ("id in t", "no statement"),
+        ("id in json_each('[1]')", "no statement"),
+        ("1) or (select 1", "not one condition"),
+        ("1) union values (1", "not one condition"),
+        ("1; drop table t", "not one condition"),
+        ("id > 1 /* ", "not one condition"),
+        ("x > 'a", "not one condition"),
+        ("count(*) > 1", "refuses"),
+        ("nowhere > 1", "no such column"),
+        ("Mood=1", "no column Mood"),
+        ("id=zzz", "no value of type"),
+        ("load_extension('x') = 1", "not authorized|does more than"),
+        ("x match 'a'", "refuses|cannot be said"),
+        ("json_extract(x, '$.a') = 1", "cannot be said"),
+        ("", "not one condition"),
+        ("x = '\0'", "no text of SQL|refuses|cannot"),
+    ],
+)
+def test_what_is_no_condition_is_refused(nights: tuple[Kit, list[str]], where: str, said: str) -> None:
+    """Statements, other tables, unbalanced text, unknown columns; no message holds a row's value."""
+    with pytest.raises(UsageError, match=said) as caught:
+        versions(nights[0], where)
+    assert "word" not in caught.value.message
+
+
+def test_a_value_that_looks_like_sql_is_told_of(nights: tuple[Kit, list[str]]) -> None:
+    """COLUMN=VALUE stays what it was: the value as it stands."""
+    found = seek(nights[0], Asked("t", where=(parse_where("x=word 5 or id > 7"),)))
+    assert found.versions == []
+    assert any("was taken for a value of x" in remark for remark in found.remarks)
+
+
+def test_conditions_over_a_file(tmp_path: Path) -> None:
+    """Values of a file keep their types; a file that did not change is not asked again; hidden rows are not found."""
+    path, kit = tmp_path / "f.db", Kit(tmp_path)
+    db = apsw.Connection(str(path))
+    db.execute(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v, r REAL); INSERT INTO t VALUES (1, 'a', 1), (2, 5, 2.5)"
+    ).fetchall()
+    one = kit.backup(path).snapshot
+    kit.backup(path)
+    db.execute("UPDATE t SET v = 6 WHERE id = 2").fetchall()
+    three = kit.backup(path).snapshot
+    db.close()
+    assert versions(kit, "typeof(v) = 'integer' and r > 2") == [(one, (2, 5, 2.5)), (three, (2, 6, 2.5))]
+    assert versions(kit, "v=a") == [(one, (1, "a", 1.0))]
+    assert versions(kit, "r >= 0", erased=Ledger([2])) == [(one, (1, "a", 1.0))]

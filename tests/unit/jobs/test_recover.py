@@ -25,6 +25,7 @@ from backupd.model import Cells, Change
 from backupd.records.plan import Rules
 from backupd.records.subject import parse_subject
 from backupd.report import Tally
+from backupd.wiring import ask_rows
 from tests.cli.kit import CHINOOK
 from tests.recovery import MemoryStored, MemoryTable
 
@@ -107,7 +108,7 @@ def state(path: Path) -> dict[str, Counter[Cells]]:
 def planned(
     stored: MemoryStored, live: SqliteLive, subject: str = "Customer:5", rules: Rules | None = None, **more: object
 ) -> Recovery:
-    wanted = Wanted(parse_subject(subject)) if subject else Wanted()
+    wanted = Wanted(parse_subject(subject) if subject else None, ask_rows=ask_rows)
     for name in ("tables", "where"):
         if name in more:
             setattr(wanted, name, more.pop(name))
@@ -295,6 +296,9 @@ def test_sets_of_records(shop: Path, snapshot: MemoryStored, tmp_path: Path) -> 
         where = [parse_condition("Customer: LastName=Wichterlová")]
         some = planned(snapshot, live, "", where=where, children=False)
         assert [e.table for e in some.plan.entries] == ["Customer"]
+        where = [parse_condition("Customer: CustomerId between 5 and 6 and LastName like 'Wich%'")]
+        same = planned(snapshot, live, "", where=where, children=False)
+        assert same.plan.changes == some.plan.changes
         applied(planned(snapshot, live, "", tables=["Customer", "Visit"]), live, tmp_path / "u")
     assert state(shop) == before
 

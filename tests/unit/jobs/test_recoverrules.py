@@ -3,6 +3,7 @@
 import pytest
 
 from backupd.errors import UsageError
+from backupd.jobs.conditions import Where
 from backupd.jobs.recoverroots import Condition, parse_condition
 from backupd.jobs.recoverrules import parse_rules
 from backupd.model import LiveColumn, LiveSchema
@@ -61,8 +62,11 @@ def test_references() -> None:
 
 
 def test_conditions() -> None:
-    """A backslash keeps what would separate."""
-    assert parse_condition(r"a\:b: x=1\,2, y=c=d") == Condition("a:b", (("x", "1,2"), ("y", "c=d")))
-    for text in ("a", "a:", "a:x", ":x=1", "a:=1"):
+    """A backslash keeps what would separate; what is no list of columns and values is SQL."""
+    found = parse_condition(r"a\:b: x=1\,2, y=c=d")
+    assert (found.table, found.where.pairs) == ("a:b", (("x", "1,2"), ("y", "c=d")))
+    for text in ("total > 5", "x", "a in (1, 2)", "t like 'a:b\\'", "=1"):
+        assert parse_condition(f"a:{text}") == Condition("a", Where(text))
+    for text in ("a", "a:", ":x=1", "a: "):
         with pytest.raises(UsageError):
             parse_condition(text)

@@ -8,6 +8,8 @@ import pytest
 from backupd.engines import mariadb
 from backupd.engines.base import LoadOptions
 from backupd.errors import IntegrityError, SafetyRefused
+from backupd.records.rowtext import cell_of
+from backupd.repo.codecs import split_rows
 from tests.servers.mariadb import MariaServer
 from tests.unit.engines.mariadb import kit
 
@@ -86,6 +88,25 @@ def test_chinook(mariadb_server: MariaServer, make: Callable[..., str]) -> None:
     track = next(table for table in kept.tables if table.name == "Track")
     assert track.key == ("TrackId",)
     assert track.ordered
+
+
+def test_keys_that_are_compared_byte_by_byte_come_in_that_order(
+    mariadb_server: MariaServer, make: Callable[..., str]
+) -> None:
+    """Bytes and texts of a binary collation without padding; other collations make no promise."""
+    source = make()
+    words = ["a", "a\x01", "a ", "B", "b", "é", "\U0001f600", ""]
+    values = ", ".join(f"(CONVERT(X'{word.encode().hex()}' USING utf8mb4))" for word in words)
+    sql = "CREATE TABLE raw (k varbinary(40) PRIMARY KEY);"
+    sql += "CREATE TABLE exact (k varchar(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin PRIMARY KEY);"
+    sql += "CREATE TABLE padded (k varchar(40) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PRIMARY KEY);"
+    mariadb_server.sql(sql + f"INSERT INTO raw VALUES {values}; INSERT INTO exact VALUES {values};", source)
+    kept = kit.capture(mariadb_server, kit.place(mariadb_server, source))
+    assert {table.name: table.ordered for table in kept.tables} == {"raw": True, "exact": True, "padded": False}
+    cells = [cell_of(line[:-1]) for line in split_rows(kept.rows("exact"))]
+    assert cells == sorted(word.encode() for word in words)
+    digits = [line[:-1] for line in split_rows(kept.rows("raw"))]
+    assert digits == sorted(word.encode().hex().upper().encode() for word in words)
 
 
 def test_an_empty_database(mariadb_server: MariaServer, make: Callable[..., str]) -> None:
