@@ -73,6 +73,12 @@ class StoredFileTable:
         places = [names.index(name) for name in by]
         return (seen for row in found if (seen := shown_of(row, hidden, places)) is not None)
 
+    def chosen(self, by: Sequence[str], fits: Callable[[Cells], bool]) -> Iterator[Cells]:
+        """See `StoredTable`."""
+        names = [name for name, _ in self.columns]
+        places = [names.index(name) for name in by]
+        return (row for row in self.rows() if fits(tuple(row[at] for at in places)))
+
     def batches(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[list[Cells]]:
         """The same rows, many together."""
         held: list[Cells] = []
