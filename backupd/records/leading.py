@@ -75,6 +75,10 @@ class Leading:
         child, parent = self._sides(reference)
         return child == parent
 
+    def is_plain(self, reference: Reference) -> bool:
+        """Whether each value is spelled in one way only."""
+        return all(equality == CELLS for equality in self.alike(reference))
+
     # ---- names
 
     def names(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Name]:
@@ -91,7 +95,7 @@ class Leading:
     def without(self, reference: Reference, values: set[Cells], others: set[Cells]) -> set[Cells]:
         """The values that are equal to none of the others."""
         rest = values - others
-        if not rest or not others or all(equality == CELLS for equality in self.alike(reference)):
+        if not rest or not others or self.is_plain(reference):
             return rest
         names = self.names(reference, rest | others)
         there = {names[value] for value in others}
