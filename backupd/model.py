@@ -74,6 +74,30 @@ class PagedSchema:
     others: Mapping[str, str]
 
 
+Kind = Literal["cells", "numbers", "padded", "nocase", "letters", "asked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Equality:
+    """How a database decides whether two values of a column are one, where keys and references are looked up.
+
+    Attributes:
+        kind: `cells` the same cells only; `numbers` 1.0 is 1.00; `padded` spaces at the end count for nothing; `nocase` nor
+            does the case of A to Z; `letters` nor that, and of what is not plain ASCII only the database knows; `asked` only
+            the database knows at all.
+        affinity: what SQLite makes of a value before: "text", "number" or nothing.
+        rule: of what only the database knows, by which of its rules (a collation or a type).
+        proven: whether the database said so; otherwise it may be stricter.
+    """
+
+    kind: Kind = "cells"
+    affinity: Literal["", "text", "number"] = ""
+    rule: str = ""
+    proven: bool = True
+
+
+CELLS = Equality()
+
 OnDelete = Literal["cascade", "set null", "set default", "restrict"]
 """What becomes of a row whose parent is deleted; "no action" counts as restrict."""
 
@@ -89,6 +113,7 @@ class Reference:
         on_delete: what the database does, or for what a policy says, would be done.
         deferrable: whether it can be checked at the end of the transaction.
         declared: whether the database itself knows and checks it.
+        cleared: the columns that SET NULL or SET DEFAULT is about, where it is not all of them.
     """
 
     name: str
@@ -99,6 +124,14 @@ class Reference:
     on_delete: OnDelete = "restrict"
     deferrable: bool = False
     declared: bool = True
+    cleared: tuple[str, ...] = ()
+
+    @property
+    def losing(self) -> tuple[str, ...]:
+        """The columns that lose their values when the parent is deleted."""
+        if self.on_delete not in ("set null", "set default"):
+            return ()
+        return self.cleared or self.columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +146,7 @@ class LiveColumn:
         identity: whether writing it needs the engine's word for that (OVERRIDING SYSTEM VALUE).
         counter: whether its next values come from a sequence, an AUTO_INCREMENT or the like.
         fallback: what ON DELETE SET DEFAULT writes into it, where that is one value and known.
+        equality: which of its values are one.
     """
 
     name: str
@@ -123,6 +157,7 @@ class LiveColumn:
     identity: bool = False
     counter: bool = False
     fallback: Cell = field(default=None, repr=False)
+    equality: Equality = CELLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +180,15 @@ class LiveTable:
 
 @dataclass(frozen=True, slots=True)
 class LiveSchema:
-    """The tables of a live database, and how they belong together."""
+    """The tables of a live database, and how they belong together.
+
+    Attributes:
+        encoding: the character set in which cells hold text, as a server calls it; empty for UTF-8.
+    """
 
     tables: Mapping[str, LiveTable]
     references: tuple[Reference, ...]
+    encoding: str = ""
 
 
 ChangeKind = Literal["insert", "update", "delete"]

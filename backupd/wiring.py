@@ -16,7 +16,7 @@ from backupd.crypto.keyring import Right, unlock
 from backupd.engines.base import Finding, Listing, RuleOf, ServerPlace, ServerTarget, Source, Taken, Target
 from backupd.engines.live import Live
 from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
-from backupd.model import Bytes, Cells, PagedSchema, Queried, Reference
+from backupd.model import Bytes, Cells, LiveSchema, PagedSchema, Queried
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.near import FOLDER as NEAR
@@ -198,15 +198,15 @@ def open_file_database(data: Bytes) -> "LazyDatabase":
     return LazyDatabase(data)
 
 
-def read_file_references(data: Bytes) -> tuple[Reference, ...]:
-    """What refers to what in the database file of these bytes.
+def read_file_relations(data: Bytes) -> LiveSchema:
+    """What the tables are and what refers to what in the database file of these bytes.
 
     Raises:
         IntegrityError: it is no sound database.
     """
-    from backupd.engines.sqlite_references import read_references
+    from backupd.engines.sqlite_references import read_relations
 
-    return read_references(data)
+    return read_relations(data)
 
 
 def take_out_of_file(path: Path, rule_of: RuleOf) -> Taken:

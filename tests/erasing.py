@@ -3,43 +3,54 @@
 from collections.abc import Sequence
 
 from backupd.crypto.keyfile import Role
+from backupd.engines.live import Live
 from backupd.engines.sqlite_database import LazyDatabase
-from backupd.engines.sqlite_references import read_references
+from backupd.engines.sqlite_references import read_relations
 from backupd.jobs.compare import StoredSide
 from backupd.jobs.comparepages import Groups
 from backupd.jobs.erasing import Found, add_erasure, erasure_from, look_for, records_hash
 from backupd.jobs.erasure import Erasures, read_ledger
 from backupd.jobs.storedtables import opened_tables
-from backupd.model import Reference
+from backupd.model import LiveSchema
 from backupd.records.references import parse_reference
 from backupd.records.subject import parse_subject
 from backupd.repo.reading import PackCache
 from backupd.repo.repository import SnapshotView
-from backupd.report import Tally
+from backupd.report import Reporter, Tally
 from tests.jobs_kit import Kit, utc_now
 
 REASON = "request 17"
 
 
-def erase(kit: Kit, subject: str, references: Sequence[str] = (), *, role: Role = Role.READ) -> Found:
+def erase(
+    kit: Kit,
+    subject: str,
+    references: Sequence[str] = (),
+    *,
+    role: Role = Role.READ,
+    live: Live | None = None,
+    report: Reporter | None = None,
+) -> Found:
     """Add an erasure; an SQLite file says itself what refers to what."""
     repo = kit.repo(Role.READ, host="eraser")
     cache = PackCache(repo, sparse=True)
 
-    def referring(view: SnapshotView) -> Sequence[Reference]:
+    def schema(view: SnapshotView) -> LiveSchema:
         side = StoredSide(repo, view, cache)
         if side.content["engine"] == "sqlite":
-            return read_references(side.file(Groups(), side.refs()))
-        return [parse_reference(text) for text in references]
+            return read_relations(side.file(Groups(), side.refs()))
+        given = LiveSchema({}, tuple(map(parse_reference, references)))
+        return given if live is None else live.schema()
 
     try:
         found = look_for(
             repo.history().views,
             parse_subject(subject),
             lambda view: opened_tables(repo, view, open_file=LazyDatabase, erased=None),
-            referring,
+            schema,
             records_hash(repo)[0],
-            Tally(),
+            report or Tally(),
+            live.alike if live else None,
         )
     finally:
         cache.close()

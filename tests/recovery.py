@@ -1,7 +1,7 @@
 """A live database and a snapshot in memory, for tests of recovery: rows in dicts, foreign keys and triggers' absence exact."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -40,6 +40,10 @@ class MemoryTable:
             value = tuple(row[at] for at in places)
             if not by or (None not in value and value in wanted):
                 yield row
+
+    def chosen(self, by: Sequence[str], fits: Callable[[Cells], bool]) -> Iterator[Cells]:
+        places = [[c for c, _ in self.columns].index(name) for name in by]
+        return (row for row in self.held if fits(tuple(row[at] for at in places)))
 
     def shown(self, row: Cells) -> tuple[Value, ...]:
         return row
@@ -105,6 +109,11 @@ class MemoryLive:
             value = tuple(row[c] for c in by)
             if not by or (None not in value and value in wanted):
                 yield tuple(row[c] for c in columns)
+
+    def alike(self, table: str, columns: Sequence[str], values: Collection[Cells]) -> Mapping[Cells, int]:
+        """Texts without case, as a collation of some language."""
+        numbers: dict[object, int] = {}
+        return {v: numbers.setdefault(tuple(str(c).casefold() for c in v), len(numbers)) for v in values}
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:

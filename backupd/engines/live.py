@@ -4,7 +4,7 @@ Cells are those of snapshots of the same engine (`model.Cell`), so equal values 
 written as a statement first, and that very text is what is shown, kept in scripts, and executed.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -42,6 +42,9 @@ class Live(Protocol):
             by: columns that are compared; a NULL equals nothing.
             values: of those columns; any number of them, asked for in batches.
         """
+
+    def alike(self, table: str, columns: Sequence[str], values: Collection[Cells]) -> Mapping[Cells, int]:
+        """For each value of some columns a number: equal ones for values that these columns take for one."""
 
     def transaction(self, *, triggers: bool, deletes: bool = False) -> AbstractContextManager[None]:
         """Everything inside happens, or nothing; foreign keys are checked at its end where the engine can do that.

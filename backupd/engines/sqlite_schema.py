@@ -1,11 +1,12 @@
 """What a live SQLite database says of its tables, and of what refers to what."""
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import apsw
 
 from backupd.engines.sqlite_lazy import literal_default, scratch_connection
-from backupd.model import LiveColumn, LiveSchema, LiveTable, OnDelete, Reference
+from backupd.model import Equality, Kind, LiveColumn, LiveSchema, LiveTable, OnDelete, Reference
 
 _TABLES = (
     "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
@@ -19,6 +20,7 @@ _UNIQUES = "SELECT name, origin FROM pragma_index_list(?, 'main') WHERE \"unique
 _INDEXED = "SELECT name FROM pragma_index_info(?, 'main') ORDER BY seqno"
 _TRIGGERS = "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND lower(tbl_name) = lower(?) ORDER BY name"
 _KEYS = 'SELECT id, "table", "from", "to", on_delete FROM pragma_foreign_key_list(?, \'main\') ORDER BY id, seq'
+_KINDS: Mapping[str, Kind] = {"NOCASE": "nocase", "RTRIM": "padded"}
 _ON_DELETE: Mapping[str, OnDelete] = {"CASCADE": "cascade", "SET NULL": "set null", "SET DEFAULT": "set default"}
 
 
@@ -53,6 +55,7 @@ def _table(link: apsw.Connection, scratch: apsw.Connection, name: str, without_r
             generated=hidden != 0,
             counter=column == alias,
             fallback=literal_default(scratch, str(kind or ""), default),
+            equality=_equality(link, name, str(column), str(kind or "")),
         )
         for column, kind, required, default, pk, hidden in rows
     )
@@ -63,6 +66,21 @@ def _table(link: apsw.Connection, scratch: apsw.Connection, name: str, without_r
             uniques.append(tuple(map(str, names)))
     triggers = tuple(str(row[0]) for row in link.execute(_TRIGGERS, (name,)).fetchall())
     return LiveTable(name, columns, tuple(key), tuple(dict.fromkeys(uniques)), triggers)
+
+
+def _equality(link: apsw.Connection, table: str, column: str, kind: str) -> Equality:
+    collation = link.column_metadata("main", table, column)[1]
+    return Equality(_KINDS.get(collation.upper(), "cells"), affinity(kind))
+
+
+def affinity(kind: str) -> Literal["", "text", "number"]:
+    """What a column of a declared type makes of a value that it is compared with ("Datatypes In SQLite", section 3.1)."""
+    word = kind.upper()
+    if "INT" in word:
+        return "number"
+    if any(part in word for part in ("CHAR", "CLOB", "TEXT")):
+        return "text"
+    return "" if not word or "BLOB" in word else "number"
 
 
 def _references(

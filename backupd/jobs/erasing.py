@@ -3,6 +3,7 @@
 The clear key is looked for and forgotten: no key, no value and no name goes into the record, a message or the result.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,8 +19,9 @@ from backupd.jobs.erasure import ROLES
 from backupd.jobs.stored import StoredTable, StoredTables
 from backupd.jobs.tableshapes import Opaque
 from backupd.jobs.verify import append_record
-from backupd.model import Cells, Reference
+from backupd.model import CELLS, Cells, Equality, LiveSchema, Reference
 from backupd.records.belonging import Belongings, follow_down
+from backupd.records.leading import Ask, Leading
 from backupd.records.subject import Subject
 from backupd.repo.erasures import Action, ErasedReference, ErasedTable, Erasure, documents
 from backupd.repo.repository import Repository, SnapshotView
@@ -27,7 +29,10 @@ from backupd.report import Reporter
 
 OpenTables = Callable[[SnapshotView], AbstractContextManager[StoredTables]]
 """Opens a snapshot's tables, rows that are hidden already among them."""
-ReferencesOf = Callable[[SnapshotView], Sequence[Reference]]
+SchemaOf = Callable[[SnapshotView], LiveSchema]
+"""What refers to what in a snapshot, and what is known of the columns of its tables."""
+_UNSURE = re.compile(r"(char|varchar|(tiny|medium|long)?text)\b.* [a-z0-9]+|citext|.*\.citext")
+_NUMBERS = re.compile(r"(numeric|real|double precision|float|double)\b.*|.* zerofill")
 
 
 @dataclass(slots=True)
@@ -70,28 +75,47 @@ def look_for(
     views: Iterable[SnapshotView],
     subject: Subject,
     open_tables: OpenTables,
-    references_of: ReferencesOf,
+    schema_of: SchemaOf,
     hasher: ErasureHash,
     report: Reporter,
+    ask: Ask | None = None,
 ) -> Found:
-    """Look through snapshots for everything that belongs to a subject.
+    """Look through snapshots for everything that belongs to a subject, in whatever spelling it refers to it.
+
+    Args:
+        views: of the snapshots.
+        subject: whose rows are looked for.
+        open_tables: opens a snapshot.
+        schema_of: what refers to what in it.
+        hasher: hashes what is found.
+        report: progress, and what could not be told.
+        ask: asks a live database which values it takes for one; None if there is none.
 
     Raises:
         Failed: none of them has it.
         UsageError: its table has no key, or another number of columns in it.
     """
     found = Found()
+    doubts: set[tuple[str, Cells]] = set()
     for view in views:
         report.phase(f"looking through the snapshot of {view.structure.taken_at}")
         found.looked += 1
         try:
             with open_tables(view) as tables:
-                if _look_in(found, view, tables, subject, references_of, hasher):
+                schema = schema_of(view)
+                leading = _leading(tables, schema, ask)
+                if _look_in(found, tables, subject, schema.references, leading, hasher):
                     found.snapshots.append(view)
+                doubts |= leading.doubts
         except Opaque:
             report.warning(
                 f"the snapshot of {view.structure.taken_at} is an opaque archive: nothing of it comes back at all"
             )
+    for table, count in sorted(Counter(table for table, _ in doubts).items()):
+        report.warning(
+            f"{count:,} values in {table} are perhaps this record's in another spelling, and what has them is not hidden:"
+            " name the live database with --from, which knows"
+        )
     if not found.snapshots:
         raise Failed(
             f"no snapshot of the source has this record of {subject.table}",
@@ -101,12 +125,32 @@ def look_for(
     return found
 
 
+def _leading(tables: StoredTables, schema: LiveSchema, ask: Ask | None) -> Leading:
+    """How the values of a snapshot compare: as the schema says, or as far as their types tell."""
+    known = {
+        (name, column): _by_type(kind)
+        for name, table in tables.tables.items()
+        for column, kind in (table.columns if tables.engine != "sqlite" else ())
+    }
+    known |= {(t.name, c.name): c.equality for t in schema.tables.values() for c in t.columns}
+    return Leading(known, ask, wide=tables.engine == "sqlite")
+
+
+def _by_type(kind: str) -> Equality:
+    """What a server's type says of which values are one; of a text's collation it says nothing."""
+    if _NUMBERS.fullmatch(kind):
+        return Equality("numbers")
+    if _UNSURE.fullmatch(kind) and not kind.startswith("character"):
+        return Equality("letters", proven=False)
+    return Equality("padded") if kind.startswith("character(") else CELLS
+
+
 def _look_in(
     found: Found,
-    view: SnapshotView,
     tables: StoredTables,
     subject: Subject,
-    references_of: ReferencesOf,
+    references: Sequence[Reference],
+    leading: Leading,
     hasher: ErasureHash,
 ) -> bool:
     """Note what one snapshot has of a subject; returns whether it has it."""
@@ -114,16 +158,18 @@ def _look_in(
     if table is None:
         return False
     key = _key(table, subject)
-    rows = list(table.rows(table.key, [key]))
+    itself = Reference("", table.name, table.key, table.name, table.key)
+    rows = list(leading.parents(itself, table, [key]))
     if rows:
-        found.subject = hasher.rows(table.name, table.key)(key)
-        found.key, found.cells = table.key, key
         columns = {name: [c for c, _ in t.columns] for name, t in tables.tables.items()}
+        cells = tuple(rows[0][columns[table.name].index(column)] for column in table.key)
+        found.subject = hasher.rows(table.name, table.key)(cells)
+        found.key, found.cells = table.key, cells
 
-        def look(name: str, by: Sequence[str], values: Collection[Cells]) -> Iterator[Cells]:
-            return tables.tables[name].rows(by, values)
+        def look(reference: Reference, values: Collection[Cells]) -> Iterator[Cells]:
+            return leading.children(reference, tables.tables[reference.table], values)
 
-        _note(found, follow_down(table.name, rows, columns, references_of(view), look), tables, hasher)
+        _note(found, follow_down(table.name, rows, columns, references, look, leading.is_plain), tables, hasher)
     return bool(rows)
 
 

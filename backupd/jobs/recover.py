@@ -21,6 +21,7 @@ from backupd.jobs.stored import StoredTables
 from backupd.model import Cells, Change, LiveSchema, Reference
 from backupd.records.closure import Rows, Table, down
 from backupd.records.judging import make_plan
+from backupd.records.leading import Leading
 from backupd.records.plan import Plan, Rules
 from backupd.records.undo import Undo, UndoPlan, count_standing, make_undo_plan, parse_undo, undo_lines
 from backupd.report import Reporter
@@ -34,6 +35,7 @@ class Recovery:
 
     Attributes:
         rows: the records that are asked for, and what belongs to them.
+        leading: how values are compared along references.
         references: the database's own and those that somebody says there are.
         plan: as it came out first.
     """
@@ -43,6 +45,7 @@ class Recovery:
     references: tuple[Reference, ...]
     rows: Rows
     rules: Rules = field(repr=False)
+    leading: Leading = field(repr=False)
     plan: Plan
 
 
@@ -92,10 +95,15 @@ def prepare(
     roots = find_roots(stored, tables, live, wanted, report)
     told = _progress(report)
     report.phase("following references")
-    rows = down(tables, references, roots, children=children, told=told)
+    leading = _leading(live, schema)
+    rows = down(tables, references, roots, leading, children=children, told=told)
     report.phase("comparing with the live database")
-    plan = make_plan(rows, schema, references, live, rules, told)
-    return Recovery(tables, schema, references, rows, rules, plan)
+    plan = make_plan(rows, schema, references, live, rules, leading, told)
+    return Recovery(tables, schema, references, rows, rules, leading, plan)
+
+
+def _leading(live: Live, schema: LiveSchema) -> Leading:
+    return Leading.of(schema, live.alike, wide=live.engine == "sqlite")
 
 
 def _progress(report: Reporter) -> Callable[[str, Collection[Cells]], None]:
@@ -189,7 +197,8 @@ def carry_out(
     def again() -> Sequence[Change]:
         if live.schema() != recovery.schema:
             raise _stale()
-        return make_plan(recovery.rows, recovery.schema, recovery.references, live, recovery.rules).changes
+        known = recovery.rows, recovery.schema, recovery.references
+        return make_plan(*known, live, recovery.rules, recovery.leading).changes
 
     return _carry_out(live, plan.changes, plan.changes, again, snapshot, undo, now, report, triggers=triggers)
 
@@ -280,7 +289,8 @@ def prepare_undo(undo: Undo, live: Live, virtual: Sequence[Reference] = ()) -> U
             f"the undo file is of {undo.identity}, and this is {live.identity}", hint="name that one with --into"
         )
     schema = live.schema()
-    return make_undo_plan(undo, schema, (*schema.references, *_checked(virtual, schema)), live)
+    references = (*schema.references, *_checked(virtual, schema))
+    return make_undo_plan(undo, schema, references, live, _leading(live, schema))
 
 
 def take_back(

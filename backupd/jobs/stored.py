@@ -31,6 +31,9 @@ class StoredTable(Protocol):
             IntegrityError: an object that is needed is missing, damaged or forged.
         """
 
+    def chosen(self, by: Sequence[str], fits: Callable[[Cells], bool]) -> Iterator[Cells]:
+        """Rows by what stands in some columns. All rows are looked at."""
+
     def shown(self, row: Cells) -> tuple[Value, ...]:
         """A row's cells as values for people and programs."""
 

@@ -119,6 +119,12 @@ class StoredFileTable:
         while batch := list(islice(rows, _BATCH)):
             yield batch
 
+    def chosen(self, by: Sequence[str], fits: Callable[[Cells], bool]) -> Iterator[Cells]:
+        """See `StoredTable`."""
+        names = [name for name, _ in self.columns]
+        places = [names.index(name) for name in by]
+        return (row for row in self.rows() if fits(tuple(row[at] for at in places)))
+
     def shown(self, row: Cells) -> tuple[Value, ...]:
         """See `StoredTable`."""
         return tuple(row)

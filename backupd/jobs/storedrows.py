@@ -7,7 +7,7 @@ Memory holds a few chunks. Rows reach the caller only; no message has one.
 
 import re
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
@@ -136,6 +136,21 @@ class StoredRows:
         """See `StoredTable`."""
         for some in self.batches(by, values):
             yield from some
+
+    def chosen(self, by: Sequence[str], fits: Callable[[Cells], bool]) -> Iterator[Cells]:
+        """See `StoredTable`. Only rows that fit are taken apart as a whole."""
+        width, hidden = len(self.columns), self._hidden
+        places = [self._names.index(name) for name in by]
+        last = max(places)
+        for lines in self.lines():
+            for line in lines:
+                fields = line.removesuffix(b"\n").split(b"\t", last + 1)
+                if len(fields) <= last or not fits(tuple([cell_of(fields[at]) for at in places])):
+                    continue
+                row = _cells(line, width)
+                seen = row if hidden is None else shown_of(row, hidden, places)
+                if seen is not None:
+                    yield seen
 
     def batches(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[list[Cells]]:
         """The same rows, those of a chunk together."""

@@ -12,8 +12,8 @@ from backupd.model import Cells, Reference
 
 MOST_ROWS = 2_000_000
 """So many rows of one subject at most: it is probably not what was meant."""
-Rows = Callable[[str, Sequence[str], Collection[Cells]], Iterable[Cells]]
-"""The rows of a table whose columns equal one of some values."""
+Look = Callable[[Reference, Collection[Cells]], Iterable[Cells]]
+"""The rows that refer to one of some values along a reference, however they spell it."""
 _EMPTYING = frozenset({"set null", "set default"})
 
 
@@ -23,7 +23,7 @@ class Belongings:
 
     Attributes:
         rows: of each table, its rows; those that are equal in everything stand there once.
-        deleting: of each reference along which rows go, the values that lead to rows that go.
+        deleting: of each reference along which rows go, the values that lead to rows that go, in all spellings that were met.
         emptying: the same of references that would become NULL.
     """
 
@@ -33,7 +33,12 @@ class Belongings:
 
 
 def follow_down(
-    table: str, rows: Iterable[Cells], columns: Mapping[str, Sequence[str]], references: Iterable[Reference], look: Rows
+    table: str,
+    rows: Iterable[Cells],
+    columns: Mapping[str, Sequence[str]],
+    references: Iterable[Reference],
+    look: Look,
+    is_plain: Callable[[Reference], bool] = lambda _reference: True,
 ) -> Belongings:
     """Everything that belongs to some rows of a table, themselves included.
 
@@ -43,6 +48,7 @@ def follow_down(
         columns: of each table that there is, in its rows' order.
         references: what refers to what; those of tables or columns that are not there are passed over.
         look: finds rows.
+        is_plain: whether a reference's values are spelled in one way only.
 
     Raises:
         Failed: far too many rows were reached.
@@ -68,12 +74,17 @@ def follow_down(
             places = [columns[name].index(column) for column in reference.parent_columns]
             values = {tuple(row[at] for at in places) for row in fresh.values()}
             values = {value for value in values if None not in value}
-            if reference.on_delete in _EMPTYING:
-                emptying.setdefault(reference, set()).update(values)
+            stays = reference.on_delete in _EMPTYING
+            leading = (emptying if stays else deleting).setdefault(reference, set())
+            leading.update(values)
+            if not values or (stays and is_plain(reference)):
                 continue
-            deleting.setdefault(reference, set()).update(values)
-            if values:
-                waiting.append((reference.table, list(look(reference.table, reference.columns, values))))
+            below = list(look(reference, values))
+            if not is_plain(reference):
+                places = [columns[reference.table].index(column) for column in reference.columns]
+                leading.update(tuple(row[at] for at in places) for row in below)
+            if not stays:
+                waiting.append((reference.table, below))
     return Belongings({name: list(known.values()) for name, known in met.items() if known}, deleting, emptying)
 
 

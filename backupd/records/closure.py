@@ -13,6 +13,7 @@ from typing import Protocol
 from backupd.errors import Failed
 from backupd.model import Cells, LiveTable, Reference
 from backupd.records.cells import Exact, exact
+from backupd.records.leading import Leading
 
 MOST_ROWS = 1_000_000
 """So many rows at most: what is brought back record by record is held in memory."""
@@ -31,6 +32,9 @@ class StoredRows(Protocol):
 
     def rows(self, by: Sequence[str] = (), values: Collection[Cells] = ()) -> Iterator[Cells]:
         """Rows whose columns `by` equal one of `values`."""
+
+    def chosen(self, by: Sequence[str], fits: Callable[[Cells], bool]) -> Iterator[Cells]:
+        """Rows by what stands in some columns; all of them are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,7 @@ def down(
     tables: Mapping[str, Table],
     references: Sequence[Reference],
     roots: Mapping[str, Iterable[Cells]],
+    leading: Leading,
     *,
     children: bool = True,
     told: Told = lambda _table, _rows: None,
@@ -157,7 +162,7 @@ def down(
             if not child.has(reference.columns) or not parent.has(reference.parent_columns):
                 continue
             values = parent.values(frontier[reference.parent], reference.parent_columns)
-            if values and (new := found.add(child.name, child.stored.rows(reference.columns, values))):
+            if values and (new := found.add(child.name, leading.children(reference, child.stored, values))):
                 following.setdefault(child.name, []).extend(new)
                 told(child.name, new)
         frontier = following
@@ -165,7 +170,13 @@ def down(
 
 
 def up(
-    found: Rows, references: Sequence[Reference], judge: Judge, present: Present, *, told: Told = lambda _t, _r: None
+    found: Rows,
+    references: Sequence[Reference],
+    judge: Judge,
+    present: Present,
+    leading: Leading,
+    *,
+    told: Told = lambda _t, _r: None,
 ) -> Rows:
     """The parents that rows to be written need and that are neither among them nor in the live database.
 
@@ -174,6 +185,7 @@ def up(
         references: all of them.
         judge: compares rows with the live ones.
         present: looks parents up in the live database.
+        leading: how values are compared along references.
         told: told of what is found.
 
     Returns:
@@ -191,12 +203,14 @@ def up(
             wanted = child.values(frontier[reference.table], reference.columns)
             if parent is not None and parent.has(reference.parent_columns):
                 for some in (found, parents):
-                    wanted -= parent.values(some.of(parent.name), reference.parent_columns)
+                    wanted = leading.without(
+                        reference, wanted, parent.values(some.of(parent.name), reference.parent_columns)
+                    )
             wanted -= set(present(reference, wanted)) if wanted else set()
             if not wanted or parent is None or not parent.has(reference.parent_columns):
                 continue
             known = found.found.get(parent.name, {})
-            rows = parent.stored.rows(reference.parent_columns, wanted)
+            rows = leading.parents(reference, parent.stored, wanted)
             new = parents.add(parent.name, [row for row in rows if found.name(parent.name, row) not in known])
             following.setdefault(parent.name, []).extend(new)
             told(parent.name, new)

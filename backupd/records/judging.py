@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from backupd.model import Cell, Cells, Change, LiveSchema, Reference
 from backupd.records.cells import Exact, exact, same
 from backupd.records.closure import Name, Rows, Table, Told, up
+from backupd.records.leading import Leading
 from backupd.records.liverows import LiveRows, count_wholes, look_up
 from backupd.records.plan import Entry, Plan, Rules, Settling, insert_of, write_plan
 
@@ -21,6 +22,7 @@ def make_plan(
     references: Sequence[Reference],
     live: LiveRows,
     rules: Rules,
+    leading: Leading,
     told: Told = lambda _table, _rows: None,
 ) -> Plan:
     """The plan that brings rows back, with the parents that they need.
@@ -31,29 +33,36 @@ def make_plan(
         references: its own, and those that somebody says there are.
         live: its rows, as they are now.
         rules: what somebody said of conflicts.
+        leading: how values are compared along references.
         told: told of parents that are found.
 
     Raises:
         Failed: there are too many rows.
         UsageError, SafetyRefused, BackupdError: as reading raises.
     """
-    work = _Judging(down, schema, references, live, rules)
-    parents = up(down, references, work.judge, work.present, told=told)
+    work = _Judging(down, schema, references, live, rules, leading)
+    parents = up(down, references, work.judge, work.present, leading, told=told)
     entries = [*work.entries(down), *work.entries(parents)]
     work.check_uniques(entries)
-    warnings = Settling(down, references, work.present).settle(entries, rules)
-    return write_plan(entries, down.tables, schema, references, rules, warnings)
+    warnings = Settling(down, references, work.present, leading).settle(entries, rules)
+    return write_plan(entries, down.tables, schema, references, rules, leading, warnings)
 
 
 class _Judging:
     """Everything that is known of the rows so far."""
 
     def __init__(
-        self, down: Rows, schema: LiveSchema, references: Sequence[Reference], live: LiveRows, rules: Rules
+        self,
+        down: Rows,
+        schema: LiveSchema,
+        references: Sequence[Reference],
+        live: LiveRows,
+        rules: Rules,
+        leading: Leading,
     ) -> None:
         self._tables, self._schema, self._references = down.tables, schema, references
         self._live, self._rules = live, rules
-        self._down = down
+        self._down, self._leads = down, leading
         self._found: dict[tuple[str, Name], Cells | None] = {}
         self._wholes: dict[str, Counter[Exact]] = {}
         self._inserted: dict[str, list[Cells]] = {}
@@ -185,18 +194,14 @@ class _Judging:
     def _losing(self, table: Table) -> list[Reference]:
         """References of a table that a database takes away when their parent is deleted."""
         return [
-            r
-            for r in self._references
-            if r.table == table.name
-            and r.on_delete in ("set null", "set default")
-            and set(r.columns) <= {*table.compared}
+            r for r in self._references if r.table == table.name and r.losing and set(r.columns) <= {*table.compared}
         ]
 
     def _lost(self, table: Table, reference: Reference) -> dict[str, Cell]:
-        """What stands in the columns of a reference whose parent was deleted."""
+        """What stands in the columns that a reference loses when its parent is deleted."""
         if reference.on_delete == "set null":
-            return dict.fromkeys(reference.columns)
-        return {c.name: c.fallback for c in table.live.columns if c.name in reference.columns}
+            return dict.fromkeys(reference.losing)
+        return {c.name: c.fallback for c in table.live.columns if c.name in reference.losing}
 
     def _is_brought(self, value: Cells, reference: Reference) -> bool:
         """Whether the parent that a reference leads to is among the rows that are brought back."""
@@ -206,7 +211,7 @@ class _Judging:
         if reference not in self._leading:
             rows = self._inserted.get(parent.name, ())
             self._leading[reference] = parent.values(rows, reference.parent_columns)
-        return value in self._leading[reference]
+        return not self._leads.without(reference, {value}, self._leading[reference])
 
     def _repaired(self, table: Table, wanted: Mapping[str, Cell], live: Mapping[str, Cell]) -> set[str]:
         """Columns that differ only since the parent that is brought back was deleted."""
@@ -215,7 +220,7 @@ class _Judging:
             if not self._is_brought(tuple(wanted[column] for column in reference.columns), reference):
                 continue
             lost = self._lost(table, reference)
-            apart = {c for c in reference.columns if not same(wanted[c], live[c])}
+            apart = {c for c in reference.losing if not same(wanted[c], live[c])}
             if all(same(live[c], lost[c]) for c in apart):
                 found |= apart
         return found

@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
-from backupd.model import Cell, Cells
+from backupd.model import Cell, Cells, Reference
 from backupd.records.cells import Exact, exact
 from backupd.records.closure import Table
+from backupd.records.equality import Candidates
+from backupd.records.leading import Leading, Name
 
 
 class LiveRows(Protocol):
@@ -43,6 +45,23 @@ def look_up(
         if rows:
             found[value] = rows
     return found
+
+
+def children_of(
+    live: LiveRows, leading: Leading, reference: Reference, columns: Sequence[str], values: Collection[Cells]
+) -> dict[Cells, list[Cells]]:
+    """Some columns of the live rows that belong to parents, by the parents' values."""
+    if leading.is_column(reference):
+        return look_up(live, reference.table, columns, reference.columns, values)
+    # a column that compares in another way than its parent's cannot be asked for what belongs to that
+    near, width = Candidates(leading.alike(reference), values), len(reference.columns)
+    rows = live.rows(reference.table, (*reference.columns, *columns))
+    found = [row for row in rows if near.fits(row[:width])]
+    names = leading.names(reference, {*values, *(row[:width] for row in found)})
+    by_name: dict[Name, list[Cells]] = {}
+    for row in found:
+        by_name.setdefault(names[row[:width]], []).append(row[width:])
+    return {value: by_name[names[value]] for value in values if names[value] in by_name}
 
 
 def _spelled_otherwise(others: Collection[Cells], wanted: Collection[Cells]) -> set[Cells]:

@@ -15,6 +15,7 @@ from typing import Literal
 from backupd.model import Cell, Cells, Change, LiveSchema, Reference
 from backupd.records.cells import cells_document
 from backupd.records.closure import Present, Rows, Table
+from backupd.records.leading import Leading
 from backupd.records.planorder import ordered
 
 Op = Literal["insert", "update", "repair", "conflict", "same", "skip"]
@@ -113,12 +114,13 @@ def write_plan(
     schema: LiveSchema,
     references: Sequence[Reference],
     rules: Rules,
+    leading: Leading,
     warnings: Sequence[str] = (),
 ) -> Plan:
     """Put the changes of judged records in order, and see what stands against them."""
     inserts = [e.change for e in entries if e.change is not None and e.change.kind == "insert"]
     updates = [e.change for e in entries if e.change is not None and e.change.kind == "update"]
-    order = ordered(inserts, schema.tables, references)
+    order = ordered(inserts, schema.tables, references, leading)
     filled = sorted({change.table for change in inserts})
     obstacles = [text for name in filled for text in _obstacles(tables[name], rules)]
     written = sorted({*filled, *(change.table for change in updates)})
@@ -170,10 +172,11 @@ class Settling:
     Args:
         rows: everything that was found.
         present: looks parents up in the live database.
+        leading: how values are compared along references.
     """
 
-    def __init__(self, rows: Rows, references: Sequence[Reference], present: Present) -> None:
-        self._tables, self._present = rows.tables, present
+    def __init__(self, rows: Rows, references: Sequence[Reference], present: Present, leading: Leading) -> None:
+        self._tables, self._present, self._leading = rows.tables, present, leading
         self._references = [
             r for r in references if (child := rows.tables.get(r.table)) is not None and child.has(r.columns)
         ]
@@ -220,8 +223,9 @@ class Settling:
             inserts = (e.row for e in entries if e.table == parent.name and e.change and e.change.kind == "insert")
             brought = parent.values(inserts, reference.parent_columns)
         there, absent = self._known[at]
-        asked = {value for value, _ in leading} - brought - there - absent
+        lacking = self._leading.without(reference, {value for value, _ in leading}, brought)
+        asked = lacking - there - absent
         if asked:
             there |= set(self._present(reference, asked))
             absent |= asked - there
-        return [entry for value, entry in leading if value not in brought and value not in there]
+        return [entry for value, entry in leading if value in lacking and value not in there]

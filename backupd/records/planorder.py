@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from backupd.model import Cells, Change, LiveTable, Reference
+from backupd.records.leading import Leading
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +27,24 @@ class Ordered:
     circles: tuple[str, ...]
 
 
-def ordered(inserts: Sequence[Change], tables: Mapping[str, LiveTable], references: Sequence[Reference]) -> Ordered:
+def ordered(
+    inserts: Sequence[Change], tables: Mapping[str, LiveTable], references: Sequence[Reference], leading: Leading
+) -> Ordered:
     """Inserts in the order in which they can be carried out.
 
     Args:
         inserts: in any order.
         tables: what the live database says of them.
         references: those that are checked, and others.
+        leading: how values are compared along them.
     """
-    edges = list(_edges(inserts, references))
+    edges = list(_edges(inserts, references, leading))
     circles: set[str] = set()
     changes = list(_in_order(list(inserts), list(range(len(inserts))), edges, tables, circles))
     return Ordered(tuple(changes), tuple(sorted(circles)))
 
 
-def _edges(inserts: Sequence[Change], references: Sequence[Reference]) -> Iterator[_Edge]:
+def _edges(inserts: Sequence[Change], references: Sequence[Reference], leading: Leading) -> Iterator[_Edge]:
     by_table: dict[str, list[int]] = {}
     for at, change in enumerate(inserts):
         by_table.setdefault(change.table, []).append(at)
@@ -48,10 +52,12 @@ def _edges(inserts: Sequence[Change], references: Sequence[Reference]) -> Iterat
         children, parents = by_table.get(reference.table, []), by_table.get(reference.parent, [])
         if not children or not parents:
             continue
-        places = {_cells(inserts[at], reference.parent_columns): at for at in parents}
-        for at in children:
-            value = _cells(inserts[at], reference.columns)
-            parent = None if value is None else places.get(value)
+        to = {at: cells for at in parents if (cells := _cells(inserts[at], reference.parent_columns)) is not None}
+        of = {at: cells for at in children if (cells := _cells(inserts[at], reference.columns)) is not None}
+        names = leading.names(reference, {*to.values(), *of.values()})
+        places = {names[cells]: at for at, cells in to.items()}
+        for at, value in of.items():
+            parent = places.get(names[value])
             if parent is not None and parent != at:
                 yield _Edge(at, parent, reference)
 

@@ -14,7 +14,8 @@ from typing import Literal, cast
 from backupd.errors import IntegrityError
 from backupd.model import Cell, Change, ChangeKind, LiveSchema, LiveTable, Reference
 from backupd.records.cells import Exact, cells_document, exact, parse_cells, same
-from backupd.records.liverows import LiveRows, look_up
+from backupd.records.leading import Leading
+from backupd.records.liverows import LiveRows, children_of, look_up
 
 FORMAT = "backupd-undo/1"
 UndoOp = Literal["insert", "update", "delete", "conflict", "same"]
@@ -202,7 +203,9 @@ class UndoPlan:
         return {op: found[op] for op in ops}
 
 
-def make_undo_plan(undo: Undo, schema: LiveSchema, references: Sequence[Reference], live: LiveRows) -> UndoPlan:
+def make_undo_plan(
+    undo: Undo, schema: LiveSchema, references: Sequence[Reference], live: LiveRows, leading: Leading
+) -> UndoPlan:
     """See what of an undo file can be taken back now.
 
     Raises:
@@ -222,7 +225,7 @@ def make_undo_plan(undo: Undo, schema: LiveSchema, references: Sequence[Referenc
         _judge_keyed(table, [e for e in some if table.key and {*e.key} == {*table.key}], live)
         _judge_wholes(table, [e for e in some if not (table.key and {*e.key} == {*table.key})], live)
     for reference in references:
-        _guard_children(reference, by_table, schema, live)
+        _guard_children(reference, by_table, schema, live, leading)
     done = sorted(place for entry in entries if entry.op not in ("conflict", "same") for place in entry.places)
     written = sorted({changes[place].table for place in done})
     triggers = {name: schema.tables[name].triggers for name in written if schema.tables[name].triggers}
@@ -347,7 +350,11 @@ def _judge_wholes(table: LiveTable, entries: Sequence[UndoEntry], live: LiveRows
 
 
 def _guard_children(
-    reference: Reference, by_table: Mapping[str, Sequence[UndoEntry]], schema: LiveSchema, live: LiveRows
+    reference: Reference,
+    by_table: Mapping[str, Sequence[UndoEntry]],
+    schema: LiveSchema,
+    live: LiveRows,
+    leading: Leading,
 ) -> None:
     """Rows that somebody else has hung below a row meanwhile keep it from being deleted."""
     deleted: dict[tuple[Cell, ...], UndoEntry] = {}
@@ -365,7 +372,7 @@ def _guard_children(
     ]
     columns = child.key or tuple(c.name for c in child.columns if not c.generated)
     expected = Counter(exact({**e.key, **e.old}.get(c) for c in columns) for e in leaving)
-    for value, rows in look_up(live, child.name, columns, reference.columns, deleted).items():
+    for value, rows in children_of(live, leading, reference, columns, deleted).items():
         for row in rows:
             if expected[exact(row)] > 0:
                 expected[exact(row)] -= 1

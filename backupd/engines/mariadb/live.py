@@ -6,7 +6,7 @@ rolled back, and never commit anything after a failure.
 """
 
 import secrets
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from graphlib import CycleError, TopologicalSorter
 
@@ -114,6 +114,21 @@ class MariaLive:
                 cursor.execute(text)
                 found = [self._cells(row) for row in cursor.fetchall()]
             yield from found
+
+    def alike(self, table: str, columns: Sequence[str], values: Collection[Cells]) -> Mapping[Cells, int]:
+        """For each value of some columns a number: equal ones for values that these columns take for one.
+
+        Raises:
+            Failed, TryAgain, Unreachable: the database refused.
+        """
+        known, asked = self._known(table), [one for one in values if None not in one]
+        self._require_idle()
+        if not asked:
+            return {}
+        text = live_text.numbered(known, columns, asked, self._server.vendor)
+        with self._errors(table):
+            found = run(self._link, text)
+        return {asked[int(str(place))]: int(str(number)) for place, number in found}
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:

@@ -12,9 +12,10 @@ from backupd.engines.base import ServerPlace
 from backupd.engines.mariadb.catalog import Reader, Table
 from backupd.engines.mariadb.client import Connection, Row, Server, run, server_errors
 from backupd.engines.mariadb.formats import Column, Encoding
-from backupd.model import LiveColumn, LiveSchema, LiveTable, OnDelete, Reference
+from backupd.model import CELLS, Equality, LiveColumn, LiveSchema, LiveTable, OnDelete, Reference
 
-_COLUMNS = """SELECT TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, IS_NULLABLE, COLUMN_DEFAULT, EXTRA
+_COLUMNS = """SELECT TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, COLLATION_NAME, IS_NULLABLE,
+       COLUMN_DEFAULT, EXTRA
   FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s ORDER BY TABLE_NAME, ORDINAL_POSITION"""
 _UNIQUES = """SELECT TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS
  WHERE TABLE_SCHEMA = %s AND NON_UNIQUE = 0 ORDER BY TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX"""
@@ -26,6 +27,11 @@ _FOREIGN_KEYS = """SELECT k.TABLE_NAME, k.CONSTRAINT_NAME, k.REFERENCED_TABLE_NA
     ON c.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND c.CONSTRAINT_NAME = k.CONSTRAINT_NAME AND c.TABLE_NAME = k.TABLE_NAME
  WHERE k.TABLE_SCHEMA = %s AND k.REFERENCED_TABLE_SCHEMA = k.TABLE_SCHEMA ORDER BY 1, 2, k.ORDINAL_POSITION"""
 _ON_DELETE: Mapping[str, OnDelete] = {"CASCADE": "cascade", "SET NULL": "set null", "SET DEFAULT": "set default"}
+# Collations that tell texts of printable ASCII apart by their letters alone, whatever their case. Those of a language may not.
+_LETTERS = re.compile(
+    r"(utf8|utf8mb3|utf8mb4|ucs2|utf16|utf16le|utf32)_(general|unicode|unicode_520|uca1400|0900)(_nopad)?(_a[is])?_ci"
+    r"|(latin1_swedish|latin1_general|ascii_general)(_nopad)?_ci"
+)
 _NEXT = re.compile(r"nextval\(`((?:[^`]|``)+)`\.`((?:[^`]|``)+)`\)", re.IGNORECASE)
 
 
@@ -37,12 +43,14 @@ class Known:
         stored: as a capture sees it.
         renewed: columns that the server would change by itself at an update (ON UPDATE CURRENT_TIMESTAMP).
         sequences: by column, the quoted name of the sequence that its default reads.
+        collations: by column; of what is no text, the word None.
     """
 
     table: LiveTable
     stored: Table
     renewed: tuple[str, ...]
     sequences: Mapping[str, str]
+    collations: Mapping[str, str]
 
     def format(self, name: str) -> tuple[Column, Encoding] | None:
         """A column and how it is written; None if its values are not stored."""
@@ -81,8 +89,11 @@ def read_shape(place: ServerPlace, link: Connection, server: Server) -> Shape:
 
 def _known(table: Table, columns: list[Row], uniques: list[Row], triggers: list[Row]) -> Known:
     stored = {column.name: column for column in table.columns}
-    found, renewed, sequences = [], [], {}
-    for name, kind, charset, nullable, default, extra in columns:
+    formats = {column.name: encoding for column, encoding in zip(table.columns, table.encodings, strict=True)}
+    found, renewed = [], []
+    sequences: dict[str, str] = {}
+    collations: dict[str, str] = {}
+    for name, kind, charset, collation, nullable, default, extra in columns:
         label, words = str(name), str(extra or "").lower()
         column = stored.get(label)
         if sequence := _NEXT.fullmatch(str(default)):
@@ -90,6 +101,7 @@ def _known(table: Table, columns: list[Row], uniques: list[Row], triggers: list[
         if "on update" in words:
             renewed.append(label)
         counts = column is not None and column.counts
+        collations[label] = str(collation)
         found.append(
             LiveColumn(
                 label,
@@ -98,6 +110,7 @@ def _known(table: Table, columns: list[Row], uniques: list[Row], triggers: list[
                 default=counts or (default is not None and str(default) != "NULL"),
                 generated=column is None,
                 counter=counts or label in sequences,
+                equality=_equality(column, formats[label], str(collation)) if column else CELLS,
             )
         )
     # The times of a versioned table's rows may be columns that the table itself does not show.
@@ -114,7 +127,24 @@ def _known(table: Table, columns: list[Row], uniques: list[Row], triggers: list[
     ]
     others = tuple(names for names in dict.fromkeys(sets) if names != key)
     live = LiveTable(table.name, tuple(found), key, others, tuple(str(row[0]) for row in triggers))
-    return Known(live, table, tuple(renewed), sequences)
+    return Known(live, table, tuple(renewed), sequences, collations)
+
+
+def _equality(column: Column, encoding: Encoding, collation: str) -> Equality:
+    """Which values of a column are one.
+
+    Foreign keys need equal collations and integers of one size, so only texts have several spellings, and numbers that are
+    filled up with zeros or have a sign where they are zero.
+    """
+    if column.kind in ("float", "double") or "zerofill" in column.type:
+        return Equality("numbers")
+    if column.charset in (None, "binary") or column.kind in ("enum", "set"):
+        return CELLS
+    if encoding == "hex":
+        return Equality("asked", rule=collation)
+    if collation.endswith("_bin"):
+        return CELLS if "nopad" in collation or "0900" in collation else Equality("padded")
+    return Equality("letters" if _LETTERS.fullmatch(collation) else "asked", rule=collation)
 
 
 def _references(keys: Mapping[str, list[Row]]) -> list[Reference]:

@@ -80,6 +80,27 @@ def found_by(known: Known, by: Sequence[str], values: Iterable[Cells]) -> str:
     return " OR ".join(rows)
 
 
+def numbered(known: Known, columns: Sequence[str], values: Sequence[Cells], vendor: str) -> str:
+    """The query that gives each value its place and a number: equal ones to those that the columns take for one."""
+    formats = [format_of(known, name) for name in columns]
+    word = "ROW" if vendor == "mysql" else ""
+    rows = ", ".join(
+        f"{word}({place}, {', '.join(_compared(known, *form, cell) for form, cell in zip(formats, row, strict=True))})"
+        for place, row in enumerate(values)
+    )
+    names = ", ".join(f"c{at}" for at in range(len(columns)))
+    return f"WITH v (n, {names}) AS (VALUES {rows}) SELECT n, DENSE_RANK() OVER (ORDER BY {names}) FROM v"
+
+
+def _compared(known: Known, column: Column, encoding: Encoding, cell: Cell) -> str:
+    """A value as the column compares it."""
+    collation = known.collations.get(column.name, "None")
+    if column.charset is None or not isinstance(cell, bytes) or encoding == "index" or collation == "None":
+        return _key_value(column, encoding, cell)
+    text = digits(cell) if encoding == "hex" else literal(cell)
+    return f"CONVERT({text} USING {quote_name(column.charset)}) COLLATE {quote_name(collation)}"
+
+
 def read_columns(known: Known, names: Sequence[str], marker: str) -> str:
     """The expressions that a capture reads these columns by; NULL comes as the marker."""
     return ", ".join(read_expression(*format_of(known, name), marker) for name in names) or "''"

@@ -6,7 +6,7 @@ read as it is now, so that it is refused for what it says and not for a conflict
 put a value into a message, and never commit anything after a failure.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import psycopg
@@ -83,6 +83,20 @@ class PostgresLive:
                 yield from self._rows.some(known, encoding, columns, by, values, lock=self._inside)
             else:
                 yield from self._rows.all(known, encoding, columns, lock=self._inside)
+
+    def alike(self, table: str, columns: Sequence[str], values: Collection[Cells]) -> Mapping[Cells, int]:
+        """For each value of some columns a number: equal ones for values that these columns take for one.
+
+        Raises:
+            Failed, TryAgain, Unreachable: the database refused.
+        """
+        known, asked = self._known(table), [one for one in values if None not in one]
+        self._rows.require_idle()
+        if not asked:
+            return {}
+        with self._errors(table), patience(self._session):
+            found = self._run(live_text.numbered(known, columns, asked)).fetchall()
+        return {asked[int(str(place))]: int(str(number)) for place, number in found}
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:

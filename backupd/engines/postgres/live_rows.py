@@ -5,13 +5,10 @@ Must never give a row that was not asked for: what the database takes for equal 
 
 from collections.abc import Collection, Iterator, Sequence
 
-from psycopg import Copy
-from psycopg.abc import Buffer
-from psycopg.adapt import Loader
-
 from backupd.engines.grouping import batches
 from backupd.engines.postgres.catalog import Session
 from backupd.engines.postgres.condition import sound
+from backupd.engines.postgres.live_cells import cells, copied
 from backupd.engines.postgres.live_schema import Known
 from backupd.engines.postgres.live_text import facets_of, found_by
 from backupd.engines.postgres.names import literal, quoted
@@ -24,13 +21,6 @@ _BYTES_AT_ONCE = 1 << 20
 ROW_LOCK = " FOR NO KEY UPDATE OF t"
 # Blocks those, too: what is going to be deleted must not be referred to meanwhile.
 KEY_LOCK = " FOR UPDATE OF t"
-
-
-class _Raw(Loader):
-    """A field's text as it is."""
-
-    def load(self, data: Buffer) -> bytes:
-        return bytes(data)
 
 
 class Rows:
@@ -92,10 +82,8 @@ class Rows:
             yield from rows
 
     def _copied(self, copy: str, width: int, *, drain: bool = False) -> Iterator[Cells]:
-        cursor = self._session.cursor()
-        cursor.adapters.register_loader("text", _Raw)
-        with cursor.copy(copy.encode()) as stream:
-            rows = _cells(stream, width)
+        with copied(self._session, copy) as stream:
+            rows = cells(stream, width)
             try:
                 for row in rows:  # noqa: UP028 - `yield from` would close the rows as well
                     yield row
@@ -104,14 +92,6 @@ class Rows:
                     for _ in rows:
                         pass
                 raise
-
-
-def _cells(stream: Copy, width: int) -> Iterator[Cells]:
-    if not width:
-        yield from (() for _ in stream)
-        return
-    stream.set_types(["text"] * width)
-    yield from stream.rows()
 
 
 def _copy(known: Known, encoding: str, columns: Sequence[str], condition: str, lock: str) -> str:

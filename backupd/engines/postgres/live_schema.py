@@ -6,14 +6,15 @@ its partitions (or by itself, where rows can only be loaded through it), and its
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backupd.engines.postgres import catalog
 from backupd.engines.postgres.catalog import Relation, Session, Types
+from backupd.engines.postgres.live_defaults import fallbacks
 from backupd.engines.postgres.live_types import Facets, read_facets
 from backupd.engines.postgres.plan import loading_roots
-from backupd.model import LiveColumn, LiveSchema, LiveTable, OnDelete, Reference
+from backupd.model import Cell, LiveColumn, LiveSchema, LiveTable, OnDelete, Reference
 
 _COLUMNS = """
 SELECT a.attrelid::bigint, a.attname, a.attidentity::text, a.atthasdef AND a.attgenerated = '' FROM pg_catalog.pg_attribute a
@@ -61,7 +62,7 @@ SELECT k.conname, k.conrelid::bigint, {child}, k.confrelid::bigint, {parent}, k.
        ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
                FROM unnest(k.conpfeqop) WITH ORDINALITY AS u(oid, place)
                JOIN pg_catalog.pg_operator o ON o.oid = u.oid JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
-              ORDER BY u.place)
+              ORDER BY u.place), {cleared}
   FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY k.conrelid, k.conname
 """
 _NAMES = """ARRAY(SELECT a.attname::text FROM unnest(k.{numbers}) WITH ORDINALITY AS u(number, place)
@@ -98,6 +99,11 @@ class Known:
     def only(self) -> str:
         """The table in SQL, without what inherits from it; of a partitioned table, with its partitions."""
         return _only(self.relation)
+
+    def with_fallbacks(self, values: Mapping[str, Cell]) -> "Known":
+        """The same, with what ON DELETE SET DEFAULT writes."""
+        columns = tuple(replace(c, fallback=values[c.name]) if c.name in values else c for c in self.table.columns)
+        return replace(self, table=replace(self.table, columns=columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +161,23 @@ def read_shape(session: Session) -> Shape:
     known = {target.label: details.known(target, keyless=target.oid in through_root) for target in targets.values()}
     names = _manifest_names(found, targets, roots)
     keys, references = _foreign_keys(session, {relation.oid: relation for relation in found}, names)
-    schema = LiveSchema({name: one.table for name, one in known.items()}, references)
     row = session.execute(b"SELECT pg_catalog.current_setting('server_encoding')").fetchone()
     assert row is not None
-    return Shape(schema, known, keys, str(row[0]))
+    encoding = str(row[0])
+    for name, columns in _defaulted(references).items():
+        if (one := known.get(name)) is not None:
+            known[name] = one.with_fallbacks(fallbacks(session, one.relation.oid, sorted(columns), encoding))
+    schema = LiveSchema({name: one.table for name, one in known.items()}, references, encoding)
+    return Shape(schema, known, keys, encoding)
+
+
+def _defaulted(references: Iterable[Reference]) -> dict[str, set[str]]:
+    """The columns that ON DELETE SET DEFAULT is about, by table."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for one in references:
+        if one.on_delete == "set default":
+            found[one.table].update(one.losing)
+    return found
 
 
 class _Details:
@@ -197,6 +216,7 @@ class _Details:
                     generated=column.generated,
                     identity=identity == "a",
                     counter=bool(identity) or column.name in counters,
+                    equality=self._facets[relation.oid][column.name].equality,
                 )
             )
         uniques = dict.fromkeys(tuple(names) for (names,) in self._uniques.get(relation.oid, ()))
@@ -246,11 +266,27 @@ def _foreign_keys(
         child=_NAMES.format(numbers="conkey", relation="conrelid"),
         parent=_NAMES.format(numbers="confkey", relation="confrelid"),
         enforced="k.conenforced" if session.info.server_version >= 180000 else "true",
+        cleared=_NAMES.format(numbers="confdelsetcols", relation="conrelid")
+        if session.info.server_version >= 150000
+        else "ARRAY[]::text[]",
     )
     keys: list[ForeignKey] = []
     references: list[Reference] = []
     for row in session.execute(query.encode()).fetchall():
-        name, child, columns, parent, parent_columns, on_delete, deferrable, full, valid, enforced, operators = row
+        (
+            name,
+            child,
+            columns,
+            parent,
+            parent_columns,
+            on_delete,
+            deferrable,
+            full,
+            valid,
+            enforced,
+            operators,
+            cleared,
+        ) = row
         if child not in by_oid or parent not in by_oid:
             continue
         children, parents = tuple(names.get(child, ())), tuple(names.get(parent, ()))
@@ -268,17 +304,20 @@ def _foreign_keys(
         )
         if enforced:
             keys.append(key)
-        references += _references(key, _ON_DELETE[on_delete], deferrable=deferrable, declared=enforced)
+        one = Reference(
+            name,
+            "",
+            tuple(columns),
+            "",
+            tuple(parent_columns),
+            _ON_DELETE[on_delete],
+            deferrable,
+            declared=enforced,
+            cleared=tuple(cleared),
+        )
+        # one for each pair of tables: those of one name and one referring table say that the parent is in one of theirs
+        references += [replace(one, table=table, parent=to) for table in children for to in parents]
     return tuple(keys), tuple(references)
-
-
-def _references(key: ForeignKey, on_delete: OnDelete, *, deferrable: bool, declared: bool) -> Iterable[Reference]:
-    """One for each pair of tables: those of one name and one referring table say that the parent is in one of theirs."""
-    for child in key.children:
-        for parent in key.parents:
-            yield Reference(
-                key.name, child, key.columns, parent, key.parent_columns, on_delete, deferrable, declared=declared
-            )
 
 
 def _only(relation: Relation) -> str:

@@ -67,6 +67,23 @@ def found_by(known: Known, by: Sequence[str], values: Iterable[Cells]) -> str:
     return f"EXISTS (SELECT FROM (VALUES {rows}) AS v({columns}) WHERE {' AND '.join(joined)})"
 
 
+def numbered(known: Known, columns: Sequence[str], values: Iterable[Cells]) -> str:
+    """The query that gives each value its place and a number: equal ones to those that the columns take for one."""
+    facets = [facets_of(known, name) for name in columns]
+    rows = ", ".join(
+        f"({place}, {', '.join(_compared(facet, cell) for facet, cell in zip(facets, row, strict=True))})"
+        for place, row in enumerate(values)
+    )
+    names = ", ".join(f"c{at}" for at in range(len(columns)))
+    return f"SELECT n, pg_catalog.dense_rank() OVER (ORDER BY {names}) FROM (VALUES {rows}) AS v(n, {names})"
+
+
+def _compared(facets: Facets, cell: Cell) -> str:
+    """A value as its column compares it."""
+    text = f"{literal(cell)}::{facets.cast if facets.equal else _TEXT}"
+    return f"{text} COLLATE {facets.collation}" if facets.collation else text
+
+
 def statement(known: Known, change: Change) -> str:
     """A change as one statement.
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from backupd.engines.postgres.catalog import Relation, Session, Types
 from backupd.engines.postgres.names import quoted
+from backupd.model import CELLS, Equality
 
 # Of PostgreSQL's own types, those of which equal values are the same value.
-_SAME = frozenset({"bool", "int2", "int4", "int8", "oid", "float4", "float8", "text", "varchar", "bpchar", "name"}) | {
+_SAME = frozenset({"bool", "int2", "int4", "int8", "oid", "text", "varchar", "bpchar", "name"}) | {
     *(
         "bytea",
         "uuid",
@@ -21,7 +22,6 @@ _SAME = frozenset({"bool", "int2", "int4", "int8", "oid", "float4", "float8", "t
         "timetz",
         "timestamp",
         "timestamptz",
-        "interval",
         "bit",
         "varbit",
         "inet",
@@ -30,7 +30,7 @@ _SAME = frozenset({"bool", "int2", "int4", "int8", "oid", "float4", "float8", "t
     *("macaddr", "macaddr8", "money", "pg_lsn", "char", "xid8"),
 }
 # And those whose equality will do for finding rows.
-_FOUND = _SAME | {"numeric", "jsonb"}
+_FOUND = _SAME | {"float4", "float8", "interval", "numeric", "jsonb"}
 EQUAL = "OPERATOR(pg_catalog.=)"
 
 _TYPE_NAMES = """
@@ -45,10 +45,16 @@ SELECT c.opcintype::bigint, n.nspname, o.oprname
  WHERE c.opcdefault AND c.opcintype = ANY (%s::pg_catalog.oid[])
 """
 _LOOSE = """
-SELECT a.attrelid::bigint, a.attname FROM pg_catalog.pg_attribute a
+SELECT a.attrelid::bigint, a.attname, n.nspname, c.collname FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_collation c ON c.oid = a.attcollation AND NOT c.collisdeterministic
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.collnamespace
  WHERE a.attrelid = ANY (%s::pg_catalog.oid[]) AND a.attnum > 0
 """
+
+
+# What citext compares by: not everywhere is I another i.
+_PLAIN_LOWER = "SELECT pg_catalog.lower('ABCDEFGHIJKLMNOPQRSTUVWXYZ') = 'abcdefghijklmnopqrstuvwxyz'"
+_NUMBERS = frozenset({"numeric", "float4", "float8"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +65,20 @@ class Facets:
         cast: its type without a domain and without a modifier, in SQL: a cast to that takes nothing from a value.
         same: whether equal values are the same value.
         equal: the operator that rows are found by, in SQL; None if the type has none.
-        loose: whether its collation takes different texts for equal.
+        collation: in SQL, if it takes different texts for equal.
+        equality: which of its values are one.
     """
 
     cast: str
     same: bool
     equal: str | None
-    loose: bool
+    collation: str
+    equality: Equality
+
+    @property
+    def loose(self) -> bool:
+        """Whether its collation takes different texts for equal."""
+        return bool(self.collation)
 
 
 def read_facets(session: Session, relations: Sequence[Relation], types: Types) -> dict[int, Mapping[str, Facets]]:
@@ -82,14 +95,32 @@ def read_facets(session: Session, relations: Sequence[Relation], types: Types) -
         oid: f"OPERATOR({quoted(schema)}.{operator})"
         for oid, schema, operator in session.execute(_OPERATORS.encode(), (wanted,)).fetchall()
     }
-    loose = set(session.execute(_LOOSE.encode(), (oids,)).fetchall())
+    loose = {
+        (oid, name): quoted(schema, collation)
+        for oid, name, schema, collation in session.execute(_LOOSE.encode(), (oids,)).fetchall()
+    }
+    plain = session.execute(_PLAIN_LOWER.encode()).fetchone() == (True,)
     found: dict[int, Mapping[str, Facets]] = {}
     for relation in relations:
         columns = {}
         for column in relation.columns:
             base = bases[column.type_oid]
             equal = EQUAL if types.is_made_of(base, _FOUND) else operators.get(base)
-            is_loose = (relation.oid, column.name) in loose
-            columns[column.name] = Facets(names[base], types.is_made_of(base, _SAME), equal, is_loose)
+            same, collation = types.is_made_of(base, _SAME), loose.get((relation.oid, column.name), "")
+            equality = _equality(types.name(base), collation, same=same, plain=plain)
+            columns[column.name] = Facets(names[base], same, equal, collation, equality)
         found[relation.oid] = columns
     return found
+
+
+def _equality(kind: str, collation: str, *, same: bool, plain: bool) -> Equality:
+    schema, _, name = kind.rpartition(".")
+    if collation:
+        return Equality("asked", rule=collation)
+    if name == "citext" and plain:
+        return Equality("letters", rule=kind)
+    if schema == "pg_catalog" and name in _NUMBERS:
+        return Equality("numbers")
+    if schema == "pg_catalog" and name == "bpchar":
+        return Equality("padded")
+    return CELLS if same else Equality("asked", rule=kind)

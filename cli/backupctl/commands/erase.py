@@ -16,14 +16,13 @@ from backupctl.session import opened
 from backupctl.verbs import VerbGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from backupd.engines.live import Live
     from backupd.jobs.erasing import Found
     from backupd.jobs.erasurereport import Kept, Told
     from backupd.jobs.stored import StoredTables
-    from backupd.model import Reference
+    from backupd.model import LiveSchema, Reference
     from backupd.repo.repository import Repository, SnapshotView
 
 _EXAMPLE = "Example: backupctl erase add customers:4711 --source crm --reason 'request 17 of May' --key keys/read.key"
@@ -93,9 +92,10 @@ def add(
             report.warning(f"{problem.object} is {problem.kind}: add this erasure again once it can be read")
         given += references_of(source_if_known(settings, views[-1].source))
         database = _live(live, server)
-        looking = _Snapshots(repo, [*given, *(database.schema().references if database else ())], only_subject)
+        looking = _Snapshots(repo, given, database.schema() if database else None, only_subject)
         try:
-            found = look_for(views, wanted, looking.tables, looking.references, records_hash(repo)[0], report)
+            ask = database.alike if database else None
+            found = look_for(views, wanted, looking.tables, looking.schema, records_hash(repo)[0], report, ask)
             _warn(report, database is not None and is_live(database, wanted, found), found.snapshots[-1] is views[-1])
         finally:
             looking.close()
@@ -199,11 +199,11 @@ def _warn(report: TerminalReporter, live: bool, newest: bool) -> None:
 class _Snapshots:
     """Opens snapshots one after the other, and says what refers to what in each."""
 
-    def __init__(self, repo: "Repository", given: "list[Reference]", alone: bool) -> None:
+    def __init__(self, repo: "Repository", given: "list[Reference]", live: "LiveSchema | None", alone: bool) -> None:
         from backupd.jobs.compare import FETCHERS
         from backupd.repo.reading import PackCache
 
-        self._repo, self._given, self._alone = repo, given, alone
+        self._repo, self._given, self._live, self._alone = repo, given, live, alone
         self._cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
 
     def tables(self, view: "SnapshotView") -> "AbstractContextManager[StoredTables]":
@@ -213,29 +213,33 @@ class _Snapshots:
 
         return opened_tables(self._repo, view, open_file=open_file_database, erased=None)
 
-    def references(self, view: "SnapshotView") -> "Sequence[Reference]":
-        """What refers to what.
+    def schema(self, view: "SnapshotView") -> "LiveSchema":
+        """What refers to what, and which values of a column are one.
 
         Raises:
             UsageError: nobody says so.
         """
+        from dataclasses import replace
+
         from backupd.errors import UsageError
         from backupd.jobs.compare import StoredSide
         from backupd.jobs.comparepages import Groups
-        from backupd.wiring import read_file_references
+        from backupd.model import LiveSchema
+        from backupd.wiring import read_file_relations
 
-        if self._alone:
-            return ()
         side = StoredSide(self._repo, view, self._cache)
-        if side.content["engine"] == "sqlite":
-            return [*read_file_references(side.file(Groups(), side.refs())), *self._given]
-        if not self._given:
+        is_file = side.content["engine"] == "sqlite"
+        found = read_file_relations(side.file(Groups(), side.refs())) if is_file else self._live or LiveSchema({}, ())
+        if self._alone:
+            return replace(found, references=())
+        if not is_file and not found.references and not self._given:
             raise UsageError(
                 f"a snapshot of {side.content['engine']} does not say what refers to what",
                 hint="name the live database with --from URL, or each with --reference 'orders(customer_id) -> customers(id)';"
                 " or --only-subject",
             )
-        return self._given
+        others = self._live.references if is_file and self._live else ()
+        return replace(found, references=tuple(dict.fromkeys((*found.references, *others, *self._given))))
 
     def close(self) -> None:
         """Give back what was fetched."""

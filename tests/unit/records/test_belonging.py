@@ -1,6 +1,6 @@
 """What belongs to a subject: down along every reference, around cycles, and never to what only loses its reference."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 import pytest
 
@@ -13,9 +13,9 @@ COLUMNS = {"p": ("id", "up"), "c": ("a", "b", "p"), "d": ("a", "b")}
 
 
 def looking(rows: dict[str, list[Cells]]):  # type: ignore[no-untyped-def]
-    def look(table: str, by: Sequence[str], values: Collection[Cells]) -> Iterator[Cells]:
-        places = [COLUMNS[table].index(column) for column in by]
-        return (row for row in rows[table] if tuple(row[at] for at in places) in values)
+    def look(reference: Reference, values: Collection[Cells]) -> Iterator[Cells]:
+        places = [COLUMNS[reference.table].index(column) for column in reference.columns]
+        return (row for row in rows[reference.table] if tuple(row[at] for at in places) in values)
 
     return look
 

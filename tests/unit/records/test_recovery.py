@@ -11,6 +11,7 @@ from backupd.errors import IntegrityError
 from backupd.model import Cell, Cells, LiveColumn, LiveSchema, LiveTable, Reference
 from backupd.records.closure import Rows, Table, down
 from backupd.records.judging import make_plan
+from backupd.records.leading import Leading
 from backupd.records.plan import Plan, Rules
 from backupd.records.undo import Undo, make_undo_plan, parse_undo, undo_lines
 from tests.recovery import MemoryLive, MemoryStored, refers, table
@@ -26,28 +27,33 @@ def tables_of(stored: MemoryStored, live: MemoryLive) -> dict[str, Table]:
     }
 
 
+def leading(live: MemoryLive) -> Leading:
+    return Leading.of(live.schema(), live.alike, wide=False)
+
+
 def closed(stored: MemoryStored, live: MemoryLive, *roots: tuple[str, Cell]) -> Rows:
     return down(
         tables_of(stored, live),
         live.schema().references,
         {name: [row for row in stored.tables[name].held if row[0] == key] for name, key in roots},
+        leading(live),
     )
 
 
 def planned(stored: MemoryStored, live: MemoryLive, *roots: tuple[str, Cell], rules: Rules | None = None) -> Plan:
     schema = live.schema()
-    return make_plan(closed(stored, live, *roots), schema, schema.references, live, rules or Rules())
+    return make_plan(closed(stored, live, *roots), schema, schema.references, live, rules or Rules(), leading(live))
 
 
 def undone(live: MemoryLive, plan: Plan) -> None:
     """Take a plan back by the text of its undo file."""
     undo = parse_undo(undo_lines(Undo("sqlite", "memory", "2026-11-21T23:00:00Z", "ab", None, plan.changes)))
     assert undo.changes == plan.changes
-    back = make_undo_plan(undo, live.schema(), live.schema().references, live)
+    back = make_undo_plan(undo, live.schema(), live.schema().references, live, leading(live))
     assert [(e.table, e.reason, e.key, e.old, e.new) for e in back.entries if e.op == "conflict"] == []
     with live.transaction(triggers=True):
         live.apply(back.carried)
-    again = make_undo_plan(undo, live.schema(), live.schema().references, live)
+    again = make_undo_plan(undo, live.schema(), live.schema().references, live, leading(live))
     assert again.changes == ()
 
 
@@ -337,7 +343,7 @@ def test_undo_refuses_what_somebody_changed_or_hung_below() -> None:
     undo = Undo("sqlite", "memory", "", "", None, plan.changes)
     live.held["order"].append({"id": 99, "customer": 1, "state": "newer"})
     next(row for row in live.held["line"] if row["order"] == 10)["what"] = "changed"
-    back = make_undo_plan(undo, live.schema(), live.schema().references, live)
+    back = make_undo_plan(undo, live.schema(), live.schema().references, live, leading(live))
     assert {(e.table, e.reason) for e in back.entries if e.op == "conflict"} == {
         ("customer", "rows of order belong to it that were not brought back"),
         ("line", "it was changed since"),
