@@ -5,15 +5,16 @@ sealed, nameless temporary files. Rows reach the caller as records, and never a 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
+from typing import TypeVar
 
 from backupd.crypto.chunks import Kind
 from backupd.errors import IntegrityError
 from backupd.jobs.comparepages import Groups, PageFile, ReadSchema, compare_files, stored_file
 from backupd.jobs.comparison import LONGEST_ROW, Asked, Comparison, TableDiff, TooLong
-from backupd.jobs.restore import open_content, opened, read_ahead
+from backupd.jobs.restore import batches_ahead, open_content, opened, read_ahead
 from backupd.jobs.tableshapes import Match, SchemaChange, check_engines, match_tables, moment_of
 from backupd.records.shapes import Projection
 from backupd.repo.codecs import RowDelta, split_rows
@@ -25,6 +26,7 @@ from backupd.repo.trees import walk
 from backupd.report import Reporter
 
 KEPT, FETCHERS = 32, 8
+_T = TypeVar("_T")
 _SCRIPTS = frozenset({"schema.sql", "after.sql"})
 _COUNTER = re.compile(rb" AUTO_INCREMENT=\d+")
 _MOST_OF_SCRIPT = 1024
@@ -35,7 +37,7 @@ class StoredSide:
     """A snapshot as one side of a comparison."""
 
     def __init__(self, repo: Repository, view: SnapshotView, cache: PackCache) -> None:
-        self.view, self.cache = view, cache
+        self.view, self.cache, self._repo = view, cache, repo
         self.content = open_content(repo, view)
         self.secrets = repo.keyring.session(view.object.envelope)
         self.reader = ChunkReader(repo, cache, view.object.envelope, keep=KEPT)
@@ -53,6 +55,15 @@ class StoredSide:
     def opened(self, refs: Iterable[ChunkRef]) -> Iterator[bytes]:
         """Chunks of rows."""
         return opened(iter(refs), Kind.ROWS, self.reader, self.cache)
+
+    def taken(self, refs: Iterable[ChunkRef], take: Callable[[Sequence[bytes]], _T]) -> Iterator[_T]:
+        """What is taken of chunks of rows, of some at once, in their order; they are read once, and ahead."""
+        reader = ChunkReader(self._repo, self.cache, self.view.object.envelope)
+
+        def some(batch: Sequence[ChunkRef]) -> _T:
+            return take([reader.read(ref, Kind.ROWS) for ref in batch])
+
+        return batches_ahead(iter(refs), some, reader.expect, self.cache)
 
     def deltas(self, refs: Iterable[ChunkRef]) -> Iterator[RowDelta]:
         """Row deltas."""

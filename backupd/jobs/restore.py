@@ -180,12 +180,23 @@ def read_ahead(
         expect: told of those that are read next.
         cache: where packs come from.
     """
-    threads = min(8, max(2, len(os.sched_getaffinity(0))))
-    pending: deque[Future[list[_T]]] = deque()
 
-    def some(batch: list[ChunkRef]) -> list[_T]:
+    def some(batch: Sequence[ChunkRef]) -> list[_T]:
         return [read(ref) for ref in batch]
 
+    for found in batches_ahead(refs, some, expect, cache):
+        yield from found
+
+
+def batches_ahead(
+    refs: Iterator[ChunkRef],
+    read: Callable[[Sequence[ChunkRef]], _T],
+    expect: Callable[[Sequence[ChunkRef]], None],
+    cache: PackCache,
+) -> Iterator[_T]:
+    """The same, where `read` reads some chunks at once."""
+    threads = min(8, max(2, len(os.sched_getaffinity(0))))
+    pending: deque[Future[_T]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="open") as pool:
         try:
             while True:
@@ -193,9 +204,9 @@ def read_ahead(
                     expect(batch)
                     for pack in {ref.pack for ref in batch}:
                         cache.prefetch(pack)
-                    pending.append(pool.submit(some, batch))
+                    pending.append(pool.submit(read, batch))
                 if not pending:
                     break
-                yield from pending.popleft().result()
+                yield pending.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -8,17 +8,18 @@ Memory holds a few chunks. Rows reach the caller only; no message has one.
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 from backupd.crypto.chunks import Kind
 from backupd.errors import UsageError
 from backupd.jobs.compare import StoredSide
 from backupd.jobs.keyranges import INTEGERS, Order, Part, Span
+from backupd.jobs.rowfilter import RowFilter
 from backupd.jobs.stored import Erased, StoredTable, shown_of
 from backupd.jobs.tableshapes import Moment, codec_of, decoders_of, is_utf8, moment_of, ways_of
 from backupd.model import Cell, Cells
-from backupd.records.rowtext import NULL, cell_of, field_of
+from backupd.records.rowtext import NULL, cell_of
 from backupd.records.values import Value
 from backupd.repo.codecs import split_rows
 from backupd.repo.comparing import Unit
@@ -26,73 +27,9 @@ from backupd.repo.lookup import Lists
 
 FEW_CHUNKS = 8
 """That many are read one after the other; for more, threads read ahead."""
-FEW_VALUES = 4
-"""That many are looked for in the text of a chunk before it is taken apart."""
 _MOST_AHEAD = 4096
 _PADDED = re.compile(r"character\((\d+)\)")
-
-
-class _Filter:
-    """Finds the rows of a chunk in which some columns have certain values."""
-
-    def __init__(self, positions: Sequence[int], columns: int, values: Collection[Cells]) -> None:
-        self._positions, self._columns = tuple(positions), columns
-        self._last = max(positions)
-        self._wanted = {
-            tuple(field_of(cell) for cell in value if isinstance(cell, bytes))
-            for value in values
-            if all(isinstance(cell, bytes) for cell in value)
-        }
-        self.empty = not self._wanted
-        self._needles: list[bytes] | None = None
-        if len(self._wanted) <= FEW_VALUES:
-            self._needles = sorted({self._needle(fields, columns) for fields in self._wanted})
-
-    def _needle(self, fields: tuple[bytes, ...], columns: int) -> bytes:
-        """The longest of the fields, with what stands around it in a row."""
-        at = max(range(len(fields)), key=lambda n: len(fields[n]))
-        position = self._positions[at]
-        return (b"\t" if position else b"\n") + fields[at] + (b"\n" if position == columns - 1 else b"\t")
-
-    def __call__(self, data: bytes) -> Iterator[bytes]:
-        """The rows of a chunk that have them."""
-        if self._needles is not None:
-            return filter(self._fits, self._candidates(b"\n" + data))
-        rows = split_rows(data)
-        if len(self._positions) == 1:
-            try:
-                return iter(self._with_one(rows))
-            except IndexError:  # a row with too few fields
-                pass
-        return filter(self._fits, rows)
-
-    def _with_one(self, rows: list[bytes]) -> list[bytes]:
-        """The same for one column, as fast as it goes: this is where look-ups of many values spend their time.
-
-        Raises:
-            IndexError: a row does not have so many fields.
-        """
-        at = self._last
-        wanted = {fields[0] for fields in self._wanted}
-        if at == self._columns - 1:
-            wanted |= {field + b"\n" for field in wanted}
-        return [row for row in rows if row.split(b"\t", at + 1)[at] in wanted]
-
-    def _fits(self, row: bytes) -> bool:
-        fields = row.removesuffix(b"\n").split(b"\t", self._last + 1)
-        return len(fields) > self._last and tuple([fields[at] for at in self._positions]) in self._wanted
-
-    def _candidates(self, data: bytes) -> Iterator[bytes]:
-        starts: set[int] = set()
-        for needle in self._needles or ():
-            at = data.find(needle)
-            while at >= 0:
-                start = at + 1 if needle[:1] == b"\n" else data.rfind(b"\n", 0, at) + 1
-                starts.add(start)
-                end = data.find(b"\n", start)
-                at = data.find(needle, end) if end >= 0 else -1
-        for start in sorted(starts):
-            yield data[start : data.find(b"\n", start) + 1 or len(data)]
+_Take = Callable[[Sequence[bytes]], list[bytes]]
 
 
 class StoredRows:
@@ -176,17 +113,27 @@ class StoredRows:
             span: and within which keys; rows around it may be among them.
             down: the last rows first.
         """
-        units: Iterable[Unit] = self.units(by, values, span)
-        for _, lines in self.of_units(reversed(list(units)) if down else units, by, values):
-            yield lines[::-1] if down else lines
+        units = self.units(by, values, span)
+        if down:
+            for _, lines in self.of_units(reversed(list(units)), by, values):
+                yield lines[::-1]
+            return
+        chosen = self._filter(by, values)
+        if chosen is None:
+            for chunks in self._taken(units, list):
+                yield from map(split_rows, chunks)
+        elif not chosen.empty:
+            yield from self._taken(units, chosen)
 
     def of_units(
         self, units: Iterable[Unit], by: Sequence[str] = (), values: Collection[Cells] = ()
     ) -> Iterator[tuple[Unit, list[bytes]]]:
         """Such rows of some chunks, one after the other."""
         chosen = self._filter(by, values)
-        for unit, data in self._data(iter(units)) if chosen is None or not chosen.empty else ():
-            yield unit, split_rows(data) if chosen is None else list(chosen(data))
+        if chosen is not None and chosen.empty:
+            return
+        for unit, data in self._data(iter(units)):
+            yield unit, split_rows(data) if chosen is None else chosen([data])
 
     def units(self, by: Sequence[str] = (), values: Collection[Cells] = (), span: Span | None = None) -> Iterator[Unit]:
         """The chunks in which such rows can be."""
@@ -228,8 +175,8 @@ class StoredRows:
         """Whether rows are hidden."""
         return self._hidden is not None
 
-    def _filter(self, by: Sequence[str], values: Collection[Cells]) -> _Filter | None:
-        return _Filter([self._names.index(name) for name in by], len(self.columns), values) if by else None
+    def _filter(self, by: Sequence[str], values: Collection[Cells]) -> RowFilter | None:
+        return RowFilter([self._names.index(name) for name in by], len(self.columns), values) if by else None
 
     def _data(self, found: Iterator[Unit]) -> Iterator[tuple[Unit, bytes]]:
         """Chunks, and long rows as wholes."""
@@ -241,16 +188,37 @@ class StoredRows:
         held, most = few, FEW_CHUNKS
         for unit in found:  # more and more at a time: who wants the first rows only need not wait for others
             if len(held) >= most or (held and len(held[-1]) > 1):
-                yield from self._ahead(held)
+                yield from self._opened_ahead(held)
                 held, most = [], min(8 * most, _MOST_AHEAD)
             held.append(unit)
-        yield from self._ahead(held)
+        yield from self._opened_ahead(held)
 
-    def _ahead(self, held: Sequence[Unit]) -> Iterator[tuple[Unit, bytes]]:
+    def _opened_ahead(self, held: Sequence[Unit]) -> Iterator[tuple[Unit, bytes]]:
         single = [unit for unit in held if len(unit) == 1]
         opened = self._side.opened(unit[0] for unit in single)
         for unit in held:
             yield unit, self._whole(unit) if len(unit) > 1 else next(opened)
+
+    def _taken(self, found: Iterator[Unit], take: _Take) -> Iterator[list[bytes]]:
+        """What is taken of chunks, and of long rows as wholes."""
+        few = list(islice(found, FEW_CHUNKS))
+        if len(few) < FEW_CHUNKS:
+            for unit in few:
+                yield take([self._whole(unit) if len(unit) > 1 else self._one(unit)])
+            return
+        held: list[Unit] = []
+        for unit in chain(few, found):
+            held.append(unit)
+            if len(unit) > 1 or len(held) >= _MOST_AHEAD:
+                yield from self._taken_ahead(held, take)
+                held = []
+        yield from self._taken_ahead(held, take)
+
+    def _taken_ahead(self, held: Sequence[Unit], take: _Take) -> Iterator[list[bytes]]:
+        yield from self._side.taken((unit[0] for unit in held if len(unit) == 1), take)
+        for unit in held:
+            if len(unit) > 1:
+                yield take([self._whole(unit)])
 
     def _one(self, unit: Unit) -> bytes:
         self._side.reader.expect(unit)
