@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import pytest
+from xdist.remote import Producer
 
+from tests import sharing
 from tests.servers import ceph, mariadb, postgres
 from tests.servers.mariadb import MariaServer
 from tests.servers.packages import Unavailable
@@ -36,6 +38,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> sharing.ByModule | None:
+    """`--dist loadgroup` is tests/sharing.py's: xdist's own marks tests by a private field that pytest 9 no longer reads."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    config.option.loadscopereorder = False  # the collection is in the order wanted
+    return sharing.ByModule(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the tests in the order in which they are given out."""
+    if getattr(config.option, "loadgroup", False):
+        items[:] = sharing.in_order(items)
+
+
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """A fresh bucket on the real S3 server; the AWS_* variables are set for it."""
@@ -57,7 +74,7 @@ def do_without(what: str, error: Unavailable) -> NoReturn:
 def s3_server() -> Iterator[ceph.Server]:
     """The real S3 server. Without it tests skip with the reason; where CI is set they fail.
 
-    Tests that use it carry `pytest.mark.xdist_group("s3server")`, so that one worker has it and starts it once.
+    Tests that use it carry `pytest.mark.s3server` and are one unit of tests/sharing.py, so that it starts once.
     """
     server = ceph.running()
     try:

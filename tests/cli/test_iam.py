@@ -19,7 +19,7 @@ from tests.servers import ceph
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-pytestmark = [pytest.mark.s3server, pytest.mark.xdist_group("s3server")]
+pytestmark = pytest.mark.s3server
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy/iam"
 ROLES = ("writer", "pruner", "restorer")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.kit import Responder
+from tests.cli.kit import User
 from tests.servers.listening import listening
 
 HOSTILE = "<script>alert(1)</script>&\"'<img src=x onerror=y>"
@@ -32,9 +32,9 @@ def change(path: Path, *statements: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Responder:
+def there(tmp_path_factory: pytest.TempPathFactory) -> User:
     """Three nights of a source: one record went in the second, two in the third."""
-    user = Responder(tmp_path_factory.mktemp("incident"))
+    user = User(tmp_path_factory.mktemp("incident"))
     user.init()
     live = user.folder / "crm.db"
     change(
@@ -50,19 +50,19 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Responder:
 
 
 @pytest.fixture
-def user(there: Responder, tmp_path: Path) -> Responder:
+def user(there: User, tmp_path: Path) -> User:
     """The same with records of its own."""
     shutil.copytree(there.folder, tmp_path / "u")
-    return Responder(tmp_path / "u")
+    return User(tmp_path / "u")
 
 
-def nights(user: Responder) -> list[str]:
+def nights(user: User) -> list[str]:
     """Ids of the snapshots of crm, oldest first."""
     listed = user.run("snapshots", "--source", "crm", "--json", key="check").document["snapshots"]
     return [s["id"] for s in listed]
 
 
-def opened(user: Responder, *more: str) -> str:
+def opened(user: User, *more: str) -> str:
     """The id of a fresh incident."""
     done = user.run(
         "incident", "open", "--source", "crm", "--reason", "records are missing", "--json", *more, key="read"
@@ -72,14 +72,14 @@ def opened(user: Responder, *more: str) -> str:
     return incident
 
 
-def kept(user: Responder, *more: str) -> dict[str, list[str]]:
+def kept(user: User, *more: str) -> dict[str, list[str]]:
     """What a real prune keeps, and why."""
     done = user.run("prune", "--keep-last", "1", "--json", *more, key="prune")
     assert done.code == 0, done.err + done.out
     return {one["snapshot"]: one["reasons"] for one in done.document["keep"]}
 
 
-def test_what_is_of_an_open_incident_survives_a_prune(user: Responder) -> None:
+def test_what_is_of_an_open_incident_survives_a_prune(user: User) -> None:
     """Snapshots from before and those that are taken meanwhile, with the reason; other sources go by the rule."""
     before = nights(user)
     incident = opened(user)
@@ -95,7 +95,7 @@ def test_what_is_of_an_open_incident_survives_a_prune(user: Responder) -> None:
     assert incident in refused.err
 
 
-def test_closing_with_a_read_key_ends_no_holding(user: Responder) -> None:
+def test_closing_with_a_read_key_ends_no_holding(user: User) -> None:
     """Whoever stole it could; a prune key beside it, or later, releases; and then the rule counts again."""
     incident, before = opened(user), nights(user)
     done = user.run("incident", "close", incident[:6], "--summary", "over", "--json", key="read")
@@ -112,7 +112,7 @@ def test_closing_with_a_read_key_ends_no_holding(user: Responder) -> None:
     assert (listed["state"], listed["held"], listed["steps"]) == ("closed", False, 2)
 
 
-def test_both_keys_close_and_release_at_once(user: Responder) -> None:
+def test_both_keys_close_and_release_at_once(user: User) -> None:
     """And a prune key alone closes nothing."""
     incident = opened(user)
     assert user.run("incident", "close", incident, "--summary", "x", key="prune").code == 2
@@ -120,7 +120,7 @@ def test_both_keys_close_and_release_at_once(user: Responder) -> None:
     assert (both["closed"], both["released"]) == (True, True)
 
 
-def test_rights_and_refusals(user: Responder) -> None:
+def test_rights_and_refusals(user: User) -> None:
     """Check, prune and write keys open nothing (12); an unknown source is 2, an unknown incident 1; a dry run writes nothing."""
     words = ("incident", "open", "--source", "crm", "--reason", "x")
     for role in ("check", "prune", "write"):
@@ -136,7 +136,7 @@ def test_rights_and_refusals(user: Responder) -> None:
     assert user.run("incident", "note", incident, "by root", key="root").code == 0
 
 
-def test_triage_names_the_night_and_the_newest_snapshot_that_had_it(user: Responder) -> None:
+def test_triage_names_the_night_and_the_newest_snapshot_that_had_it(user: User) -> None:
     """By table, by record, from when on; the incident keeps numbers of it and no name."""
     first, second, third = nights(user)
     incident = opened(user)
@@ -165,7 +165,7 @@ def test_triage_names_the_night_and_the_newest_snapshot_that_had_it(user: Respon
     assert user.run("incident", "triage", incident, "--record", "7", key="read").code == 2
 
 
-def test_an_update_reaches_notifiers_status_and_nobody_else(user: Responder) -> None:
+def test_an_update_reaches_notifiers_status_and_nobody_else(user: User) -> None:
     """The webhook gets what the person wrote, rate and time left; without a policy it is said that nobody was told."""
     incident = opened(user)
     alone = user.run("incident", "update", incident, "looking", key="read")
@@ -204,7 +204,7 @@ def test_an_update_reaches_notifiers_status_and_nobody_else(user: Responder) -> 
     assert json.loads(server.asked[1].body)["resolved"] is True
 
 
-def test_an_update_that_reaches_nobody_fails_and_is_recorded(user: Responder) -> None:
+def test_an_update_that_reaches_nobody_fails_and_is_recorded(user: User) -> None:
     """Exit 1 with who was not told; the record stands, and `status` tells it."""
     incident = opened(user)
     file = user.folder / "p.yaml"
@@ -233,7 +233,7 @@ class _Tags(HTMLParser):
         assert not any(name.startswith("on") or name == "src" for name, _ in attrs)
 
 
-def test_a_breach_is_reported_signed_and_checked_offline(user: Responder) -> None:
+def test_a_breach_is_reported_signed_and_checked_offline(user: User) -> None:
     """Deadline, keys, persons; hostile words are text; a changed file is 4, and no repository is needed to see it."""
     file = user.folder / "policies" / "p.yaml"
     file.parent.mkdir()
@@ -268,7 +268,7 @@ def test_a_breach_is_reported_signed_and_checked_offline(user: Responder) -> Non
     assert user.run(*words, "--out", "out", key="read").code == 20
 
 
-def test_what_was_lost_is_counted_from_what_triage_found(user: Responder) -> None:
+def test_what_was_lost_is_counted_from_what_triage_found(user: User) -> None:
     """And what of it is still missing after it came back; the linked restore is named."""
     first, _, third = nights(user)
     incident = opened(user)
@@ -290,7 +290,7 @@ def test_what_was_lost_is_counted_from_what_triage_found(user: Responder) -> Non
     assert "breach" not in said
 
 
-def test_records_that_were_taken_away_are_noticed(user: Responder) -> None:
+def test_records_that_were_taken_away_are_noticed(user: User) -> None:
     """A step without its opening stops every prune; one without the step before it is told, and nothing is released."""
     incident = opened(user)
     assert user.run("incident", "note", incident, "by recovery", key="recovery").code == 0

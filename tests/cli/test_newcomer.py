@@ -23,7 +23,7 @@ from tests.cli.kit import User
 from tests.conftest import Bucket
 from tests.servers.postgres import PostgresServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.s3server, pytest.mark.xdist_group("s3server")]
+pytestmark = [pytest.mark.slow, pytest.mark.s3server]
 ROOT = Path(__file__).resolve().parents[2]
 OF_THE_MACHINE = ("git ", "apt-get ", "make ", "systemd-creds ", "systemctl ", "editor ", "export AWS_", "install ")
 POLICY = "policies/nightly-postgresql-s3.yaml"

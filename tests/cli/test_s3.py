@@ -10,7 +10,7 @@ import pytest
 from tests.cli.kit import CHINOOK, User
 from tests.conftest import Bucket
 
-pytestmark = [pytest.mark.s3server, pytest.mark.xdist_group("s3server")]
+pytestmark = pytest.mark.s3server
 
 
 @pytest.fixture

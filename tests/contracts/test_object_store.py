@@ -27,7 +27,7 @@ KINDS = [
     "folder-without-links",
     "moto",
     "recording",
-    pytest.param("s3server", marks=[pytest.mark.s3server, pytest.mark.xdist_group("s3server")]),
+    pytest.param("s3server", marks=[pytest.mark.s3server]),
 ]
 
 BAD_NAMES = ["", "/a", "a/", "a//b", "A", ".a", "../a", "a/../b", "a/.b", "-a", "ä", "a b", "a\n", "a\x00b", "a\\b"]

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from backupctl.__main__ import VERBS
-from tests.cli.kit import Responder
+from tests.cli.kit import User
 
 RUNBOOK = Path(__file__).resolve().parents[2] / "deploy/RUNBOOK.md"
 
@@ -19,7 +19,7 @@ def commands() -> list[str]:
 
 def test_every_command_of_the_runbook_does_what_it_says(tmp_path: Path) -> None:
     """From the alarm to the end: each ends well, and what was missing is in what comes back."""
-    user = Responder(tmp_path)
+    user = User(tmp_path)
     user.init()
     live = tmp_path / "live.db"
     with sqlite3.connect(live) as db:

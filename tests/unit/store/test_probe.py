@@ -154,7 +154,6 @@ def test_damaged_reads_are_level_c() -> None:
 
 
 @pytest.mark.s3server
-@pytest.mark.xdist_group("s3server")
 def test_the_real_s3_server_is_level_a(s3_bucket: Bucket) -> None:
     """Ceph's gateway honours everything that backups rely on."""
     store = S3Store(s3_bucket.name, "p", endpoint=s3_bucket.endpoint, region=s3_bucket.region)
