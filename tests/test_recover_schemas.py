@@ -19,6 +19,7 @@ from backupd.engines.base import ServerPlace, Source
 from backupd.engines.live import Live
 from backupd.engines.sqlite import open_source as sqlite_source
 from backupd.engines.sqlite_live import open_live as sqlite_live
+from backupd.errors import SafetyRefused
 from backupd.jobs.recover import Recovery, carry_out, prepare, read_undo, take_back
 from backupd.jobs.recoverroots import Wanted
 from backupd.jobs.stored import StoredTables
@@ -47,6 +48,11 @@ class Case:
 
     Attributes:
         counts: of the plan; those that are not named are 0.
+        more: whole statements behind the schema.
+        altered: what becomes of the tables after the capture.
+        later: what somebody does after the recovery, which keeps it from being undone, and how that goes away again.
+        triggers: whether they run.
+        same: whether everything is as before afterwards.
     """
 
     name: str
@@ -56,9 +62,59 @@ class Case:
     damage: str
     counts: dict[str, int]
     references: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+    altered: str = ""
+    later: tuple[tuple[str, str], ...] = ()
+    triggers: bool | None = None
+    same: bool = True
+
+
+LATER = Case(
+    "later columns",
+    "la_c:1",
+    "la_c la_v",
+    "create table la_c (id int primary key, n int);"
+    "create table la_v (c int, page varchar(20), foreign key (c) references la_c(id) on delete cascade);"
+    "insert into la_c values (1, 1), (2, 2); insert into la_v values (1, 'home'), (1, 'home'), (2, 'home'), (null, 'home')",
+    "delete from la_c where id = 1",
+    {"insert": 3},
+    altered="alter table la_c add column phone varchar(20) default 'none'; alter table la_v add column seen varchar(9)",
+    later=(
+        ("update la_c set phone = '123' where id = 1", "update la_c set phone = 'none' where id = 1"),
+        ("update la_v set seen = 'yes' where c = 1", "update la_v set seen = null where c = 1"),
+        (
+            "alter table la_c add column z varchar(9); update la_c set z = 'q' where id = 1",
+            "alter table la_c drop column z",
+        ),
+        ("alter table la_v add column z varchar(9); update la_v set z = 'q'", "alter table la_v drop column z"),
+        ("insert into la_v values (1, 'newer', 'x')", "delete from la_v where page = 'newer'"),
+    ),
+)
+
+
+def triggered(*triggers: str) -> Case:
+    """Triggers write into what comes back: the undo takes back what they made of it."""
+    return Case(
+        "triggers",
+        "tr_c:1",
+        "tr_c tr_n",
+        "create table tr_c (id int primary key, stamp varchar(9));"
+        "create table tr_n (id int primary key, c int, stamp varchar(9), foreign key (c) references tr_c(id) on delete set null);"
+        "insert into tr_c values (1, 'old'), (2, 'old'); insert into tr_n values (1, 1, 'old'), (2, 2, 'old')",
+        "delete from tr_c where id = 1",
+        {"insert": 1, "repair": 1},
+        more=triggers,
+        triggers=True,
+        same=False,
+    )
 
 
 MARIADB = [
+    LATER,
+    triggered(
+        "create trigger tr_i before insert on tr_c for each row set new.stamp = 'made'",
+        "create trigger tr_u before update on tr_n for each row set new.stamp = if(new.c is null, new.stamp, 'back')",
+    ),
     Case(
         "spelled",
         "sp_c:ADA",
@@ -121,6 +177,11 @@ MARIADB = [
     ),
 ]
 POSTGRES = [
+    LATER,
+    triggered(
+        "create function tr_f() returns trigger language plpgsql as $$ begin new.stamp = 'made'; return new; end $$",
+        "create trigger tr_i before insert on tr_c for each row execute function tr_f()",
+    ),
     Case(
         "spelled",
         "sp_c:ADA",
@@ -199,6 +260,12 @@ POSTGRES = [
 
 
 SQLITE = [
+    LATER,
+    triggered(
+        "create trigger tr_i after insert on tr_c begin update tr_c set stamp = 'made' where id = new.id; end",
+        "create trigger tr_u after update of c on tr_n when new.c is not null"
+        " begin update tr_n set stamp = 'back' where id = new.id; end",
+    ),
     Case(
         "spelled",
         "sp_c:ADA",
@@ -304,6 +371,10 @@ def opened_live(server: Server | Sqlite) -> Iterator[Live]:
         yield link
 
 
+def cut(statements: str) -> list[str]:
+    return [text for text in statements.split(";") if text.strip()]
+
+
 def state(server: Server | Sqlite, tables: str) -> State:
     return {name: server.rows(name) for name in tables.split()}
 
@@ -316,11 +387,12 @@ def planned(stored: StoredTables, live: Live, case: Case) -> Recovery:
 def test_every_case_comes_back_and_goes_again(tmp_path: Path, server: Server | Sqlite) -> None:
     cases = POSTGRES if isinstance(server, Postgres) else SQLITE if isinstance(server, Sqlite) else MARIADB
     kit = Kit(tmp_path)
-    server.execute(*(text for case in cases for text in filter(str.strip, case.schema.split(";"))))
+    server.execute(*(text for case in cases for text in (*cut(case.schema), *case.more)))
     snapshot = take(kit, server.source())
+    server.execute(*(text for case in cases for text in cut(case.altered)))
     everything = " ".join(case.tables for case in cases)
     before = state(server, everything)
-    server.execute(*(case.damage for case in cases))
+    server.execute(*(text for case in cases for text in cut(case.damage)))
     between = state(server, everything)
     repo = kit.repo(Role.READ, host="reader")
     view = next(view for view in repo.history().views if view.id == snapshot)
@@ -367,12 +439,34 @@ def tried(
     if counts != case.counts:
         yield f"{counts}, not {case.counts}"
     file = folder / f"{case.name}.undo"
-    done = carry_out(recovery, live, "ab" * 32, file, NOW, Tally(), triggers=None)
+    done = carry_out(recovery, live, "ab" * 32, file, NOW, Tally(), triggers=case.triggers)
     tables = {*case.tables.split()}
     wanted = {name: before[name] if name in tables else rows for name, rows in between.items()}
     now = state(server, " ".join(between))
-    if now != wanted:
+    if case.same and now != wanted:
         yield f"not as before: {[n for n in now if now[n] != wanted[n]]}"
-    take_back(read_undo(done.undo), live, folder / f"{case.name}.redo", NOW, Tally(), triggers=None)
+    redo = folder / f"{case.name}.redo"
+    for since, away in case.later:
+        server.execute(*cut(since))
+        then = state(server, case.tables)
+        try:
+            take_back(read_undo(done.undo), live, redo, NOW, Tally(), triggers=case.triggers)
+            yield f"undone in spite of: {since}"
+        except SafetyRefused:
+            if state(server, case.tables) != then:
+                yield f"something was changed in spite of: {since}"
+        server.execute(*cut(away))
+    take_back(read_undo(done.undo), live, redo, NOW, Tally(), triggers=case.triggers)
     if state(server, " ".join(between)) != between:
         yield "the undo gives back another database"
+    take_back(read_undo(redo), live, folder / f"{case.name}.again", NOW, Tally(), triggers=case.triggers)
+    if state(server, " ".join(between)) != now:
+        yield "the undo of the undo gives back another database"
+    take_back(
+        read_undo(folder / f"{case.name}.again"),
+        live,
+        folder / f"{case.name}.end",
+        NOW,
+        Tally(),
+        triggers=case.triggers,
+    )

@@ -4,6 +4,7 @@ The statements are those that `recover --apply` carries out. The script holds cu
 """
 
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -80,17 +81,37 @@ def write_private(path: Path, lines: Iterator[bytes]) -> None:
                 file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise _refused(path, error) from None
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def replace_private(path: Path, lines: Iterator[bytes]) -> None:
+    """Put another file in the place of one that `write_private` wrote, at once.
+
+    Raises:
+        SafetyRefused, StorageRefused: as `write_private` does; the file is as it was.
+    """
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    write_private(new, lines)
+    try:
+        new.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise _refused(path, error) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _refused(path: Path, error: OSError) -> StorageRefused:
