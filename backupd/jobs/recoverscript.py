@@ -33,17 +33,30 @@ def script_lines(live: Live, changes: Sequence[Change], *, triggers: bool) -> It
     """The lines of a script.
 
     Raises:
-        SafetyRefused: triggers cannot be switched off on this engine.
+        SafetyRefused: triggers cannot be kept from running, or a table cannot be rolled back.
     """
     if not triggers and live.engine == "mariadb":
         raise SafetyRefused("triggers cannot be switched off on MariaDB", hint="use --triggers on")
+    live.require_changeable(changes, triggers=triggers)
+    unchecked = live.unchecked(changes, triggers=triggers)
+    before = set(live.orphans({change.table for change in changes})) if unchecked else ()
     yield from _HEAD[live.engine]
     if not triggers and live.engine == "sqlite":
         yield ".dbconfig enable_trigger off"
     yield from (f"{text};" for text in live.preamble(triggers=triggers))
     for text, parts in live.statements(changes):
         yield from _guarded(live.engine, text, len(parts))
+    for name, query in unchecked.items():
+        if name not in before:  # what was broken before does not keep anybody from coming back
+            yield _none(live.engine, query)
     yield "COMMIT;"
+
+
+def _none(engine: str, query: str) -> str:
+    """What fails the script where a query finds a row."""
+    if engine == "postgresql":
+        return f"SELECT 1 / (NOT EXISTS ({query}))::int AS as_planned;"
+    return f"SELECT IF(EXISTS ({query}), (SELECT 1 UNION SELECT 2), 1) AS as_planned;"
 
 
 def _guarded(engine: str, text: str, rows: int) -> Iterator[str]:
