@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from backupd.model import Cell, Cells, Change, LiveSchema, Reference
 from backupd.records.cells import Exact, exact, same
-from backupd.records.closure import Name, Rows, Table, Told, up
+from backupd.records.closure import Name, Rows, Table, Told, unfollowed, up
 from backupd.records.leading import Leading
 from backupd.records.liverows import LiveRows, count_wholes, look_up
 from backupd.records.plan import Entry, Plan, Rules, Settling, insert_of, write_plan
@@ -44,7 +44,10 @@ def make_plan(
     parents = up(down, references, work.judge, work.present, leading, told=told)
     entries = [*work.entries(down), *work.entries(parents)]
     work.check_uniques(entries)
-    warnings = Settling(down, references, work.present, leading).settle(entries, rules)
+    warnings = [
+        *unfollowed(down, references),
+        *Settling(down, references, work.present, leading).settle(entries, rules),
+    ]
     return write_plan(entries, down.tables, schema, references, rules, leading, warnings)
 
 

@@ -52,13 +52,15 @@ class Written:
         self._keyed: dict[str, list[int]] = {}
         self._whole: dict[str, list[int]] = {}
         self._open = set()
+        # a trigger may write to any of the others
+        has_triggers = any(schema.tables[name].triggers for name in by_table)
         for name, places in by_table.items():
             table = schema.tables[name]
             keyed = [place for place in places if is_keyed(table, changes[place])]
             self._keyed[name] = keyed
             if len(keyed) < len(places):
                 self._whole[name] = [place for place in places if not is_keyed(table, changes[place])]
-            if any(not self._says_all(changes[place]) for place in places):
+            if has_triggers or any(not self._says_all(changes[place]) for place in places):
                 self._open.add(name)
         self._rows = {name: self._read(name, live) for name in self._open}
         self._wholes = {name: self._read_wholes(name, live) for name in self._whole}
@@ -68,8 +70,6 @@ class Written:
     def _says_all(self, change: Change) -> bool:
         """Whether a change itself says all that becomes of its row."""
         table = self._schema.tables[change.table]
-        if table.triggers:
-            return False
         known = {**change.key, **change.old, **change.new}
         return (change.kind == "update" and is_keyed(table, change)) or {*writable(table)} <= {*known}
 
