@@ -19,6 +19,7 @@ import pytest
 from backupd.crypto.keyfile import Role
 from backupd.engines.base import ServerPlace, Source
 from backupd.engines.live import Live
+from backupd.engines.mariadb.live_schema import LETTERS
 from backupd.engines.sqlite import open_source as sqlite_source
 from backupd.engines.sqlite_live import open_live as sqlite_live
 from backupd.errors import BackupdError, SafetyRefused
@@ -159,10 +160,33 @@ def test_every_case_comes_back_and_goes_again(tmp_path: Path, server: Server | S
                 wrong.append(f"{case.name}: {type(error).__name__}: {error} {getattr(error, 'hint', '')}")
         assert not wrong, "\n".join(wrong)
         if isinstance(server, Maria):
+            nothing_but_letters_is_taken_for_granted(server)
             recovery = planned(stored, live, ROUGH)
             with pytest.raises(SafetyRefused, match="cannot undo"):
                 list(script_lines(live, recovery.plan.changes, triggers=True))
         erased_with_all_spellings(kit, server, view, live)
+
+
+def nothing_but_letters_is_taken_for_granted(server: Maria) -> None:
+    """The collations of which that is said take two texts of plain ASCII for one if their letters differ by case alone."""
+    with server._link() as link, link.cursor() as cursor:
+        cursor.execute(
+            "select collation_name, character_set_name from information_schema.columns where table_schema = 'none'"
+            " union select collation_name, character_set_name from information_schema.collation_character_set_applicability"
+        )
+        found = sorted({(str(n), str(c)) for n, c in cursor.fetchall() if LETTERS.fullmatch(str(n))})
+        assert len(found) > 20
+        texts = [chr(n) for n in range(0x21, 0x7F)]
+        texts += [one + other for one in "aAcdhijlnstvwyz.-" for other in "ahijnsvwyz.-'"]
+        listed = ", ".join(f"(x'{text.encode().hex()}')" for text in texts)
+        for name, charset in found:
+            word = f"convert(convert(t using ascii) using {charset}) collate {name}"
+            cursor.execute(f"with v (t) as (values {listed}) select hex(t), dense_rank() over (order by {word}) from v")
+            ranks: dict[object, set[str]] = {}
+            for text, rank in cursor.fetchall():
+                ranks.setdefault(rank, set()).add(bytes.fromhex(str(text)).decode())
+            apart = [some for some in ranks.values() if len({text.lower() for text in some}) > 1]
+            assert (apart, len(ranks)) == ([], len({text.lower() for text in texts})), name
 
 
 def erased_with_all_spellings(kit: Kit, server: Server | Sqlite, view: SnapshotView, live: Live) -> None:
