@@ -135,6 +135,12 @@ class MemoryLive:
     def statements(self, changes: Sequence[Change]) -> Iterator[tuple[str, Sequence[Change]]]:
         return ((self.statement(change), (change,)) for change in changes)
 
+    def require_changeable(self, changes: Sequence[Change], *, triggers: bool) -> None:
+        pass
+
+    def unchecked(self, changes: Sequence[Change], *, triggers: bool) -> Mapping[str, str]:
+        return {}
+
     def apply(self, changes: Sequence[Change]) -> None:
         for change in changes:
             self.log.append(f"{change.kind} {change.table}")

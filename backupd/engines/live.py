@@ -69,6 +69,16 @@ class Live(Protocol):
     def statements(self, changes: Sequence[Change]) -> Iterator[tuple[str, Sequence[Change]]]:
         """What `apply` executes, in its order, and which changes each statement is of."""
 
+    def require_changeable(self, changes: Sequence[Change], *, triggers: bool) -> None:
+        """See that changes may be carried out here at all; `apply` does that by itself, whoever executes `statements` must.
+
+        Raises:
+            SafetyRefused: a table cannot be rolled back, or a trigger would run that is not to.
+        """
+
+    def unchecked(self, changes: Sequence[Change], *, triggers: bool) -> Mapping[str, str]:
+        """Of foreign keys that `statements` leaves unchecked, by the names of `orphans`, queries for rows that break them."""
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Carry changes out, in this order or as few statements as the engine needs for rows that refer to each other.
 

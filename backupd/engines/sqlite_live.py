@@ -152,6 +152,15 @@ class SqliteLive:
         """Each change is a statement: foreign keys are checked at the end."""
         return ((self.statement(change), (change,)) for change in changes)
 
+    def require_changeable(self, changes: Sequence[Change], *, triggers: bool) -> None:  # noqa: ARG002 - triggers can be off
+        """Every table can be rolled back."""
+        for table in {change.table for change in changes}:
+            self._table(table)
+
+    def unchecked(self, changes: Sequence[Change], *, triggers: bool) -> Mapping[str, str]:  # noqa: ARG002
+        """None: all are checked at the end."""
+        return {}
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Carry changes out, one by one."""
         for change in changes:

@@ -8,7 +8,7 @@ Whatever fails leaves the database as it was. Must never overwrite what is newer
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -16,14 +16,15 @@ from backupd.config.clock import stamp
 from backupd.engines.live import Live
 from backupd.errors import SafetyRefused, TryAgain, UsageError
 from backupd.jobs.recoverroots import Wanted, find_roots
-from backupd.jobs.recoverscript import write_private
+from backupd.jobs.recoverscript import replace_private, write_private
 from backupd.jobs.stored import StoredTables
 from backupd.model import Cells, Change, LiveSchema, Reference
 from backupd.records.closure import Rows, Table, down
 from backupd.records.judging import make_plan
 from backupd.records.leading import Leading
 from backupd.records.plan import Plan, Rules
-from backupd.records.undo import Undo, UndoPlan, count_standing, make_undo_plan, parse_undo, undo_lines
+from backupd.records.undo import Undo, UndoPlan, make_undo_plan, parse_undo, undo_lines
+from backupd.records.written import Written
 from backupd.report import Reporter
 
 _SHOWN = 5
@@ -230,8 +231,8 @@ def _carry_out(
             if tuple(again()) != tuple(changes):
                 raise _stale()
             before = set(live.orphans(written))
-            standing = count_standing(changes, live.schema(), live)
-            kept = Undo(live.engine, live.identity, stamp(now), snapshot, triggers, tuple(changes), standing)
+            work = Written(changes, live.schema(), live)
+            kept = Undo(live.engine, live.identity, stamp(now), snapshot, triggers, tuple(changes), work.standing)
             write_private(undo, undo_lines(kept))
             ready = True
             report.phase("writing")
@@ -244,6 +245,8 @@ def _carry_out(
                     f"rows would break {', '.join(new[:_SHOWN])}: nothing was written",
                     hint="the parents that they refer to are not in the snapshot",
                 )
+            if (told := work.told(live)) is not None:
+                replace_private(undo, undo_lines(replace(kept, changes=told[0], standing=told[1])))
             ready = False  # from here on the end of the transaction decides, and the file has to stay
     except BaseException:
         if ready:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import cast, get_args
 
 from backupd.errors import UsageError
+from backupd.jobs.tableshapes import codec
 from backupd.model import Cell, LiveSchema
 from backupd.records.plan import OnConflict, Rules
 
@@ -39,7 +40,13 @@ def parse_rules(conflicts: Sequence[str], values: Sequence[str], schema: LiveSch
         if not equals:
             raise UsageError("a value is given as TABLE.COLUMN=VALUE")
         table, column = _column(name, schema)
-        added[table, column] = _cell(engine, _type(schema, table, column), value)
+        try:
+            added[table, column] = _cell(engine, _type(schema, table, column), value, codec(schema.encoding))
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"the database's character set, {schema.encoding}, cannot hold what is given for {name}",
+                object_name=name,
+            ) from None
     return Rules(default, tables, frozenset(columns), added)
 
 
@@ -54,10 +61,13 @@ def _type(schema: LiveSchema, table: str, column: str) -> str:
     return next(c.type for c in schema.tables[table].columns if c.name == column)
 
 
-def _cell(engine: str, kind: str, text: str) -> Cell:
-    """A value as a cell: servers read its text; SQLite would turn a text into a number where the column is for numbers."""
+def _cell(engine: str, kind: str, text: str, encoding: str) -> Cell:
+    """A value as a cell: of a server its text in the server's character set.
+
+    SQLite would turn a text into a number where the column is for numbers.
+    """
     if engine != "sqlite":
-        return text.encode()
+        return text.encode(encoding)
     word = kind.upper()
     if not word or (any(part in word for part in ("CHAR", "CLOB", "TEXT", "BLOB")) and "INT" not in word):
         return text

@@ -4,6 +4,7 @@ The statements are those that `recover --apply` carries out. The script holds cu
 """
 
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -32,17 +33,30 @@ def script_lines(live: Live, changes: Sequence[Change], *, triggers: bool) -> It
     """The lines of a script.
 
     Raises:
-        SafetyRefused: triggers cannot be switched off on this engine.
+        SafetyRefused: triggers cannot be kept from running, or a table cannot be rolled back.
     """
     if not triggers and live.engine == "mariadb":
         raise SafetyRefused("triggers cannot be switched off on MariaDB", hint="use --triggers on")
+    live.require_changeable(changes, triggers=triggers)
+    unchecked = live.unchecked(changes, triggers=triggers)
+    before = set(live.orphans({change.table for change in changes})) if unchecked else ()
     yield from _HEAD[live.engine]
     if not triggers and live.engine == "sqlite":
         yield ".dbconfig enable_trigger off"
     yield from (f"{text};" for text in live.preamble(triggers=triggers))
     for text, parts in live.statements(changes):
         yield from _guarded(live.engine, text, len(parts))
+    for name, query in unchecked.items():
+        if name not in before:  # what was broken before does not keep anybody from coming back
+            yield _none(live.engine, query)
     yield "COMMIT;"
+
+
+def _none(engine: str, query: str) -> str:
+    """What fails the script where a query finds a row."""
+    if engine == "postgresql":
+        return f"SELECT 1 / (NOT EXISTS ({query}))::int AS as_planned;"
+    return f"SELECT IF(EXISTS ({query}), (SELECT 1 UNION SELECT 2), 1) AS as_planned;"
 
 
 def _guarded(engine: str, text: str, rows: int) -> Iterator[str]:
@@ -80,17 +94,37 @@ def write_private(path: Path, lines: Iterator[bytes]) -> None:
                 file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync_folder(path.parent)
     except OSError as error:
         path.unlink(missing_ok=True)
         raise _refused(path, error) from None
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def replace_private(path: Path, lines: Iterator[bytes]) -> None:
+    """Put another file in the place of one that `write_private` wrote, at once.
+
+    Raises:
+        SafetyRefused, StorageRefused: as `write_private` does; the file is as it was.
+    """
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    write_private(new, lines)
+    try:
+        new.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise _refused(path, error) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _refused(path: Path, error: OSError) -> StorageRefused:

@@ -231,7 +231,7 @@ def ways_of(moment: Moment, table: Mapping[str, Any]) -> dict[str, str]:
 
 def codec_of(moment: Moment) -> str:
     """In which character set, as Python calls it, texts stand in rows."""
-    return _codec(_encoding(moment)) if moment.engine == "postgresql" else "utf-8"
+    return codec(_encoding(moment)) if moment.engine == "postgresql" else "utf-8"
 
 
 def is_utf8(moment: Moment) -> bool:
@@ -258,7 +258,8 @@ def _decoder(kind: str, way: str, text: Decode) -> Decode:
     return hexadecimal if way == "hex" or kind == "bytea" else text
 
 
-def _codec(encoding: str) -> str:
+def codec(encoding: str) -> str:
+    """What Python calls a character set of PostgreSQL's; UTF-8 for what it does not know."""
     name = _PG_CODECS.get(encoding, encoding.replace("WIN", "cp"))
     try:
         return codecs.lookup(name).name

@@ -169,6 +169,20 @@ def down(
     return found
 
 
+def unfollowed(found: Rows, references: Sequence[Reference]) -> Iterator[str]:
+    """Sentences about references that lead to what was found, and that could not be followed: a column has no stored values."""
+    for reference in references:
+        child, parent = found.tables.get(reference.table), found.tables.get(reference.parent)
+        if child is None or parent is None or not found.found.get(reference.parent):
+            continue
+        for table, columns in ((child, reference.columns), (parent, reference.parent_columns)):
+            if missing := [column for column in columns if column not in table.places]:
+                yield (
+                    f"rows of {child.name} that belong to those of {parent.name} were not looked for:"
+                    f" the snapshot has no values of {table.name}.{missing[0]}"
+                )
+
+
 def up(
     found: Rows,
     references: Sequence[Reference],

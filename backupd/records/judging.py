@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from backupd.model import Cell, Cells, Change, LiveSchema, Reference
 from backupd.records.cells import Exact, exact, same
-from backupd.records.closure import Name, Rows, Table, Told, up
+from backupd.records.closure import Name, Rows, Table, Told, unfollowed, up
 from backupd.records.leading import Leading
 from backupd.records.liverows import LiveRows, count_wholes, look_up
-from backupd.records.plan import Entry, Plan, Rules, Settling, insert_of, write_plan
+from backupd.records.plan import CHANGED, Entry, Plan, Rules, Settling, insert_of, write_plan
 
 _TOGETHER = 1000
 
@@ -44,7 +44,10 @@ def make_plan(
     parents = up(down, references, work.judge, work.present, leading, told=told)
     entries = [*work.entries(down), *work.entries(parents)]
     work.check_uniques(entries)
-    warnings = Settling(down, references, work.present, leading).settle(entries, rules)
+    warnings = [
+        *unfollowed(down, references),
+        *Settling(down, references, work.present, leading).settle(entries, rules),
+    ]
     return write_plan(entries, down.tables, schema, references, rules, leading, warnings)
 
 
@@ -181,10 +184,10 @@ class _Judging:
         forced -= {*repaired, *table.key}
         rest = tuple(c for c in differing if c not in repaired and c not in forced)
         if rest and (policy != "skip" or set(rest) & set(table.key)):
-            return Entry("conflict", table.name, row, True, "it was changed since", rest)
+            return Entry("conflict", table.name, row, True, CHANGED, rest)
         chosen = tuple(c for c in differing if c in repaired or c in forced)
         if not chosen:
-            return Entry("skip", table.name, row, True, "it was changed since", rest)
+            return Entry("skip", table.name, row, True, CHANGED, rest)
         key = dict(zip(table.key, table.cells(row, table.key), strict=True))
         change = Change("update", table.name, key, {c: live[c] for c in chosen}, {c: wanted[c] for c in chosen})
         return Entry("update" if forced else "repair", table.name, row, True, columns=chosen, change=change)

@@ -18,6 +18,7 @@ from backupd.records.closure import Present, Rows, Table
 from backupd.records.leading import Leading
 from backupd.records.planorder import ordered
 
+CHANGED = "it was changed since"
 Op = Literal["insert", "update", "repair", "conflict", "same", "skip"]
 OPS: tuple[Op, ...] = ("insert", "update", "repair", "conflict", "same", "skip")
 OnConflict = Literal["fail", "skip", "overwrite"]
@@ -124,7 +125,8 @@ def write_plan(
     filled = sorted({change.table for change in inserts})
     obstacles = [text for name in filled for text in _obstacles(tables[name], rules)]
     written = sorted({*filled, *(change.table for change in updates)})
-    told = [*warnings, *(text for name in written for text in _drift(tables[name]))]
+    told = [*warnings, *_below_others(entries, tables, references, leading)]
+    told += [text for name in written for text in _drift(tables[name])]
     return Plan(
         tuple(entries),
         (*order.changes, *updates),
@@ -133,6 +135,34 @@ def write_plan(
         tuple(told),
         {name: schema.tables[name].triggers for name in written if schema.tables[name].triggers},
     )
+
+
+def _below_others(
+    entries: Sequence[Entry], tables: Mapping[str, Table], references: Sequence[Reference], leading: Leading
+) -> Iterator[str]:
+    """Sentences about records that would come back below one that is left as it is now: it may be somebody else's by now."""
+    kept: dict[str, list[Cells]] = {}
+    coming: dict[str, list[Cells]] = {}
+    for entry in entries:
+        if entry.op == "skip" and entry.reason == CHANGED:
+            kept.setdefault(entry.table, []).append(entry.row)
+        elif entry.change is not None:
+            coming.setdefault(entry.table, []).append(entry.row)
+    for r in references:
+        if r.parent not in kept or r.table not in coming:
+            continue
+        child, parent = tables[r.table], tables[r.parent]
+        if not child.has(r.columns) or not parent.has(r.parent_columns):
+            continue
+        values = child.values(coming[r.table], r.columns)
+        names = leading.names(r, values | parent.values(kept[r.parent], r.parent_columns))
+        others = {names[value] for value in parent.values(kept[r.parent], r.parent_columns)}
+        rows = (child.cells(row, r.columns) for row in coming[r.table])
+        if count := sum(1 for value in rows if value in names and names[value] in others):
+            yield (
+                f"{count:,} of {r.table} would come back below records of {r.parent} that were changed since and are left as"
+                " they are: see that these are still the same"
+            )
 
 
 def _obstacles(table: Table, rules: Rules) -> list[str]:

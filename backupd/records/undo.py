@@ -16,9 +16,11 @@ from backupd.model import Cell, Change, ChangeKind, LiveSchema, LiveTable, Refer
 from backupd.records.cells import Exact, cells_document, exact, parse_cells, same
 from backupd.records.leading import Leading
 from backupd.records.liverows import LiveRows, children_of, look_up
+from backupd.records.written import writable
 
 FORMAT = "backupd-undo/1"
 UndoOp = Literal["insert", "update", "delete", "conflict", "same"]
+_NEWER = "it has values in columns that came later"
 _KINDS = ("insert", "update", "delete")
 
 
@@ -123,24 +125,6 @@ def _change(value: Mapping[str, object]) -> Change:
         raise ValueError("no change")
     cells = (parse_cells(value[name]) for name in ("key", "old", "new"))
     return Change(cast(ChangeKind, kind), value["table"], *cells)
-
-
-def count_standing(changes: Sequence[Change], schema: LiveSchema, live: LiveRows) -> tuple[int | None, ...]:
-    """Of each row without a key that comes or goes, how many equal ones stand there before; of all other changes None."""
-    counted: dict[tuple[str, tuple[str, ...]], Counter[Exact]] = {}
-    found: list[int | None] = []
-    for change in changes:
-        key, cells = schema.tables[change.table].key, {**change.key, **change.old, **change.new}
-        if change.kind == "update" or (key and {*change.key} == {*key}):
-            found.append(None)
-            continue
-        columns = tuple(sorted(cells))
-        if (change.table, columns) not in counted:
-            counted[change.table, columns] = Counter(exact(row) for row in live.rows(change.table, columns))
-        counts, row = counted[change.table, columns], exact(cells[c] for c in columns)
-        found.append(counts[row])
-        counts[row] += 1 if change.kind == "insert" else -1
-    return tuple(found)
 
 
 def inverse(changes: Sequence[Change]) -> tuple[Change, ...]:
@@ -304,13 +288,22 @@ def _matches(row: Mapping[str, Cell], wanted: Mapping[str, Cell]) -> bool:
 
 
 def _judge_keyed(table: LiveTable, entries: Sequence[UndoEntry], live: LiveRows) -> None:
-    columns = tuple(dict.fromkeys(c for e in entries for c in (*e.old, *e.new)))
+    columns = tuple(dict.fromkeys((*(c for e in entries for c in (*e.old, *e.new)), *writable(table))))
     keys = {tuple(entry.key[c] for c in table.key) for entry in entries}
     found = look_up(live, table.name, columns, table.key, keys) if keys else {}
     for entry in entries:
         rows = found.get(tuple(entry.key[c] for c in table.key))
         row = None if rows is None else dict(zip(columns, rows[0], strict=True))
         entry.op, entry.reason = _verdict(entry, row)
+        if entry.op == "delete" and row is not None and _has_newer(table, entry, row):
+            entry.op, entry.reason = "conflict", _NEWER
+
+
+def _has_newer(table: LiveTable, entry: UndoEntry, row: Mapping[str, Cell]) -> bool:
+    """Whether a row that would be deleted has something in columns that the undo file does not know."""
+    known = {**entry.key, **entry.old}
+    unknown = [c for c in table.columns if not c.generated and c.name not in known]
+    return any(row[c.name] is not None and not same(row[c.name], c.fallback) for c in unknown)
 
 
 def _verdict(entry: UndoEntry, row: Mapping[str, Cell] | None) -> tuple[UndoOp, str]:
@@ -332,7 +325,14 @@ def _judge_wholes(table: LiveTable, entries: Sequence[UndoEntry], live: LiveRows
     for entry in entries:
         groups.setdefault(tuple(sorted({*entry.key, *entry.old, *entry.new})), []).append(entry)
     for columns, some in groups.items():
-        counts = Counter(exact(row) for row in live.rows(table.name, columns))
+        names = (*columns, *(name for name in writable(table) if name not in columns))
+        counts: Counter[Exact] = Counter()
+        newer: set[Exact] = set()
+        for row in live.rows(table.name, names):
+            cells = exact(row[: len(columns)])
+            counts[cells] += 1
+            if any(cell is not None for cell in row[len(columns) :]):
+                newer.add(cells)
         for entry in some:
             was = exact({**entry.key, **entry.old}[c] for c in columns if c in {**entry.key, **entry.old})
             becomes = exact({**entry.key, **entry.old, **entry.new}[c] for c in columns)
@@ -343,6 +343,8 @@ def _judge_wholes(table: LiveTable, entries: Sequence[UndoEntry], live: LiveRows
             elif counts[was] > (entry.standing or 0):
                 entry.op = entry.kind
                 counts[was] -= 1
+                if entry.kind == "delete" and was in newer:
+                    entry.op, entry.reason = "conflict", _NEWER
             elif entry.kind == "delete" or counts[becomes]:
                 entry.op = "same"
             else:

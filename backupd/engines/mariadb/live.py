@@ -190,6 +190,23 @@ class MariaLive:
                 if is_cycle:
                     yield live_text.CHECKS_ON, ()
 
+    def require_changeable(self, changes: Sequence[Change], *, triggers: bool) -> None:
+        """See that changes may be carried out here at all.
+
+        Raises:
+            SafetyRefused: a table has triggers that are not to run, or cannot be rolled back.
+        """
+        for table in dict.fromkeys(change.table for change in changes):
+            self._require_safe(self._known(table), triggers=triggers)
+
+    def unchecked(self, changes: Sequence[Change], *, triggers: bool) -> Mapping[str, str]:  # noqa: ARG002 - they always run
+        """Of foreign keys that `statements` leaves unchecked, queries for rows that break them."""
+        if all(parts for _, parts in self.statements(changes)):
+            return {}
+        tables = {change.table for change in changes}
+        concerned = (r for r in self._now().schema.references if not tables.isdisjoint((r.table, r.parent)))
+        return {f"{one.name} of {one.table}": orphan(one) for one in concerned}
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Carry changes out; each must be of exactly one row.
 
@@ -201,8 +218,7 @@ class MariaLive:
         if not self._inside:
             raise Failed("nothing is changed outside a transaction", hint="please report this: it is a bug")
         self._require_idle()
-        for table in dict.fromkeys(change.table for change in changes):
-            self._require_safe(self._known(table))
+        self.require_changeable(changes, triggers=self._triggers)
         unchecked = False
         for text, parts in self.statements(changes):
             table = parts[0].table if parts else self._place.database
@@ -301,14 +317,14 @@ class MariaLive:
                 hint="please report this: it is a bug",
             )
 
-    def _require_safe(self, known: Known) -> None:
+    def _require_safe(self, known: Known, *, triggers: bool) -> None:
         table, stored = known.table, known.stored
         problem = hint = ""
         if not stored.is_transactional:
             problem, hint = f"{stored.engine} cannot undo what was written", "ALTER TABLE ... ENGINE = InnoDB"
         elif stored.versioned:
             problem, hint = "the server writes the history of its rows itself", "write to it with your own statements"
-        elif not self._triggers and table.triggers:
+        elif not triggers and table.triggers:
             problem = f"the trigger {table.triggers[0]!a} cannot be kept from running"
             hint = "let triggers run, or drop them meanwhile"
         if problem:

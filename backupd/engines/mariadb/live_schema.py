@@ -28,7 +28,7 @@ _FOREIGN_KEYS = """SELECT k.TABLE_NAME, k.CONSTRAINT_NAME, k.REFERENCED_TABLE_NA
  WHERE k.TABLE_SCHEMA = %s AND k.REFERENCED_TABLE_SCHEMA = k.TABLE_SCHEMA ORDER BY 1, 2, k.ORDINAL_POSITION"""
 _ON_DELETE: Mapping[str, OnDelete] = {"CASCADE": "cascade", "SET NULL": "set null", "SET DEFAULT": "set default"}
 # Collations that tell texts of printable ASCII apart by their letters alone, whatever their case. Those of a language may not.
-_LETTERS = re.compile(
+LETTERS = re.compile(
     r"(utf8|utf8mb3|utf8mb4|ucs2|utf16|utf16le|utf32)_(general|unicode|unicode_520|uca1400|0900)(_nopad)?(_a[is])?_ci"
     r"|(latin1_swedish|latin1_general|ascii_general)(_nopad)?_ci"
 )
@@ -144,7 +144,7 @@ def _equality(column: Column, encoding: Encoding, collation: str) -> Equality:
         return Equality("asked", rule=collation)
     if collation.endswith("_bin"):
         return CELLS if "nopad" in collation or "0900" in collation else Equality("padded")
-    return Equality("letters" if _LETTERS.fullmatch(collation) else "asked", rule=collation)
+    return Equality("letters" if LETTERS.fullmatch(collation) else "asked", rule=collation)
 
 
 def _references(keys: Mapping[str, list[Row]]) -> list[Reference]:

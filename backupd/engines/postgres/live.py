@@ -149,6 +149,25 @@ class PostgresLive:
             for first, last in grouping.parts(grouping.dependencies(run, references)):
                 yield self._one(run[first:last]), run[first:last]
 
+    def require_changeable(self, changes: Sequence[Change], *, triggers: bool) -> None:
+        """See that changes may be carried out here at all.
+
+        Raises:
+            SafetyRefused: a trigger would run that is not to.
+        """
+        for table in () if triggers else dict.fromkeys(change.table for change in changes):
+            if names := self._known(table).unstoppable:
+                raise SafetyRefused(
+                    f"{table}: the trigger {names[0]!a} runs even where triggers are kept from running",
+                    object_name=table,
+                    hint="it is ENABLE ALWAYS or ENABLE REPLICA: let triggers run, or alter it",
+                )
+
+    def unchecked(self, changes: Sequence[Change], *, triggers: bool) -> Mapping[str, str]:
+        """Of foreign keys that are not checked since triggers do not run, queries for rows that break them."""
+        tables = {change.table for change in changes}
+        return {} if triggers else live_checks.queries(self._now().foreign_keys, tables)
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Carry changes out; each must be of exactly one row.
 
@@ -159,7 +178,7 @@ class PostgresLive:
         if not self._inside:
             raise Failed("nothing is changed outside a transaction", hint="please report this: it is a bug")
         self._rows.require_idle()
-        self._require_stoppable(changes)
+        self.require_changeable(changes, triggers=self._triggers)
         for text, parts in self.statements(changes):
             table = parts[0].table
             for one in parts:
@@ -238,15 +257,6 @@ class PostgresLive:
                 object_name=self._name,
                 hint="plan again, which shows what is there now",
             ) from None
-
-    def _require_stoppable(self, changes: Sequence[Change]) -> None:
-        for table in () if self._triggers else dict.fromkeys(change.table for change in changes):
-            if names := self._known(table).unstoppable:
-                raise SafetyRefused(
-                    f"{table}: the trigger {names[0]!a} runs even where triggers are kept from running",
-                    object_name=table,
-                    hint="it is ENABLE ALWAYS or ENABLE REPLICA: let triggers run, or alter it",
-                )
 
     def _require_same(self, change: Change) -> None:
         """See that the row is what was expected to the last letter, which the database's equality does not say."""

@@ -20,12 +20,13 @@ def broken(session: Session, keys: Iterable[ForeignKey], tables: Collection[str]
     Raises:
         psycopg.Error: the database refused.
     """
-    found = []
-    for key in keys:
-        if key.checked and not set(tables).isdisjoint((*key.children, *key.parents)):
-            rows = session.execute(_orphan(key).encode()).fetchall()
-            found += [f"{key.name} of {key.children[0]}"] if rows else []
-    return found
+    return [name for name, text in queries(keys, tables).items() if session.execute(text.encode()).fetchall()]
+
+
+def queries(keys: Iterable[ForeignKey], tables: Collection[str]) -> dict[str, str]:
+    """Of the foreign keys of these tables, or to them, what finds a row that breaks one."""
+    concerned = (key for key in keys if key.checked and not set(tables).isdisjoint((*key.children, *key.parents)))
+    return {f"{key.name} of {key.children[0]}": _orphan(key) for key in concerned}
 
 
 def _orphan(key: ForeignKey) -> str:

@@ -52,7 +52,7 @@ def found_by(known: Known, by: Sequence[str], values: Iterable[Cells]) -> str:
     facets = [facets_of(known, name) for name in by]
     names = ["t." + quoted(n) + ("" if f.equal else f"::{_TEXT}") for n, f in zip(by, facets, strict=True)]
     casts = [f.cast if f.equal else _TEXT for f in facets]
-    if len(by) == 1:
+    if len(by) == 1 and not casts[0].endswith("[]"):  # an array of arrays is one of their elements
         listed = ", ".join(f"{literal(value)}::{casts[0]}" for (value,) in values)
         return f"{names[0]} {facets[0].equal or EQUAL} ANY (ARRAY[{listed}])"
     joined = [

@@ -1,5 +1,7 @@
 """What people write about a recovery, and what it means."""
 
+from dataclasses import replace
+
 import pytest
 
 from backupd.errors import UsageError
@@ -38,6 +40,14 @@ def test_values_become_what_the_column_would_hold() -> None:
         ("s.a", "x"): "'a=b'",
     }
     assert parse_rules([], ["a.x=007"], SCHEMA, "postgresql").values == {("a", "x"): b"007"}
+
+
+def test_values_are_written_in_the_database_s_own_character_set() -> None:
+    """And one that it does not have is refused before anything is asked of it."""
+    schema = replace(SCHEMA, encoding="LATIN1")
+    assert parse_rules([], ["a.x=é"], schema, "postgresql").values == {("a", "x"): b"\xe9"}
+    with pytest.raises(UsageError, match="LATIN1"):
+        parse_rules([], ["a.x=€"], schema, "postgresql")
 
 
 @pytest.mark.parametrize(

@@ -330,6 +330,17 @@ def test_equal_rows_without_a_key_come_back_as_often_as_they_were_there() -> Non
     assert any("has no key" in warning for warning in plan.warnings)
 
 
+def test_what_comes_back_below_a_record_that_is_somebody_else_by_now_is_told() -> None:
+    """A key that was used again: who keeps the newer record hears that the older one's orders would hang below it."""
+    live = shop()
+    stored = live.snapshot()
+    live.delete("customer", id=1)
+    columns = [c.name for c in live.schema().tables["customer"].columns]
+    live.held["customer"].append(dict.fromkeys(columns, "somebody else") | {"id": 1})
+    plan = planned(stored, live, ("customer", 1), rules=Rules("skip"))
+    assert any("of order would come back below records of customer" in text for text in plan.warnings)
+
+
 # ---- taking back
 
 
