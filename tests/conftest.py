@@ -10,8 +10,9 @@ import pytest
 from xdist.remote import Producer
 
 from tests import sharing
-from tests.servers import ceph, mariadb, postgres
+from tests.servers import ceph, mariadb, mysql, postgres
 from tests.servers.mariadb import MariaServer
+from tests.servers.mysql import MysqlServer
 from tests.servers.packages import Unavailable
 from tests.servers.postgres import PostgresServer
 
@@ -21,8 +22,10 @@ ALLOWED_SKIPS = (
     "root may read everything",
     "root may write everything",
     "root may write everywhere",
+    "Debian unstable gives no MySQL server that runs here",
 )
-"""Skips that continuous integration accepts: what root cannot be refused. The same tests run for ordinary users."""
+"""Skips that continuous integration accepts: what root cannot be refused (the same tests run for ordinary users), and MySQL,
+which is in no released Debian."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -155,3 +158,15 @@ def start_mariadb() -> Iterator[Callable[..., MariaServer]]:
 def mariadb_server(start_mariadb: Callable[..., MariaServer]) -> MariaServer:
     """A real MariaDB server that writes a binary log; make databases of your own on it."""
     return start_mariadb()
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[MysqlServer]:
+    """A real MySQL server that writes a binary log; make databases of your own on it. One module has its tests."""
+    try:
+        context = mysql.running()
+        server = context.__enter__()
+    except Unavailable:
+        pytest.skip("Debian unstable gives no MySQL server that runs here")
+    yield server
+    context.__exit__(None, None, None)

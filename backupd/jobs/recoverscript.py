@@ -25,7 +25,7 @@ _HEAD: Mapping[str, Sequence[str]] = {
         "\\set ON_ERROR_STOP on",
         "BEGIN ISOLATION LEVEL READ COMMITTED;",
     ),
-    "mariadb": ("-- run it as: mariadb --binary-mode DATABASE < FILE", "START TRANSACTION;"),
+    "mariadb": ("-- run it as: mariadb (or mysql) --binary-mode DATABASE < FILE", "START TRANSACTION;"),
 }
 
 

@@ -91,9 +91,13 @@ class MariaServer:
     `data`, `log`, `port` and `socket` stay the same however often it is stopped, killed and started.
     """
 
+    product, engine = "MariaDB", "mariadb"
+    client, dump, daemon = "mariadb", "mariadb-dump", "mariadbd"
     host = "127.0.0.1"
     root = "root"
     root_password = ROOT_PASSWORD
+    root_script = ROOT
+    options: tuple[str, ...] = OPTIONS
 
     def __init__(self, home: Path, arguments: Sequence[str] = ()) -> None:
         self.home = home
@@ -101,9 +105,9 @@ class MariaServer:
         self.owner = processes.unprivileged()
         if self.owner:
             home.chmod(0o755)
-        self.tree = _unpacked()
+        self.tree = self.unpacked()
         self.bin = self.tree / "programs"
-        parts = ("usr/bin", "usr/sbin", "usr/lib", "usr/share/mysql", "lib", "programs")
+        parts = ("usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "usr/share/mysql", "lib", "programs")
         self._daemon_tree = processes.reachable(self.tree, home, self.owner, parts)
         self.data = home / "data"
         self.log = home / "server.log"
@@ -116,22 +120,27 @@ class MariaServer:
         self.root_password_file = home / "root.password"
         self.root_password_file.touch(0o600)
         self.root_password_file.write_text(ROOT_PASSWORD + "\n")
-        found = re.search(r"(\d+\.\d+\.\d+)-MariaDB", self.run("mariadb", "--version").stdout)
+        found = re.search(r"(\d+\.\d+\.\d+)[- ]", self.run(self.client, "--version").stdout)
         if found is None:
-            raise Unavailable("MariaDB's client program does not run here")
+            raise Unavailable(f"{self.product}'s client program does not run here")
         self.version = found[1]
         self._process: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def unpacked() -> Path:
+        """Where its programs are."""
+        return _unpacked()
 
     def run(
         self, program: str, *words: str | Path, text: str = "", password: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run one of MariaDB's programs to its end; it reads `text`."""
+        """Run one of the server's programs to its end; it reads `text`."""
         env = {**self.env, "MYSQL_PWD": password} if password else self.env
         return processes.run([self.bin / program, *words], env=env, cwd=self.home, text=text, seconds=600)
 
     def make_data(self) -> None:
         """Make a fresh data folder: a copy of the one that is kept."""
-        recipe = hashlib.sha256(repr((INSTALL, ROOT, ROOT_PASSWORD, OPTIONS)).encode()).hexdigest()[:12]
+        recipe = hashlib.sha256(repr((INSTALL, ROOT, ROOT_PASSWORD, self.options)).encode()).hexdigest()[:12]
         name = f"data-{self.tree.name}-{recipe}"
         with packages.locked(name) as cache:
             template = cache / name
@@ -144,18 +153,16 @@ class MariaServer:
     def _keep_data(self, cache: Path, template: Path) -> None:
         self.data.mkdir(0o700)
         processes.give(self.owner, self.data)
-        base = self._daemon_tree / "usr"
-        words = [*INSTALL, f"--basedir={base}", f"--datadir={self.data}", "--innodb-log-file-size=32M"]
-        command = [str(self._daemon_tree / "programs/mariadb-install-db"), *words]
+        command = self.install_command(self._daemon_tree)
         done = processes.run(command, env=self.env, cwd=self.own, owner=self.owner)
         if done.returncode:
-            raise Unavailable(f"mariadb-install-db failed: {(done.stderr or done.stdout).strip()[-500:]}")
+            raise Unavailable(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-500:]}")
         arguments, self.arguments = self.arguments, ["--skip-log-bin"]
         self.start()
         try:
             password = ROOT_PASSWORD.replace("\\", "\\\\").replace("'", "\\'")
             words = ["--no-defaults", f"--socket={self.socket}", "-u", "root"]
-            done = self.run("mariadb", *words, text=ROOT.format(password=password))
+            done = self.run(self.client, *words, text=self.root_script.format(password=password))
             if done.returncode:
                 raise Unavailable(f"root's password cannot be set: {done.stderr}")
         finally:
@@ -165,6 +172,11 @@ class MariaServer:
             shutil.copytree(self.data, work / "data")
             packages.publish(work / "data", template)
         shutil.rmtree(self.data)
+
+    def install_command(self, tree: Path) -> list[str]:
+        """What fills an empty data folder."""
+        words = [*INSTALL, f"--basedir={tree}/usr", f"--datadir={self.data}", "--innodb-log-file-size=32M"]
+        return [str(tree / "programs/mariadb-install-db"), *words]
 
     def start(self) -> None:
         """Start the server and wait until it answers.
@@ -181,9 +193,11 @@ class MariaServer:
                     return
                 if time.monotonic() > deadline:
                     self.kill()
-                    raise Unavailable(f"MariaDB did not answer within {START_SECONDS} s: {processes.tail(self.log)}")
+                    raise Unavailable(
+                        f"{self.product} did not answer within {START_SECONDS} s: {processes.tail(self.log)}"
+                    )
                 time.sleep(0.02)
-            ended = f"MariaDB ended with {self._process.returncode}: {processes.tail(self.log)}"
+            ended = f"{self.product} ended with {self._process.returncode}: {processes.tail(self.log)}"
             self._process = None
             if time.monotonic() > deadline or b"already in use" not in self.log.read_bytes()[begins:]:
                 raise Unavailable(ended)
@@ -202,7 +216,8 @@ class MariaServer:
             f"--tmpdir={self.own}",
             f"--port={self.port}",
         ]
-        command = [str(self._daemon_tree / "programs/mariadbd"), "--no-defaults", *places, *OPTIONS, *self.arguments]
+        command = [str(self._daemon_tree / "programs" / self.daemon), "--no-defaults", *places]
+        command += [*self.options, *self.arguments]
         return processes.spawn(command, env=self.env, cwd=self.own, out=self.log, owner=self.owner)
 
     def _is_ready(self, begins: int) -> bool:
@@ -239,7 +254,7 @@ class MariaServer:
 
     def url(self, database: str = "", user: str = root) -> str:
         """The address of a database, without a password."""
-        return f"mariadb://{user}@{self.host}:{self.port}/{database}"
+        return f"{self.engine}://{user}@{self.host}:{self.port}/{database}"
 
     def sql(
         self,
@@ -260,7 +275,7 @@ class MariaServer:
         words = ["--no-defaults", "--protocol=tcp", f"--host={self.host}", f"--port={self.port}", f"--user={user}"]
         words += ["--batch", "--skip-column-names", "--default-character-set=utf8mb4", "--local-infile=1"]
         words += [] if database is None else [f"--database={database}"]
-        done = self.run("mariadb", *words, text=statement, password=ROOT_PASSWORD if password is None else password)
+        done = self.run(self.client, *words, text=statement, password=ROOT_PASSWORD if password is None else password)
         if done.returncode and check:
             raise SqlError(done.stderr.strip())
         return (done.stdout + ("" if check else done.stderr)).removesuffix("\n")

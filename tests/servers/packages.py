@@ -18,6 +18,12 @@ here=${{0%/*}}/..
 export LD_LIBRARY_PATH={libraries}
 exec "$here/{program}" "$@"
 """
+OWN_LOADER = """#!/bin/sh
+here=${{0%/*}}/..
+exec "$here/{loader}" --library-path {libraries} "$here/{program}" "$@"
+"""
+ARCHIVE = "http://deb.debian.org/debian"
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SYSTEM_LIBRARY = re.compile(r"lib(c6|gcc|stdc\+\+|crypt1|llvm|perl|python)")
 """Libraries that every system has, or that the servers load for what no test does."""
 
@@ -62,10 +68,15 @@ def publish(tree: Path, final: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Apt:
-    """The package tools, with the system's package lists or with lists of our own."""
+    """The package tools, with the system's package lists or with lists of our own.
+
+    Attributes:
+        suite: of the lists of our own, one suite of Debian's, whatever this machine runs.
+    """
 
     cwd: Path
     private: Path | None = None
+    suite: str | None = None
 
     def run(self, tool: str, *words: str) -> str:
         """What a package tool says.
@@ -78,6 +89,11 @@ class Apt:
             if self.private is None
             else ["-o", f"Dir::State::Lists={self.private}", "-o", f"Dir::Cache={self.private}"]
         )
+        if self.private is not None and self.suite is not None:
+            sources = self.private / "sources.list"
+            sources.write_text(f"deb [signed-by={KEYRING}] {ARCHIVE} {self.suite} main\n")
+            own += ["-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=-"]
+            own += ["-o", "Dir::State::Status=/dev/null"]
         root = ["-o", "APT::Sandbox::User=root"] if os.geteuid() == 0 else []
         command = [tool, "-q", "-o", "Debug::NoLocking=1", *root, *own, *words]
         env = {**os.environ, "LC_ALL": "C"}
@@ -87,7 +103,7 @@ class Apt:
         return done.stdout
 
 
-def with_libraries(*packages: str) -> Callable[[Apt], list[str]]:
+def with_libraries(*packages: str, leave: re.Pattern[str] = SYSTEM_LIBRARY) -> Callable[[Apt], list[str]]:
     """How to find packages and the libraries that they need, whether these are installed here or not."""
 
     def resolve(apt: Apt) -> list[str]:
@@ -95,7 +111,7 @@ def with_libraries(*packages: str) -> Callable[[Apt], list[str]]:
         while fresh:
             said = apt.run("apt-cache", "depends", "--important", *sorted(fresh))
             needs = set(re.findall(r"^ [ |](?:Pre)?Depends: (lib[^\s:]+)", said, re.MULTILINE))
-            fresh = {name for name in needs - found if not SYSTEM_LIBRARY.match(name)}
+            fresh = {name for name in needs - found if not leave.match(name)}
             found |= fresh
         return sorted(found)
 
@@ -107,7 +123,11 @@ def _as_it_is(tree: Path) -> None:
 
 
 def unpacked(
-    name: str, main: str, resolve: Callable[[Apt], list[str]], finish: Callable[[Path], None] = _as_it_is
+    name: str,
+    main: str,
+    resolve: Callable[[Apt], list[str]],
+    finish: Callable[[Path], None] = _as_it_is,
+    suite: str | None = None,
 ) -> Path:
     """The unpacked packages of a server; downloads them the first time.
 
@@ -116,6 +136,7 @@ def unpacked(
         main: the package whose version the folder is called after.
         resolve: finds the packages to download.
         finish: what else is done to the unpacked tree.
+        suite: the suite of Debian's that they come from; by default what this machine gets its packages from.
 
     Raises:
         Unavailable: they cannot be had here.
@@ -127,7 +148,7 @@ def unpacked(
         if ready:
             return ready[-1]
         with work_folder(cache) as work:
-            _download(work, resolve)
+            _download(work, resolve, suite)
             tree = work / "tree"
             for package in sorted(work.glob("*.deb")):
                 subprocess.run(["dpkg-deb", "-x", package, tree], check=True, capture_output=True)
@@ -139,8 +160,10 @@ def unpacked(
             return publish(tree, cache / f"{name}-{version}")
 
 
-def _download(work: Path, resolve: Callable[[Apt], list[str]]) -> None:
+def _download(work: Path, resolve: Callable[[Apt], list[str]], suite: str | None) -> None:
     try:
+        if suite is not None:
+            raise Unavailable(f"no package lists of {suite} yet")
         apt = Apt(work)
         apt.run("apt-get", "download", *resolve(apt))
     except Unavailable:
@@ -150,7 +173,7 @@ def _download(work: Path, resolve: Callable[[Apt], list[str]]) -> None:
         (private / "archives" / "partial").mkdir(parents=True)
         for package in work.glob("*.deb"):
             package.unlink()
-        apt = Apt(work, private)
+        apt = Apt(work, private, suite)
         apt.run("apt-get", "update")
         apt.run("apt-get", "download", *resolve(apt))
 
@@ -163,6 +186,19 @@ def wrap_programs(tree: Path, programs: Sequence[str], libraries: Sequence[str])
     for program in programs:
         wrapper = folder / Path(program).name
         wrapper.write_text(WRAPPER.format(libraries=path, program=program))
+        wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+
+
+def wrap_apart(tree: Path, programs: Sequence[str]) -> None:
+    """The same for packages of another release: each runs with the C library and the loader that came with it."""
+    folder = tree / "programs"
+    folder.mkdir()
+    (loader,) = [path for path in sorted(tree.glob("usr/lib/*-linux-gnu*/ld-linux-*.so.*")) if not path.is_symlink()]
+    own = str(loader.parent.relative_to(tree))
+    for program in programs:
+        wrapper = folder / Path(program).name
+        words = {"loader": loader.relative_to(tree), "libraries": f"$here/{own}", "program": program}
+        wrapper.write_text(OWN_LOADER.format(**words))
         wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
 
 

@@ -8,10 +8,9 @@ Where no barrier can be had, one connection is read: that connections report the
 about commits that are not written to it.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import pymysql
@@ -29,6 +28,7 @@ from backupd.engines.mariadb.client import (
     quote_name,
     run,
 )
+from backupd.engines.mariadb.mysql import INTERRUPTED, Alarm, place_in_log
 from backupd.engines.mariadb.worker import Worker
 from backupd.errors import BackupdError, Failed, TryAgain, Unreachable
 
@@ -48,7 +48,8 @@ class Moment:
         barrier: "backup_stage", "flush_tables", "lock_tables" or "one_connection".
         held: seconds for which the barrier stood.
         file, position, gtid: the binary log's place of that moment; empty and 0 where there is none.
-        proven: whether all connections reported the same place.
+        proven: whether all connections reported the same place. MySQL's do not tell; there the server itself must have
+            reported one place before they opened and afterwards.
     """
 
     barrier: str
@@ -66,6 +67,7 @@ class _Kind:
     lift: str
     equal: bool
     """Whether nothing at all can commit behind it, so that the places of all connections must be equal."""
+    alarm: Alarm | None = None
 
 
 def open_together(
@@ -90,22 +92,28 @@ def open_together(
     Raises:
         Unreachable, TryAgain, Failed.
     """
-    for kind in _kinds(server, tables) if len(workers) > 1 else ():
-        moment = _try(place, link, server, workers, kind, timeout, renew)
-        if moment is not None:
-            return moment
+    with ExitStack() as stack:
+        alarm = None
+        if server.vendor == "mysql" and len(workers) > 1:
+            alarm = stack.enter_context(closing(Alarm(place, link, timeout)))
+        for kind in _kinds(server, tables, alarm) if len(workers) > 1 else ():
+            moment = _try(place, link, server, workers, kind, timeout, renew)
+            if moment is not None:
+                return moment
     return _place_of(place, "one_connection", 0.0, _open(workers[:1], timeout), link)
 
 
-def _kinds(server: Server, tables: Sequence[str]) -> list[_Kind]:
+def _kinds(server: Server, tables: Sequence[str], alarm: Alarm | None) -> list[_Kind]:
     stages = tuple(f"BACKUP STAGE {stage}" for stage in ("START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"))
     kinds = []
     if server.vendor == "mariadb" and server.version >= (10, 4, 1):
         kinds.append(_Kind("backup_stage", stages, "BACKUP STAGE END", equal=True))
-    kinds.append(_Kind("flush_tables", ("FLUSH TABLES WITH READ LOCK",), "UNLOCK TABLES", equal=True))
+    # MySQL's waits for every statement at work, and whoever comes later waits for it, even if the lock was given up.
+    if server.vendor == "mariadb":
+        kinds.append(_Kind("flush_tables", ("FLUSH TABLES WITH READ LOCK",), "UNLOCK TABLES", equal=True))
     locks = ", ".join(f"{quote_name(table)} READ" for table in tables)
     if locks:
-        kinds.append(_Kind("lock_tables", (f"LOCK TABLES {locks}",), "UNLOCK TABLES", equal=False))
+        kinds.append(_Kind("lock_tables", (f"LOCK TABLES {locks}",), "UNLOCK TABLES", equal=False, alarm=alarm))
     return kinds
 
 
@@ -126,7 +134,7 @@ def _try(
                 return moment
         except pymysql.Error as error:
             number = error_number(error)
-            if number in LOST or number == 0:  # the driver gives none where the connection is closed already
+            if number in LOST - {INTERRUPTED} or number == 0:  # the driver gives none where the connection is closed
                 raise explain(number, place, "setting the barrier") from None
             if number in DENIED:
                 return None
@@ -146,13 +154,16 @@ def _once(
     """Open all transactions behind a barrier; None if something was committed meanwhile."""
     began = time.monotonic()
     with _standing(link, kind):
+        before = place_in_log(link) if server.vendor == "mysql" else None
         places = _open(workers, OPENING)
-        told = _told(link) if server.vendor == "mysql" else None
+        after = place_in_log(link) if before is not None else None
     held = time.monotonic() - began
     if kind.equal and len(set(places)) != 1:
         return None
     moment = _place_of(place, kind.name, held, places, link)
-    return moment if told is None else replace(moment, file=told[0], position=told[1], gtid=told[2])
+    if after is None:
+        return moment
+    return replace(moment, file=after[0], position=after[1], gtid=after[2], proven=before == after)
 
 
 @contextmanager
@@ -161,7 +172,7 @@ def _standing(link: Connection, kind: _Kind) -> Iterator[None]:
     run(link, f"SET SESSION wait_timeout = {_HOLDER_IDLE}")
     try:
         try:
-            close_barrier(link, kind.close)
+            close_barrier(link, kind.close, kind.alarm)
             yield
         finally:
             run(link, kind.lift)
@@ -169,24 +180,13 @@ def _standing(link: Connection, kind: _Kind) -> Iterator[None]:
         run(link, f"SET SESSION wait_timeout = {IDLE}")
 
 
-def _told(link: Connection) -> tuple[str, int, str] | None:
-    """Where MySQL's binary log is while the barrier stands: file, position and GTIDs; not tried on a real server yet."""
-    try:
-        ((text,),) = run(link, "SELECT LOCAL FROM performance_schema.log_status")
-        told = json.loads(str(text))
-        return str(told["binary_log_file"]), int(told["binary_log_position"]), str(told["gtid_executed"])
-    except (pymysql.Error, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, pymysql.Error) and error_number(error) in LOST:
-            raise
-        return None
-
-
-def close_barrier(link: Connection, statements: Sequence[str]) -> None:
+def close_barrier(link: Connection, statements: Sequence[str], alarm: Alarm | None) -> None:
     """Run statements, each for no longer than the patience."""
     limited = limit_statements(link)
     try:
         for statement in statements:
-            run(link, statement)
+            with alarm.after(PATIENCE) if alarm is not None else nullcontext():
+                run(link, statement)
     finally:
         limited()
 

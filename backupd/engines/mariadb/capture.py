@@ -133,6 +133,11 @@ class MariaView:
             )
         moment = self._opened.moment
         for worker in self._opened.workers:
+            if (
+                self._opened.server.vendor == "mysql"
+            ):  # it does not tell, but a lost snapshot has lost its savepoint, too
+                worker.ask("ROLLBACK TO SAVEPOINT backupd")
+                continue
             position = position_of(worker.ask("SHOW STATUS LIKE 'binlog_snapshot_%'"))
             if moment.proven and position != (moment.file, moment.position):
                 raise SourceMoved(

@@ -1,5 +1,6 @@
 """What a database holds, as information_schema tells it, in a form in which two looks can be compared."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ _BYTEWISE = frozenset(
 )
 """Collations of UTF-8 that compare byte by byte: the others pad with spaces, or know more of letters."""
 _ROW_START, _ROW_END = "ROW START", "ROW END"
+_PARTITION = re.compile("#[Pp]#")
+_FILE_SIGN = re.compile(r"[^0-9A-Za-z_/]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,41 +288,49 @@ class Reader:
         """
         if not (self._partitioned and self._may_see_ids):
             return {}
-        encoded = "CAST(CONVERT({} USING filename) AS BINARY)"
+        view = "INNODB_TABLES" if self._server.vendor == "mysql" else "INNODB_SYS_TABLES"
         try:
-            rows = run(self._link, "SELECT NAME, TABLE_ID FROM information_schema.INNODB_SYS_TABLES ORDER BY TABLE_ID")
+            rows = run(self._link, f"SELECT NAME, TABLE_ID FROM information_schema.{view} ORDER BY TABLE_ID")
         except pymysql.Error as error:
             if error_number(error) in LOST:
                 raise
             self._may_see_ids = False
             return {}
-        columns = f"TABLE_NAME, {encoded.format('TABLE_SCHEMA')}, {encoded.format('TABLE_NAME')}"
-        files = {}
-        for table, schema, file in self._ask("TABLES", "TABLE_SCHEMA", columns, name=name):
-            files[f"{_plain(schema)}/{_plain(file)}"] = str(table)
+        files = self._files(name)
         found: dict[str, tuple[object, ...]] = defaultdict(tuple)
         for file, number in rows:
-            if (owner := files.get(str(file).split("#P#")[0])) is not None:
+            if (owner := files.get(_PARTITION.split(str(file))[0])) is not None:
                 found[owner] += (number,)
         return found
 
+    def _files(self, name: str | None) -> dict[str, str]:
+        """Tables by the names that InnoDB has for them: those of files. MySQL lets nobody convert what is not ASCII."""
+        if self._server.vendor == "mysql":
+            rows = self._ask("TABLES", "TABLE_SCHEMA", "TABLE_NAME, TABLE_SCHEMA", name=name)
+            labels = ((str(table), f"{schema}/{table}") for table, schema in rows)
+            return {_FILE_SIGN.sub(_file_code, label): table for table, label in labels if label.isascii()}
+        encoded = "CAST(CONVERT({} USING filename) AS BINARY)"
+        columns = f"TABLE_NAME, {encoded.format('TABLE_SCHEMA')}, {encoded.format('TABLE_NAME')}"
+        rows = self._ask("TABLES", "TABLE_SCHEMA", columns, name=name)
+        return {f"{_plain(schema)}/{_plain(file)}": str(table) for table, schema, file in rows}
+
     def _stored(self) -> list[Stored]:
         views = self._ask(
-            "VIEWS", "TABLE_SCHEMA", "'view', TABLE_NAME, DEFINER, MD5(VIEW_DEFINITION), SECURITY_TYPE", name=None
+            "VIEWS", "TABLE_SCHEMA", "'view', TABLE_NAME, DEFINER, SHA2(VIEW_DEFINITION, 256), SECURITY_TYPE", name=None
         )
         routines = self._ask(
             "ROUTINES", "ROUTINE_SCHEMA",
-            "LOWER(ROUTINE_TYPE), ROUTINE_NAME, DEFINER, MD5(ROUTINE_DEFINITION), SECURITY_TYPE, LAST_ALTERED, SQL_MODE",
+            "LOWER(ROUTINE_TYPE), ROUTINE_NAME, DEFINER, SHA2(ROUTINE_DEFINITION, 256), SECURITY_TYPE, LAST_ALTERED, SQL_MODE",
             name=None,
         )  # fmt: skip
         triggers = self._ask(
             "TRIGGERS", "TRIGGER_SCHEMA",
-            "'trigger', TRIGGER_NAME, DEFINER, MD5(ACTION_STATEMENT), EVENT_OBJECT_TABLE, CREATED, ACTION_ORDER", name=None,
+            "'trigger', TRIGGER_NAME, DEFINER, SHA2(ACTION_STATEMENT, 256), EVENT_OBJECT_TABLE, CREATED, ACTION_ORDER", name=None,
         )  # fmt: skip
         events = self._ask(
             "EVENTS",
             "EVENT_SCHEMA",
-            "'event', EVENT_NAME, DEFINER, MD5(EVENT_DEFINITION), LAST_ALTERED, STATUS",
+            "'event', EVENT_NAME, DEFINER, SHA2(EVENT_DEFINITION, 256), LAST_ALTERED, STATUS",
             name=None,
         )
         return [
@@ -351,6 +362,10 @@ def _grouped(rows: list[Row]) -> dict[str, list[Row]]:
     for row in rows:
         found[str(row[0])].append(row[1:])
     return found
+
+
+def _file_code(sign: re.Match[str]) -> str:
+    return f"@{ord(sign[0]):04x}"
 
 
 def _plain(value: object) -> str:

@@ -62,11 +62,14 @@ BUSY = frozenset({1040, 1203, 1205, 1213, 1226, 1969, 3024, 3572})
 """Too many connections, a lock that was not given in time, a statement over its time."""
 
 
+Vendor = Literal["mariadb", "mysql"]
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What a server is: `vendor` is "mariadb" or "mysql"."""
+    """What a server is."""
 
-    vendor: Literal["mariadb", "mysql"]
+    vendor: Vendor
     version: tuple[int, int, int]
     text: str
 
@@ -289,6 +292,7 @@ OPTIONAL_SESSION = (
     "SET SESSION max_statement_time = 0",
     "SET SESSION idle_transaction_timeout = 0, idle_readonly_transaction_timeout = 0",
     "SET SESSION information_schema_stats_expiry = 0, max_execution_time = 0",
+    "SET SESSION show_gipk_in_create_table_and_information_schema = ON",
 )
 
 

@@ -5,7 +5,6 @@ nothing is seen to be missing.
 """
 
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,12 @@ from pathlib import Path
 import pymysql
 
 from backupd.engines.base import Finding, ServerPlace
+from backupd.engines.mariadb import mysql
 from backupd.engines.mariadb.catalog import Catalog, Reader, is_system
 from backupd.engines.mariadb.client import (
     LOST,
     Connection,
+    Server,
     connect,
     discard,
     error_number,
@@ -26,16 +27,26 @@ from backupd.engines.mariadb.client import (
     run,
     server_errors,
 )
-from backupd.engines.mariadb.tools import CLIENT, DUMP, find_program
+from backupd.engines.mariadb.tools import CLIENT, DUMP, INSTALL, find_program, version_of
 from backupd.errors import SourceIncomplete, Unreachable
 
-_GRANT = re.compile(r"GRANT (?P<what>.+?) ON (?P<scope>\*|`(?:[^`]|``)*`)\.(?P<table>\*|`(?:[^`]|``)*`) TO ", re.DOTALL)
+_GRANT = re.compile(
+    r"(?P<word>GRANT|REVOKE) (?P<what>.+?) ON (?P<scope>\*|`(?:[^`]|``)*`)\.(?P<table>\*|`(?:[^`]|``)*`) (?:TO|FROM) ",
+    re.DOTALL,
+)
+_ROLE = re.compile(r"`((?:[^`]|``)*)`@`((?:[^`]|``)*)`")
 _FIXED = {(10, 5): 25, (10, 6): 18, (10, 11): 8, (11, 0): 6, (11, 1): 5, (11, 2): 4, (11, 4): 2}
 """Since which patch the client programs know the sandbox that keeps a dump from running programs."""
 
 _INVALID_VIEW = 1356
 _NOWHERE = "does not exist, or the backup user has no privilege on it"
 _ROUTINE_SIGHT = frozenset({"SHOW CREATE ROUTINE", "EXECUTE", "ALTER ROUTINE", "CREATE ROUTINE"})
+_ROUTINE_HINTS = {
+    "mariadb": "grant SELECT on mysql.proc (or SHOW CREATE ROUTINE) to the backup user",
+    "mysql": "grant SHOW_ROUTINE on *.* to the backup user",
+}
+LOG_NOTHING = ("SUPER", "BINLOG ADMIN", "SYSTEM_VARIABLES_ADMIN", "SESSION_VARIABLES_ADMIN")
+"""Privileges, of which one is enough to keep a session out of the binary log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +68,31 @@ class Rights:
 def read_rights(place: ServerPlace, link: Connection) -> Rights:
     """What SHOW GRANTS says; a password's hash is in it too, so its text goes nowhere."""
     with server_errors(place, "asking for the privileges"):
-        lines = [str(row[0]) for row in run(link, "SHOW GRANTS")]
-    words: set[str] = set()
+        lines = [str(row[0]) for row in run(link, f"SHOW GRANTS{_with_roles(link)}")]
+        exact = [str(row[1]) for row in run(link, "SHOW VARIABLES LIKE 'partial_revokes'")] == ["ON"]
+    given: set[str] = set()
     everywhere: set[str] = set()
+    taken: set[str] = set()
     for line in lines:
         found = _GRANT.match(line)
         if found is None or found["table"] != "*":
             continue
-        given = {word.strip().upper() for word in re.sub(r"\([^)]*\)", "", found["what"]).split(",")}
+        words = {word.strip().upper() for word in re.sub(r"\([^)]*\)", "", found["what"]).split(",")}
+        name = found["scope"][1:-1].replace("``", "`")
         if found["scope"] == "*":
-            everywhere |= given
-            words |= given
-        elif _matches(found["scope"][1:-1].replace("``", "`"), place.database):
-            words |= given
-    return Rights(frozenset(words), frozenset(everywhere))
+            everywhere |= words
+        elif found["word"] == "REVOKE":  # of what was given everywhere, on this database alone
+            taken |= words if name == place.database else set()
+        elif name == place.database or (not exact and _matches(name, place.database)):
+            given |= words
+    return Rights(frozenset(everywhere - taken | given), frozenset(everywhere))
+
+
+def _with_roles(link: Connection) -> str:
+    """How to have MySQL count in what the roles give that are at work; MariaDB does so by itself."""
+    roles = _ROLE.findall(str(run(link, "SELECT CURRENT_ROLE()")[0][0]))
+    names = ["@".join(quote_name(part.replace("``", "`")) for part in role) for role in roles]
+    return f" FOR CURRENT_USER() USING {', '.join(names)}" if names else ""
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -93,19 +115,22 @@ def preflight(
     try:
         server = read_server(place, link)
         catalog = Reader(place, link, server).read(exclude)
-        return look(place, link, catalog) + _tool_findings(bin_folders)
+        return look(place, link, server, catalog) + _tool_findings(server, bin_folders)
     finally:
         discard(link)
 
 
-def look(place: ServerPlace, link: Connection, catalog: Catalog) -> list[Finding]:
+def look(place: ServerPlace, link: Connection, server: Server, catalog: Catalog) -> list[Finding]:
     """What a connection and the catalogue tell."""
     if is_system(place.database):
         return [Finding("error", place.database, "is a database of the server's own", "name one of the applications'")]
     if not catalog.charset:
         return [Finding("error", place.database, _NOWHERE, f"check the name; grant SELECT on {place.database}.*")]
     rights = read_rights(place, link)
-    findings = [*_missing(place, link, catalog, rights), *_hidden(catalog), *_barrier(place, link, catalog, rights)]
+    findings = mysql.version_findings(server)
+    findings += [*_missing(place, link, server, catalog, rights), *_hidden(server, catalog)]
+    findings += _barrier(place, link, server, catalog, rights)
+    findings += mysql.differences(place, link, catalog, rights.everywhere) if server.vendor == "mysql" else []
     findings += [
         Finding("error", name, "the server itself cannot open this table", "repair it, or exclude it")
         for name in catalog.broken
@@ -147,7 +172,7 @@ def require(findings: Sequence[Finding]) -> None:
     )
 
 
-def _missing(place: ServerPlace, link: Connection, catalog: Catalog, rights: Rights) -> list[Finding]:
+def _missing(place: ServerPlace, link: Connection, server: Server, catalog: Catalog, rights: Rights) -> list[Finding]:
     """Privileges without which something would not even be seen."""
     name = place.database
     found = []
@@ -171,23 +196,25 @@ def _missing(place: ServerPlace, link: Connection, catalog: Catalog, rights: Rig
     if not rights.has("SHOW VIEW") and any(stored.kind == "view" for stored in catalog.stored):
         detail = "without the privilege SHOW VIEW its views cannot be captured"
         found.append(Finding("error", name, detail, f"grant SHOW VIEW on {name}.* to the backup user"))
-    if not (rights.has(*_ROUTINE_SIGHT) or _can_read(place, link, "proc", "mysql")):
-        detail = "its procedures and functions are hidden"
-        found.append(
-            Finding("error", name, detail, "grant SELECT on mysql.proc (or SHOW CREATE ROUTINE) to the backup user")
-        )
+    if not (rights.has(*_ROUTINE_SIGHT) or _sees_bodies(place, link, server, rights)):
+        found.append(Finding("error", name, "its procedures and functions are hidden", _ROUTINE_HINTS[server.vendor]))
     return found
 
 
-def _hidden(catalog: Catalog) -> list[Finding]:
-    detail = "its body is hidden from the backup user"
-    hint = "grant SELECT on mysql.proc (or SHOW CREATE ROUTINE) to the backup user"
+def _sees_bodies(place: ServerPlace, link: Connection, server: Server, rights: Rights) -> bool:
+    if server.vendor == "mysql":
+        return rights.has_everywhere(*mysql.ROUTINE_SIGHT)
+    return _can_read(place, link, "proc", "mysql")
+
+
+def _hidden(server: Server, catalog: Catalog) -> list[Finding]:
+    detail, hint = "its body is hidden from the backup user", _ROUTINE_HINTS[server.vendor]
     return [
         Finding("error", f"{stored.kind} {stored.name}", detail, hint) for stored in catalog.stored if stored.hidden
     ]
 
 
-def _barrier(place: ServerPlace, link: Connection, catalog: Catalog, rights: Rights) -> list[Finding]:
+def _barrier(place: ServerPlace, link: Connection, server: Server, catalog: Catalog, rights: Rights) -> list[Finding]:
     found = []
     locks = rights.has("LOCK TABLES")
     for table in catalog.tables.values():
@@ -196,7 +223,11 @@ def _barrier(place: ServerPlace, link: Connection, catalog: Catalog, rights: Rig
             found.append(
                 Finding("error", table.name, detail, f"grant LOCK TABLES on {place.database}.*, or exclude it")
             )
-    if not rights.has_everywhere("RELOAD"):
+    if server.vendor == "mysql":
+        if not locks:
+            detail = "without the privilege LOCK TABLES one connection reads everything"
+            found.append(Finding("warning", place.database, detail, f"grant LOCK TABLES on {place.database}.*"))
+    elif not rights.has_everywhere("RELOAD"):
         other = "table locks" if locks else "a busy server may have to be read with one connection"
         found.append(
             Finding(
@@ -256,23 +287,15 @@ def _can_read(place: ServerPlace, link: Connection, table: str, database: str | 
     return True
 
 
-def _tool_findings(folders: Sequence[Path]) -> list[Finding]:
+def _tool_findings(server: Server, folders: Sequence[Path]) -> list[Finding]:
     found = []
-    for names in (CLIENT, DUMP):
-        program = find_program(names, folders)
+    for programs in (CLIENT, DUMP):
+        name, program = programs[server.vendor][0], find_program(programs, server.vendor, folders)
         if program is None:
-            found.append(
-                Finding(
-                    "error", names[0], "the program was not found", "install MariaDB's client programs (mariadb-client)"
-                )
-            )
-            continue
-        said = subprocess.run(
-            [program, "--version"], capture_output=True, check=False, timeout=30, env={"LC_ALL": "C"}
-        ).stdout
-        if is_vulnerable(said.decode("utf-8", "replace")):
+            found.append(Finding("error", name, "the program was not found", INSTALL[server.vendor]))
+        elif is_vulnerable(version_of(program)):
             detail = "this version runs programs that a hostile dump names (no sandbox mode)"
-            found.append(Finding("warning", names[0], detail, "update MariaDB's client programs"))
+            found.append(Finding("warning", name, detail, "update MariaDB's client programs"))
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from backupd.engines.mariadb.client import quote_name
 
-Encoding = Literal["plain", "cast", "text", "utf8", "hex", "float", "bit", "index"]
+Encoding = Literal["plain", "cast", "text", "utf8", "hex", "float", "bit", "index", "json"]
 """How a column is written.
 
 - plain: numbers, dates and the like, as the server writes them;
@@ -22,7 +22,9 @@ Encoding = Literal["plain", "cast", "text", "utf8", "hex", "float", "bit", "inde
 - hex: bytes, and text of the other character sets, as hexadecimal digits;
 - float: a FLOAT as the DOUBLE that it is, because its own text has six digits only;
 - bit: a BIT as hexadecimal digits;
-- index: an ENUM or SET by its number, where '' is a member and would look like the invalid value.
+- index: an ENUM or SET by its number, where '' is a member and would look like the invalid value;
+- json: MySQL's JSON as the text that it is after it has been read from its text once, because no text brings back what its
+  own type holds besides: a DECIMAL becomes a DOUBLE, a date or bytes become text.
 """
 
 ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
@@ -79,6 +81,8 @@ def encoding_of(column: Column, round_trips: frozenset[str]) -> Encoding:
         return _text(column.charset, round_trips, "hex")
     if column.kind in _CAST:
         return "cast"
+    if column.kind == "json":
+        return "json"
     return "plain" if column.kind in _PLAIN else "hex"
 
 
@@ -118,6 +122,7 @@ def read_expression(column: Column, encoding: Encoding, marker: str) -> str:
         "float": f"CAST({name} AS DOUBLE)",
         "bit": f"HEX({name} + 0)",
         "index": f"{name} | 0",  # `+ 0` would make the 64th member of a SET a sign
+        "json": f"CAST(CAST(CAST({name} AS CHAR) AS JSON) AS CHAR)",
     }[encoding]
     return f"IFNULL({expression}, '{marker}')" if column.nullable else expression
 

@@ -158,7 +158,7 @@ class Loader:
     def _warned(self, link: Connection, table: Table) -> tuple[int, set[object]]:
         """How many warnings the last statement gave, and their numbers; the answer itself counts to 65535 only."""
         with server_errors(self._place, f"loading table {table.name}", subject=table.name):
-            count = int(str(run(link, "SELECT @@warning_count")[0][0]))
+            count = int(str(run(link, "SHOW COUNT(*) WARNINGS")[0][0]))
             return count, {row[1] for row in run(link, "SHOW WARNINGS")}
 
     def _excuse(self, link: Connection, table: Table, warnings: int, numbers: set[object]) -> None:

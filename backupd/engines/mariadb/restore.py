@@ -289,7 +289,7 @@ class _Restore:
             return 0.0
         began = time.monotonic()
         place = replace(self._place, database=self._scratch)
-        with open_tools(place, self._bin_folders, timeout=self._timeout) as tools:
+        with open_tools(place, self._bin_folders, timeout=self._timeout, vendor=self._server.vendor) as tools:
             worker = Worker(tools, place, timeout=self._timeout, stall=_STALL)
             try:
                 settle_all([worker])

@@ -11,7 +11,8 @@ from backupd.engines.mariadb.tools import Tools, run_dump
 from backupd.errors import SafetyRefused, SourceIncomplete
 
 _LIMIT = 256 << 20
-_LAST_LINE = b"SET SQL_NOTES=@OLD_SQL_NOTES */;"
+_LAST_LINES = (b"SET SQL_NOTES=@OLD_SQL_NOTES */;", b"SET NOTE_VERBOSITY=@OLD_NOTE_VERBOSITY */;")
+"""How a dump ends; the latter, if MariaDB's program is a newer one (11.8 is)."""
 _SANDBOX = (b"/*M!999999\\- enable the sandbox mode */", b"/*!999999\\- enable the sandbox mode */")
 _PLAIN = (
     "--skip-comments",
@@ -21,6 +22,8 @@ _PLAIN = (
     "--quote-names",
 )
 _MYSQL = ("--set-gtid-purged=OFF", "--column-statistics=0", "--no-tablespaces")
+_MASKS = "--masking-policies"
+_MASKED = re.compile(r"(?<![\w`])MASKING\s+POLICY\b", re.IGNORECASE)
 
 
 def dump(tools: Tools, place: ServerPlace, server: Server, exclude: Sequence[str]) -> bytes:
@@ -31,7 +34,7 @@ def dump(tools: Tools, place: ServerPlace, server: Server, exclude: Sequence[str
     """
     words = [*_PLAIN, "--no-data", "--routines", "--events", "--triggers"]
     words += [f"--ignore-table={place.database}.{name}" for name in exclude]
-    words += _MYSQL if server.vendor == "mysql" else ()
+    words += _own_words(tools, server)
     return _finished(
         run_dump(tools, [*words, "--", place.database], limit=_LIMIT, subject=place.database), place.database
     )
@@ -53,10 +56,17 @@ def dump_triggers(tools: Tools, place: ServerPlace, server: Server, exclude: Seq
         "--skip-events",
     ]
     words += [f"--ignore-table={place.database}.{name}" for name in exclude]
-    words += _MYSQL if server.vendor == "mysql" else ()
+    words += _own_words(tools, server)
     return _finished(
         run_dump(tools, [*words, "--", place.database], limit=_LIMIT, subject=place.database), place.database
     )
+
+
+def _own_words(tools: Tools, server: Server) -> list[str]:
+    """What MySQL's program is told and MariaDB's does not know."""
+    if server.vendor != "mysql":
+        return []
+    return [*_MYSQL, *(["--skip" + _MASKS.removeprefix("-")] if tools.dump_knows(_MASKS) else [])]
 
 
 def dump_globals(tools: Tools, server: Server) -> bytes:
@@ -119,7 +129,7 @@ def check(text: bytes, triggers: bytes, catalog: Catalog) -> str | None:
     if missing:
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         raise SourceIncomplete(
-            f"mariadb-dump left out {', '.join(missing[:8])}{more}",
+            f"the dump program left out {', '.join(missing[:8])}{more}",
             object_name=missing[0],
             hint="see whether the server has a global sql_select_limit, and what the backup user may read",
         )
@@ -128,7 +138,14 @@ def check(text: bytes, triggers: bytes, catalog: Catalog) -> str | None:
 
 def _names(text: bytes) -> set[tuple[str, str]]:
     """The kinds and names of what a text of definitions makes."""
-    definitions = statements.read(splitting.split(text.decode("utf-8", "surrogateescape")))
+    pieces = list(splitting.split(text.decode("utf-8", "surrogateescape")))
+    if masked := next((piece for piece in pieces if _MASKED.search(piece.mask)), None):
+        found = re.search(r"`((?:[^`]|``)+)`", masked.text)
+        name = found[1].replace("``", "`") if found else ""
+        raise SourceIncomplete(
+            f"table {name} has a masking policy: what the backup user reads may be masked", object_name=name
+        )
+    definitions = statements.read(pieces)
     return {(definition.kind, definition.name.casefold()) for definition in definitions}
 
 
@@ -158,8 +175,8 @@ def _finished(text: bytes, subject: str) -> bytes:
     Raises:
         SourceIncomplete: the last line is missing.
     """
-    if not text.rstrip().endswith(_LAST_LINE):
-        raise SourceIncomplete(f"mariadb-dump of {subject} ended early", object_name=subject, hint="run again")
+    if not text.rstrip().endswith(_LAST_LINES):
+        raise SourceIncomplete(f"the dump of {subject} ended early", object_name=subject, hint="run again")
     for line in _SANDBOX:
         if text.startswith(line):
             text = text[len(line) :].lstrip()

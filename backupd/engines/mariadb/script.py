@@ -12,11 +12,11 @@ from backupd.engines.mariadb.client import quote_name
 from backupd.engines.mariadb.formats import load_clauses
 
 SCHEMA, LOAD, AFTER = "schema.sql", "load.sql", "after.sql"
-_HEAD = """-- The rows of this snapshot, for the mariadb client, run in the folder of the exported files:
---   mariadb-admin create NAME
---   mariadb NAME < schema.sql
---   mariadb --local-infile=1 NAME < load.sql
---   mariadb NAME < after.sql
+_HEAD = """-- The rows of this snapshot, for the {client} client, run in the folder of the exported files:
+--   {admin} create NAME
+--   {client} NAME < schema.sql
+--   {client} --local-infile=1 NAME < load.sql
+--   {client} NAME < after.sql
 SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION,ALLOW_INVALID_DATES';
 SET SESSION foreign_key_checks = 0, time_zone = '+00:00';
 SET NAMES utf8mb4;
@@ -34,7 +34,8 @@ def load_script(
         stored: triggers, and events that are at work, are put aside.
         vendor: "mariadb" or "mysql".
     """
-    yield _HEAD.encode()
+    client, admin = ("mysql", "mysqladmin") if vendor == "mysql" else ("mariadb", "mariadb-admin")
+    yield _HEAD.format(client=client, admin=admin).encode()
     for thing in stored:
         if thing.kind == "trigger":
             yield f"DROP TRIGGER IF EXISTS {quote_name(thing.name)};\n".encode()

@@ -1,7 +1,7 @@
 """Opens a source: looks at what is there, refuses what would be incomplete, and pins one moment for all readers."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from backupd.engines.base import ServerPlace
@@ -73,13 +73,13 @@ class MariaSource:
             server = read_server(self._place, link)
             reader = Reader(self._place, link, server)
             catalog = reader.read(self._exclude)
-            findings = outlook.look(self._place, link, catalog)
+            findings = outlook.look(self._place, link, server, catalog)
             outlook.require(findings)
             with server_errors(self._place, "opening the database"):
                 link.select_db(self._place.database)
             if check:
                 self._check(catalog)
-            tools = stack.enter_context(open_tools(self._place, self._bin_folders, timeout=self._timeout))
+            tools = stack.enter_context(self._tools(server))
             self._hold_definitions(server, stack)
             opened = self._open(stack, tools, link, server, reader, catalog)
             opened.warnings.extend(
@@ -88,11 +88,14 @@ class MariaSource:
             opened.warnings.extend(f"table {name} is excluded" for name in self._exclude)
             yield MariaView(opened)
 
+    def _tools(self, server: Server) -> AbstractContextManager[Tools]:
+        return open_tools(self._place, self._bin_folders, timeout=self._timeout, vendor=server.vendor)
+
     def _open(
         self, stack: ExitStack, tools: Tools, link: Connection, server: Server, reader: Reader, catalog: Catalog
     ) -> Opened:
         # Else the binary log keeps every table that was read locked against ALTER to the end, as beside mariadb-dump.
-        unlogged = outlook.read_rights(self._place, link).has_everywhere("SUPER", "BINLOG ADMIN")
+        unlogged = outlook.read_rights(self._place, link).has_everywhere(*outlook.LOG_NOTHING)
         workers = [self._worker(stack, tools) for _ in range(self._jobs if catalog.tables else 1)]
         for worker in workers:
             _settle(worker, unlogged=unlogged)
@@ -114,7 +117,7 @@ class MariaSource:
                 _weigh(opened)
                 return opened
             catalog = again
-            outlook.require(outlook.look(self._place, link, catalog))
+            outlook.require(outlook.look(self._place, link, server, catalog))
         raise SourceMoved(f"{moved} keeps changing", object_name=moved, hint="run again when no migration is running")
 
     def _worker(self, stack: ExitStack, tools: Tools) -> Worker:
@@ -180,7 +183,7 @@ def _weigh(opened: Opened) -> None:
     """Warn of a moment that is not all that it could be, and end the workers that are no part of it."""
     moment, workers = opened.moment, opened.workers
     if moment.barrier != "one_connection":
-        if not moment.proven:
+        if not (moment.proven or (opened.server.vendor == "mysql" and moment.file)):
             opened.warnings.append("the server's binary log does not prove the moment: the barrier alone does")
     elif len(workers) > 1:
         opened.warnings.append(

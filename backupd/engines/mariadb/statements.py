@@ -24,8 +24,8 @@ _NAME = r"`(?:[^`]|``)++`"
 _ANY_NAME = rf"""(?:{_NAME}|"(?:[^"\\]|"")++")"""  # in the latter way where the sql_mode has ANSI_QUOTES
 _ACCOUNT = rf"(?:{_ANY_NAME}(?:@{_ANY_NAME})?|CURRENT_USER(?:\(\))?)"
 _IGNORED = re.compile(
-    r"SET\s+(?:NAMES\s+\w+|@\w+\s*=\s*@@\w+(?:\s*,\s*(?:UNIQUE_CHECKS|FOREIGN_KEY_CHECKS|SQL_MODE|SQL_NOTES)\s*=\s*[\w'.]+)?"
-    r"|(?:SESSION\s+)?(?:TIME_ZONE|SQL_MODE|FOREIGN_KEY_CHECKS|UNIQUE_CHECKS|SQL_NOTES|CHARACTER_SET_CLIENT|CHARACTER_SET_RESULTS"
+    r"SET\s+(?:NAMES\s+\w+|@\w+\s*=\s*@@\w+(?:\s*,\s*(?:UNIQUE_CHECKS|FOREIGN_KEY_CHECKS|SQL_MODE|SQL_NOTES|NOTE_VERBOSITY)\s*=\s*[\w'.]+)?"
+    r"|(?:SESSION\s+)?(?:TIME_ZONE|SQL_MODE|FOREIGN_KEY_CHECKS|UNIQUE_CHECKS|SQL_NOTES|NOTE_VERBOSITY|CHARACTER_SET_CLIENT|CHARACTER_SET_RESULTS"
     r"|COLLATION_CONNECTION)\s*=\s*(?:@\w+|\w+|'[.]*'))\s*\Z",
     _FLAGS,
 )
@@ -53,6 +53,7 @@ _ALTER_DATABASE = re.compile(rf"ALTER\s+DATABASE\s+{_NAME}\s+CHARACTER\s+SET\s+(
 _STORED = re.compile(
     rf"CREATE\s+(?:OR\s+REPLACE\s+)?(?:ALGORITHM\s*=\s*\w+\s+)?(?:DEFINER\s*=\s*(?P<definer>{_ACCOUNT})\s+)?"
     r"(?:SQL\s+SECURITY\s+(?P<security>DEFINER|INVOKER)\s+)?(?:AGGREGATE\s+)?"
+    r"(?:JSON\s+RELATIONAL\s+DUALITY\s+)?"
     rf"(?P<kind>VIEW|PROCEDURE|FUNCTION|TRIGGER|EVENT|PACKAGE\s+BODY|PACKAGE)\s+(?P<name>{_ANY_NAME}|\w++(?![$\x80-\U0010ffff]))",
     _FLAGS,
 )

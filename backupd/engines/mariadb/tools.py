@@ -17,11 +17,17 @@ from pathlib import Path
 
 from backupd.engines.base import ServerPlace
 from backupd.engines.children import die_with_us
-from backupd.engines.mariadb.client import is_true, require_options, socket_of
+from backupd.engines.mariadb.client import Vendor, is_true, require_options, socket_of
 from backupd.errors import Failed, SourceIncomplete
 
-CLIENT = ("mariadb", "mysql")
-DUMP = ("mariadb-dump", "mysqldump")
+CLIENT: Mapping[Vendor, tuple[str, ...]] = {"mariadb": ("mariadb", "mysql"), "mysql": ("mysql",)}
+DUMP: Mapping[Vendor, tuple[str, ...]] = {"mariadb": ("mariadb-dump", "mysqldump"), "mysql": ("mysqldump",)}
+"""The client programs by the server that they are for; MySQL's have names that MariaDB's go by as well."""
+
+INSTALL: Mapping[Vendor, str] = {
+    "mariadb": "install MariaDB's client programs (mariadb-client)",
+    "mysql": "install MySQL's own client programs (mysql-client); MariaDB's, by whatever name, will not do",
+}
 _STALL = 900.0
 _PART = 1 << 20
 _SAID = 64 << 10
@@ -39,6 +45,7 @@ class Tools:
     dump: str | None
     options: Path
     environment: Mapping[str, str]
+    vendor: Vendor = "mariadb"
     running: set["subprocess.Popen[bytes]"] = field(default_factory=set, compare=False, repr=False)
 
     def client_command(self, *words: str) -> list[str]:
@@ -52,8 +59,14 @@ class Tools:
             Failed: there is none.
         """
         if self.dump is None:
-            raise Failed("mariadb-dump was not found", hint="install MariaDB's client programs (mariadb-client)")
+            raise Failed(f"{DUMP[self.vendor][0]} was not found", hint=INSTALL[self.vendor])
         return [self.dump, f"--defaults-file={self.options}", *words]
+
+    def dump_knows(self, option: str) -> bool:
+        """Whether the dump program's help names an option."""
+        command = [*self.dump_command()[:1], "--no-defaults", "--help"]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=30, env=dict(self.environment))
+        return option.encode() in done.stdout
 
     def spawn(self, command: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
         """Start a child with pipes for its output; it dies with the thread that started it."""
@@ -69,44 +82,52 @@ class Tools:
         )
 
 
-def find_program(names: Sequence[str], folders: Sequence[Path]) -> str | None:
-    """The first of the programs that is in one of the folders, else on the path."""
-    for name in names:
-        for folder in folders:
-            if os.access(folder / name, os.X_OK):
-                return str(folder / name)
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    return None
+def find_program(programs: Mapping[Vendor, tuple[str, ...]], vendor: Vendor, folders: Sequence[Path]) -> str | None:
+    """The first of a vendor's programs that is in one of the folders, else on the path; for MySQL, only its own."""
+    places = [str(folder / name) for name in programs[vendor] for folder in folders]
+    found = [path for path in places if os.access(path, os.X_OK)]
+    found += [path for path in map(shutil.which, programs[vendor]) if path is not None]
+    return next((path for path in found if vendor != "mysql" or "MariaDB" not in version_of(path)), None)
+
+
+def version_of(program: str) -> str:
+    """What a client program says of itself; nothing if it does not run."""
+    try:
+        command = [program, "--version"]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=30, env={"LC_ALL": "C"})
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode("utf-8", "replace")
 
 
 @contextmanager
-def open_tools(place: ServerPlace, folders: Sequence[Path], *, timeout: float) -> Iterator[Tools]:
+def open_tools(
+    place: ServerPlace, folders: Sequence[Path], *, timeout: float, vendor: Vendor = "mariadb"
+) -> Iterator[Tools]:
     """The client programs, told how to reach the place; what was written for them is removed at the end.
 
     Raises:
         Failed: the client program is not installed.
     """
-    client = find_program(CLIENT, folders)
+    client = find_program(CLIENT, vendor, folders)
     if client is None:
-        raise Failed("the program mariadb was not found", hint="install MariaDB's client programs (mariadb-client)")
+        raise Failed(f"the program {CLIENT[vendor][0]} was not found", hint=INSTALL[vendor])
     folder = Path(tempfile.mkdtemp(prefix="backupd-"))
     running: set[subprocess.Popen[bytes]] = set()
     try:
         options = folder / "client.cnf"
         descriptor = os.open(options, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(option_file(place, timeout))
+            file.write(option_file(place, timeout, vendor))
         environment = {"LC_ALL": "C.UTF-8", "PATH": os.defpath, "HOME": str(folder)}
-        yield Tools(client, find_program(DUMP, folders), options, environment, running)
+        yield Tools(client, find_program(DUMP, vendor, folders), options, environment, vendor, running)
     finally:
         for child in tuple(running):
             child.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def option_file(place: ServerPlace, timeout: float) -> str:
+def option_file(place: ServerPlace, timeout: float, vendor: Vendor = "mariadb") -> str:
     """The text of an option file for the client programs."""
     require_options(place)
     words = {"user": place.user, "password": place.password or ""}
@@ -121,12 +142,23 @@ def option_file(place: ServerPlace, timeout: float) -> str:
         if word in place.options:
             words[word.replace("_", "-")] = place.options[word]
     lines = [f"{word} = {_option_value(value)}" for word, value in words.items() if value or word == "password"]
-    if is_true(place.options, "ssl_disabled"):
-        lines.append("skip-ssl")
-    elif is_true(place.options, "ssl_verify_identity") or is_true(place.options, "ssl_verify_cert"):
-        lines.append("ssl-verify-server-cert")
+    lines += _tls_lines(place, vendor)
     limit = max(1, round(timeout))
-    return "\n".join(["[client]", *lines, "max-allowed-packet = 1G", "", "[mariadb]", f"connect-timeout = {limit}", ""])
+    return "\n".join(["[client]", *lines, "max-allowed-packet = 1G", "", "[mysql]", f"connect-timeout = {limit}", ""])
+
+
+def _tls_lines(place: ServerPlace, vendor: Vendor) -> list[str]:
+    if is_true(
+        place.options, "ssl_disabled"
+    ):  # MySQL's passwords then need the server's key, as the driver asks for it
+        return ["skip-ssl"] if vendor == "mariadb" else ["ssl-mode = DISABLED", "get-server-public-key"]
+    identity, certificate = (is_true(place.options, word) for word in ("ssl_verify_identity", "ssl_verify_cert"))
+    if vendor == "mariadb":
+        if identity or certificate:
+            return ["ssl-verify-server-cert"]
+        # Newer programs verify by the password, and without one say on standard error that they do not.
+        return [] if place.password else ["skip-ssl-verify-server-cert"]
+    return ["ssl-mode = VERIFY_IDENTITY"] if identity else ["ssl-mode = VERIFY_CA"] if certificate else []
 
 
 def _option_value(value: str) -> str:
@@ -169,7 +201,7 @@ def run_dump(tools: Tools, words: Sequence[str], *, limit: int, subject: str, st
         end(child)
     if code != 0 or said.strip():
         raise SourceIncomplete(
-            f"mariadb-dump failed on {subject} (exit {code}, error {said_number(said)})",
+            f"{Path(tools.dump or DUMP[tools.vendor][0]).name} failed on {subject} (exit {code}, error {said_number(said)})",
             object_name=subject,
             hint="run `backupctl doctor --source` for what the backup user may not read",
         )
@@ -208,7 +240,7 @@ def _take_all(child: "subprocess.Popen[bytes]", *, limit: int, subject: str, sta
 
 def _stalled(subject: str, stall: float) -> SourceIncomplete:
     return SourceIncomplete(
-        f"mariadb-dump of {subject} printed nothing for {stall:.0f} s",
+        f"the dump of {subject} printed nothing for {stall:.0f} s",
         object_name=subject,
         hint="look for locks on the server's definitions, then run again",
     )

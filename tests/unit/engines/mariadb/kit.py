@@ -18,7 +18,7 @@ DATA = Path(__file__).parents[3] / "data"
 def place(server: MariaServer, database: str, user: str = "root", password: str | None = None) -> ServerPlace:
     """A database of the server, for root by default."""
     secret = server.root_password if password is None else password
-    return ServerPlace("mariadb", server.host, server.port, user, database, password=secret)
+    return ServerPlace(server.engine, server.host, server.port, user, database, password=secret)
 
 
 @dataclass
@@ -113,9 +113,10 @@ def restore(
 def dump(server: MariaServer, database: str, *more: str) -> str:
     """The native dump of a database, with its history, and its own name blanked out."""
     words = ["--routines", "--events", "--triggers", "--single-transaction", "--skip-lock-tables", "--skip-comments"]
-    words += ["--hex-blob", "--dump-history", "--order-by-primary", "--default-character-set=binary", *more]
+    words += ["--hex-blob", "--order-by-primary", "--default-character-set=binary", *more]
+    words += ["--dump-history"] if server.engine == "mariadb" else ["--set-gtid-purged=OFF", "--no-tablespaces"]
     where = ["--no-defaults", "--protocol=tcp", f"--host={server.host}", f"--port={server.port}", "--user=root"]
-    done = server.run("mariadb-dump", *where, *words, database, password=server.root_password)
+    done = server.run(server.dump, *where, *words, database, password=server.root_password)
     assert done.returncode == 0, done.stderr
     return re.sub(rf"`{re.escape(database)}`\.", "`DATABASE`.", done.stdout)
 
@@ -124,8 +125,9 @@ def fill(server: MariaServer, database: str, file: str) -> None:
     """Run an SQL file in a database."""
     words = ["--no-defaults", "--protocol=tcp", f"--host={server.host}", f"--port={server.port}", "--user=root"]
     words += ["--comments", "--default-character-set=utf8mb4", database]
+    words += [] if server.engine == "mariadb" else ["--commands"]
     path = DATA / file
-    done = server.run("mariadb", *words, "-e", f"source {path}", password=server.root_password)
+    done = server.run(server.client, *words, "-e", f"source {path}", password=server.root_password)
     assert done.returncode == 0, done.stderr
 
 

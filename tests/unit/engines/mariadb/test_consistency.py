@@ -150,7 +150,6 @@ def test_without_a_binary_log_the_barrier_is_the_proof(start_mariadb: Callable[.
     [
         (Server("mariadb", (10, 11, 0), ""), "backup_stage"),
         (Server("mariadb", (10, 3, 0), ""), "flush_tables"),
-        (Server("mysql", (8, 0, 0), ""), "flush_tables"),
     ],
 )
 def test_each_barrier_holds(mariadb_server: MariaServer, make: Callable[..., str], server: Server, kind: str) -> None:

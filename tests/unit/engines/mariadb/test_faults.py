@@ -413,7 +413,7 @@ def test_a_silent_child_is_not_waited_for(tmp_path: Path) -> None:
         worker.ask("SELECT 1")
     with pytest.raises(Failed, match="mariadb-dump was not found"):
         tools.dump_command()
-    assert find_program(["no-such-program"], [tmp_path]) is None
+    assert find_program({"mariadb": ("no-such-program",)}, "mariadb", [tmp_path]) is None
 
 
 def test_url_parameters(tmp_path: Path) -> None:
