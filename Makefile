@@ -92,7 +92,7 @@ soak: $(VENV)/test.done
 
 lock:
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 pyproject.toml --extra web --extra apprise --group build -o core.lock.tmp
-	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 pyproject.toml --extra web --extra apprise --group build --group test -c core.lock.tmp -o all.lock.tmp
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header --no-annotate --python-version 3.11 pyproject.toml --extra web --extra apprise --extra duckdb --group build --group test -c core.lock.tmp -o all.lock.tmp
 	$(PYTHON) tests/split_lock.py core.lock.tmp all.lock.tmp > requirements.lock
 	rm -f core.lock.tmp all.lock.tmp
 

@@ -263,3 +263,36 @@ class Queried(Protocol):
 
     def batches(self, look: Look) -> Iterator[Sequence[Cells]]:
         """Rows, many together: all those that are looked at, and perhaps others, but never in another order."""
+
+
+class Columnar(Protocol):
+    """A table of which whole columns are loaded."""
+
+    @property
+    def name(self) -> str:
+        """As people call it in a statement."""
+
+    @property
+    def kinds(self) -> Sequence[tuple[str, str]]:
+        """Names, and DuckDB's types."""
+
+    def columnar(self, used: Sequence[int]) -> Iterator[str | Sequence[Sequence[Cell]]]:
+        """Columns of all rows, many rows at a time: rows as text, all fields between tabs, or the cells of each column wanted.
+
+        Args:
+            used: the positions of the columns wanted, in order; at least one.
+        """
+
+
+@dataclass(slots=True)
+class Answered:
+    """What a statement gives.
+
+    Attributes:
+        rows: can be read once.
+        remarks: what is to be known of them.
+    """
+
+    columns: tuple[str, ...]
+    rows: Iterator[Cells] = field(repr=False)
+    remarks: tuple[str, ...] = ()

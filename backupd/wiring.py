@@ -3,7 +3,7 @@
 Drivers are imported where they are chosen: a command pays only for what it uses.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from backupd.crypto.keyring import Right, unlock
 from backupd.engines.base import Finding, Listing, RuleOf, ServerPlace, ServerTarget, Source, Taken, Target
 from backupd.engines.live import Live
 from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
-from backupd.model import Bytes, Cells, LiveSchema, PagedSchema, Queried
+from backupd.model import Answered, Bytes, Columnar, LiveSchema, PagedSchema, Queried
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.near import FOLDER as NEAR
@@ -220,10 +220,8 @@ def take_out_of_file(path: Path, rule_of: RuleOf) -> Taken:
     return take_out(path, rule_of)
 
 
-def run_sql(
-    schemas: Mapping[str, Sequence[Queried]], statement: str
-) -> AbstractContextManager[tuple[tuple[str, ...], Iterator[Cells]]]:
-    """Run one statement that reads over tables: the names of its columns, and its rows.
+def run_sql(schemas: Mapping[str, Sequence[Queried]], statement: str) -> AbstractContextManager[Answered]:
+    """Run one statement that reads over tables.
 
     Raises:
         UsageError: it is none.
@@ -231,6 +229,17 @@ def run_sql(
     from backupd.engines.sqlite_query import queried
 
     return queried(schemas, statement)
+
+
+def run_duckdb(schemas: Mapping[str, Sequence[Columnar]], statement: str) -> AbstractContextManager[Answered]:
+    """The same by DuckDB.
+
+    Raises:
+        UsageError: it is none, or DuckDB is not installed.
+    """
+    from backupd.engines.duckdb_query import analysed
+
+    return analysed(schemas, statement)
 
 
 def ask_rows(name: str, columns: Sequence[tuple[str, str]], condition: str) -> "RowTest":

@@ -15,7 +15,7 @@ from backupd.engines.sqlite_index import Indexes
 from backupd.engines.sqlite_open import harden
 from backupd.engines.sqlite_virtual import MODULE, Module, distinct
 from backupd.errors import Failed, UsageError
-from backupd.model import Cells, Queried
+from backupd.model import Answered, Cells, Queried
 
 MEMORY = 256 * 1024 * 1024
 _LONGEST = 64 * 1024 * 1024
@@ -35,17 +35,12 @@ def _authorize(action: int, _one: str | None, two: str | None, _schema: str | No
 
 
 @contextmanager
-def queried(
-    schemas: Mapping[str, Sequence[Queried]], statement: str
-) -> Iterator[tuple[tuple[str, ...], Iterator[Cells]]]:
+def queried(schemas: Mapping[str, Sequence[Queried]], statement: str) -> Iterator[Answered]:
     """Run one statement.
 
     Args:
         schemas: the tables by the name of their schema; those of `main` need none.
         statement: SQL.
-
-    Yields:
-        the names of the columns, and the rows.
 
     Raises:
         UsageError: it is no such statement, or SQLite refuses it.
@@ -58,7 +53,7 @@ def queried(
             made(link, schemas, indexes)
             columns = checked(link, statement)
             cursor = link.execute(statement)
-        yield columns, _rows(cursor)
+        yield Answered(columns, _rows(cursor))
     finally:
         link.close(True)
         indexes.close()

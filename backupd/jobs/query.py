@@ -1,6 +1,7 @@
 """SQL over snapshots: their tables as an engine of SQL reads them. Nothing is restored, and no server is asked.
 
 Whole numbers are numbers, bytes are bytes, everything else is text as the server wrote it; a file's values are what they are.
+DuckDB knows more types, see `columnar`.
 Rows that are hidden because somebody was erased are not there for any statement. Must never put a row into a message.
 """
 
@@ -10,20 +11,22 @@ from dataclasses import dataclass
 from operator import le
 
 from backupd.errors import IntegrityError, UsageError
+from backupd.jobs.columnar import as_it_stands, file_type, server_type
 from backupd.jobs.keyranges import Span
 from backupd.jobs.stored import Erased
 from backupd.jobs.storedfile import OpenFile, StoredFileTable
 from backupd.jobs.storedrows import StoredRows
 from backupd.jobs.storedtables import opened_tables
-from backupd.model import Cell, Cells, Look, Queried
+from backupd.model import Answered, Cell, Cells, Look
 from backupd.records.values import hexadecimal, integer
+from backupd.repo.codecs import split_rows
 from backupd.repo.repository import Repository, SnapshotView
 
-RunSql = Callable[
-    [Mapping[str, Sequence[Queried]], str], AbstractContextManager[tuple[tuple[str, ...], Iterator[Cells]]]
-]
+RunSql = Callable[[Mapping[str, Sequence["Table"]], str], AbstractContextManager[Answered]]
 """Runs a statement over tables; the engine's."""
 _EXACT = 2**63
+_PIECE = 2_000_000
+"""Bytes of rows that are handed on together."""
 _AFFINITIES = (
     ("INTEGER", ("INT",)),
     ("TEXT", ("CHAR", "CLOB", "TEXT")),
@@ -108,6 +111,26 @@ class RowTable:
         except UsageError:
             return None
 
+    @property
+    def kinds(self) -> list[tuple[str, str]]:
+        """See `Columnar`."""
+        ways = self._table.ways
+        pairs = zip(self._table.columns, self._decoders, strict=True)
+        return [
+            (n, server_type(kind, ways.get(n, ""), whole=d is integer, raw=d is hexadecimal)) for (n, kind), d in pairs
+        ]
+
+    def columnar(self, used: Sequence[int]) -> Iterator[str | Sequence[Sequence[Cell]]]:
+        """See `Columnar`."""
+        for data in self._table.pieces(_PIECE):
+            text = None if self._table.hides or self._table.codec != "utf-8" else as_it_stands(data)
+            if text is None:
+                rows = self.taken(split_rows(data), used)
+                if rows:
+                    yield list(zip(*rows, strict=True))
+            else:
+                yield text
+
     def taken(self, lines: Sequence[bytes], used: Sequence[int]) -> Sequence[Cells]:
         """The columns wanted of rows."""
         return self.shown(self._table.seen(lines), used) if self._table.hides else self._taken(lines, used)
@@ -180,6 +203,17 @@ class FileTable:
         ):
             yield [tuple([row[at] for at in look.used]) for row in rows]
 
+    @property
+    def kinds(self) -> list[tuple[str, str]]:
+        """See `Columnar`."""
+        pairs = zip(self._table.columns, self.columns, strict=True)
+        return [(name, file_type(kind, affinity)) for (name, kind), (_, affinity) in pairs]
+
+    def columnar(self, used: Sequence[int]) -> Iterator[Sequence[Sequence[Cell]]]:
+        """See `Columnar`."""
+        for rows in self.batches(Look(tuple(used))):
+            yield list(zip(*rows, strict=True))
+
 
 def _plain(value: object) -> Cell:
     return value if isinstance(value, int | float | str | bytes) else None
@@ -194,6 +228,9 @@ def affinity(kind: str) -> str:
     return "NUMERIC" if word else ""
 
 
+Table = RowTable | FileTable
+
+
 @dataclass(slots=True)
 class Answer:
     """What a statement gives; `rows` can be read once, and `fetched_bytes` grows meanwhile."""
@@ -202,6 +239,7 @@ class Answer:
     rows: Iterator[Cells]
     fetched: Callable[[], int]
     left_out: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -220,7 +258,7 @@ def query(
         repo: the repository, with the read right.
         views: verified snapshots by the name of their schema: `main`, and those that are attached.
         statement: one statement that reads.
-        run_sql, open_file: the engine's (`wiring.run_sql`, `wiring.open_file_database`).
+        run_sql, open_file: the engine's (`wiring.run_sql` or `wiring.run_duckdb`, `wiring.open_file_database`).
         erased: what the erasure ledger hides of a snapshot's source.
 
     Raises:
@@ -232,10 +270,14 @@ def query(
             schema: stack.enter_context(opened_tables(repo, view, open_file=open_file, erased=erased(view)))
             for schema, view in views.items()
         }
-        tables: dict[str, Sequence[Queried]] = {
+        tables: dict[str, Sequence[Table]] = {
             schema: [RowTable(t) if isinstance(t, StoredRows) else FileTable(t) for t in found.rows.values()]
             for schema, found in opened.items()
         }
-        columns, rows = stack.enter_context(run_sql(tables, statement))
+        said = stack.enter_context(run_sql(tables, statement))
         left_out = tuple(name for found in opened.values() for name in found.left_out)
-        yield Answer(columns, rows, lambda: sum(found.fetched_bytes for found in opened.values()), left_out)
+
+        def fetched() -> int:
+            return sum(found.fetched_bytes for found in opened.values())
+
+        yield Answer(said.columns, said.rows, fetched, left_out, said.remarks)

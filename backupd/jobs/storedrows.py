@@ -44,11 +44,11 @@ class StoredRows:
         self.count: int = table["rows"]
         self._names = names
         self.decoders = decoders_of(moment, table, names)
-        self.codec, self._ways = codec_of(moment), ways_of(moment, table)
+        self.codec, self.ways = codec_of(moment), ways_of(moment, table)
         self.erased, self.utf8 = erased, is_utf8(moment)
         self._hidden = erased.hidden(self.name, names, self.key) if erased else None
         key = self.key if table.get("ordered") is True else ()
-        self._order = Order(moment.engine, key, dict(self.columns), self._ways, utf8=self.utf8)
+        self._order = Order(moment.engine, key, dict(self.columns), self.ways, utf8=self.utf8)
         self._streams: list[Lists] | None = None
         self._in_order = False
 
@@ -124,6 +124,17 @@ class StoredRows:
                 yield from map(split_rows, chunks)
         elif not chosen.empty:
             yield from self._taken(units, chosen)
+
+    def pieces(self, size: int) -> Iterator[bytes]:
+        """All rows as they are stored, hidden ones among them, in pieces of about that many bytes."""
+        held: list[bytes] = []
+        for _, data in self._data(self.units()):
+            held.append(data)
+            if sum(map(len, held)) >= size:
+                yield b"".join(held)
+                held = []
+        if held:
+            yield b"".join(held)
 
     def of_units(
         self, units: Iterable[Unit], by: Sequence[str] = (), values: Collection[Cells] = ()
@@ -239,7 +250,7 @@ class StoredRows:
         kinds = dict(self.columns)
         if column not in kinds:
             raise UsageError(f"table {self.name} has no column {column}", object_name=self.name)
-        kind, way = kinds[column], self._ways.get(column, "")
+        kind, way = kinds[column], self.ways.get(column, "")
         try:
             return _written(text, kind, way, self.codec)
         except (ValueError, UnicodeError):

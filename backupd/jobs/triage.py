@@ -1,11 +1,12 @@
 """What changed when: the snapshots of a source around the time at which something began, and what each night took away.
 
-Adjacent snapshots are compared, the newest first, so the cost follows what changed. Counts by table and, where one record is
-asked for, in which night it went: found by those comparisons alone. Reads only; what is stored of it names no table and no key.
+Adjacent snapshots are compared, the newest first, so the cost follows what changed: counts by table. Where one record is asked
+for, it is looked up in all of them, and only the night that changed it last is compared. Reads only; what is stored of it names
+no table and no key.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -17,10 +18,13 @@ from backupd.errors import BackupdError
 from backupd.jobs.compare import compare
 from backupd.jobs.comparepages import ReadSchema
 from backupd.jobs.comparison import Asked, TableDiff
+from backupd.jobs.conditions import no_sql
 from backupd.jobs.erasure import Erasures
+from backupd.jobs.find import Asked as Sought
+from backupd.jobs.find import find
+from backupd.jobs.storedfile import OpenFile
 from backupd.policy.nights import Night
 from backupd.policy.sudden import judge
-from backupd.records.values import Record, as_text
 from backupd.repo.brakes import brakes_set
 from backupd.repo.records import Record as Stored
 from backupd.repo.repository import Repository, SnapshotView
@@ -70,7 +74,7 @@ class Triage:
         anomalies: what of each night's numbers is sudden: (snapshot, kind, sentence).
         brakes: pauses of pruning that were set.
         nights: comparisons, the newest first.
-        last_with: the newest snapshot that still had what is missing; None if no night says so.
+        last_with: the newest snapshot that still had what is missing; None if none had it, or no night says so.
     """
 
     source: str
@@ -115,6 +119,7 @@ def triage(
     records: Sequence[Stored],
     wanted: Wanted,
     read_schema: ReadSchema,
+    open_file: OpenFile,
     report: Reporter,
 ) -> list[Triage]:
     """Look at each source, writer by writer.
@@ -125,6 +130,7 @@ def triage(
         records: all of the repository.
         wanted: what is asked.
         read_schema: tells what tables a database file has.
+        open_file: opens a database file.
         report: progress.
     """
     groups: dict[tuple[bytes, str], list[SnapshotView]] = {}
@@ -141,7 +147,10 @@ def triage(
         in_force, over = brakes_set(records)
         mine_too = [b for b in [*over, *in_force] if (b.writer, b.source) == (writer, source)]
         one.brakes = [(b.snapshot, b.since, b.reason) for b in mine_too]
-        _compare_nights(repo, one, mine, wanted, read_schema, report)
+        if wanted.key:
+            _follow_record(repo, one, mine, wanted, read_schema, open_file, report)
+        else:
+            _compare_nights(repo, one, mine, wanted, read_schema, report)
         found.append(one)
     return found
 
@@ -178,33 +187,68 @@ def _compare_nights(
     pairs = list(pairwise(views))[::-1][: wanted.nights]
     report.phase(f"comparing the nights of {one.source}", None)
     for old, new in pairs:
-        ops: list[str] = []
-        take = _watch(wanted.key, ops.append) if wanted.key else None
-        asked = Asked(wanted.folder, wanted.table, take, wanted.erased)
-        place = (old.id, new.id, new.structure.taken_at)
-        try:
-            said = compare(repo, old, new, asked=asked, read_schema=read_schema, report=report)
-        except BackupdError as error:
-            one.nights.append(NightDiff(*place, reason=error.message))
-            continue
-        night = NightDiff(*place, tuple(said.tables), key_op=ops[0] if ops else None)
-        one.fetched += said.fetched_bytes
+        night = _compare_night(repo, one, old, new, wanted, read_schema, report)
         one.nights.append(night)
-        gone = night.key_op == "removed" if wanted.key else wanted.table is not None and night.removed > 0
-        if gone:
+        if wanted.table is not None and night.removed > 0:
             one.last_with = old.id
             return
-        if night.key_op is not None:  # a version of it is in the newer one: it was there as late as that
-            one.last_with = new.id
+
+
+def _compare_night(
+    repo: Repository,
+    one: Triage,
+    old: SnapshotView,
+    new: SnapshotView,
+    wanted: Wanted,
+    read_schema: ReadSchema,
+    report: Reporter,
+    op: str | None = None,
+) -> NightDiff:
+    asked = Asked(wanted.folder, wanted.table, None, wanted.erased)
+    place = (old.id, new.id, new.structure.taken_at)
+    try:
+        said = compare(repo, old, new, asked=asked, read_schema=read_schema, report=report)
+    except BackupdError as error:
+        return NightDiff(*place, reason=error.message, key_op=op)
+    one.fetched += said.fetched_bytes
+    return NightDiff(*place, tuple(said.tables), key_op=op)
+
+
+def _follow_record(
+    repo: Repository,
+    one: Triage,
+    views: Sequence[SnapshotView],
+    wanted: Wanted,
+    read_schema: ReadSchema,
+    open_file: OpenFile,
+    report: Reporter,
+) -> None:
+    """Find the newest snapshot that has the record, and compare the night that changed it last."""
+    report.phase(f"following the record through {one.source}", None)
+    sought = Sought(wanted.table or "", wanted.key)
+    try:
+        found = find(
+            repo, views, sought, open_file=open_file, ask_rows=no_sql, erased=lambda _: wanted.erased, report=report
+        )
+    except BackupdError as error:
+        newest = views[-1]
+        one.nights.append(NightDiff(views[-2:][0].id, newest.id, newest.structure.taken_at, reason=error.message))
+        return
+    one.fetched += found.fetched_bytes
+    one.last_with = found.present[-1] if found.present else None
+    begun = {version.snapshot for version in found.versions}
+    for old, new in list(pairwise(views))[::-1]:
+        op = _op(old.id in found.present, new.id in found.present, new.id in begun)
+        if op is not None and wanted.nights:
+            one.nights.append(_compare_night(repo, one, old, new, wanted, read_schema, report, op))
             return
 
 
-def _watch(key: tuple[str, ...], told: Callable[[str], None]) -> Callable[[str, Record], None]:
-    def take(_: str, record: Record) -> None:
-        if tuple(map(as_text, record.key)) == key:
-            told(record.op)
-
-    return take
+def _op(was: bool, now: bool, begins: bool) -> str | None:
+    """What a night did to a record."""
+    if was != now:
+        return "added" if now else "removed"
+    return "changed" if now and begins else None
 
 
 def step_values(found: Sequence[Triage], onset: str) -> dict[str, object]:

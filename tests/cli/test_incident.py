@@ -144,8 +144,14 @@ def test_triage_names_the_night_and_the_newest_snapshot_that_had_it(user: User) 
         "incident", "triage", incident, "--table", "customers", "--record", "7", "--json", key="read"
     ).document
     (one,) = found["sources"]
-    assert [(n["old"], n["key"]) for n in one["nights"]] == [(second, None), (first, "removed")]
+    assert [(n["old"], n["key"]) for n in one["nights"]] == [(first, "removed")]
+    assert one["nights"][0]["tables"] == [{"name": "customers", "added": 0, "removed": 1, "changed": 0, "reason": None}]
     assert one["newest_with"] == first
+    words = ("incident", "triage", incident, "--table", "customers", "--nights", "1", "--json", "--record")
+    (old,) = user.run(*words, "7", key="read").document["sources"]
+    (there,) = user.run(*words, "12", key="read").document["sources"]
+    (never,) = user.run(*words, "404", key="read").document["sources"]
+    assert (old["newest_with"], there["newest_with"], never["newest_with"]) == (first, third, None)
     assert f"backupctl recover {first[:12]} customers:7 --into URL" in one["next"]
     (by_table,) = user.run("incident", "triage", incident, "--table", "customers", "--json", key="read").document[
         "sources"

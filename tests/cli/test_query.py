@@ -34,6 +34,9 @@ def test_a_snapshot_is_asked_and_joined_with_another(tmp_path: Path) -> None:
     ]
     plain = user.run("query", two, "SELECT Name FROM Genre ORDER BY 1", "--limit", "2", key="read")
     assert "there are more rows" in plain.err
+    sums = "SELECT round(sum(Total), 2), max(InvoiceDate) > '2013-01-01', typeof(max(InvoiceDate)) FROM Invoice"
+    found = user.run("query", two, sums, "--engine", "duckdb", "--json", key="read").document
+    assert (found["rows"], found["engine"]) == ([[2328.6, "true", "TIMESTAMP"]], "duckdb")
     refused = user.run("query", two, "DROP TABLE Genre", "--json", key="read")
     assert refused.code == 2
     assert refused.document["error"]["code"] == "usage"

@@ -39,8 +39,9 @@ def command(
 ) -> None:
     """Tell which snapshots are before and after, what each night took away, and what to run next.
 
-    Neighbouring snapshots are compared, the newest first; with --table this ends at the night that took something away, with
-    --record at the night that took this one. The incident keeps numbers and snapshots of it, no table's name and no key.
+    Neighbouring snapshots are compared, the newest first; with --table this ends at the night that took something away. With
+    --record this one is looked up in all snapshots, and only the night that changed it last is compared. The incident keeps
+    numbers and snapshots of it, no table's name and no key.
     """
     from backupd.config.clock import now, stamp
     from backupd.crypto.keyring import Right
@@ -48,7 +49,7 @@ def command(
     from backupd.jobs.incident import add_step, find_incident, read_incidents, views_of
     from backupd.jobs.select import of_source
     from backupd.jobs.triage import Wanted, step_values, triage
-    from backupd.wiring import read_file_schema
+    from backupd.wiring import open_file_database, read_file_schema
 
     if bool(incident) == bool(source):
         raise UsageError("name an incident, or a source with --source", hint="`backupctl incident list` shows them")
@@ -65,7 +66,7 @@ def command(
         onset = since or (_detected(chosen.detected) if chosen else None) or now()
         erased = erasures_of(repo, history, views, None, report)
         wanted = Wanted(onset, session.opened.places.cache, table, split_key(record), nights, erased)
-        found = triage(repo, views, history.records, wanted, read_file_schema, report)
+        found = triage(repo, views, history.records, wanted, read_file_schema, open_file_database, report)
         if chosen and chosen.is_open and not settings.dry_run:
             add_step(repo, chosen, "triage", step_values(found, stamp(onset)), now())
     report.clear()
@@ -155,7 +156,8 @@ def _say(one: "Triage", wanted: "Wanted") -> None:
     if one.last_with:
         output.say(f"the newest snapshot that still had it: {one.last_with[:12]}")
     elif wanted.table:
-        output.say("none of these nights took it away: if it is missing now, that happened since the newest snapshot")
+        after = "none of these nights took it away: if it is missing now, that happened since the newest snapshot"
+        output.say("no snapshot of this source has it" if wanted.key else after)
     output.say("next:")
     for line in next_commands(one, wanted):
         output.say(f"  {line}")

@@ -30,18 +30,30 @@ _SCHEMA = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 @click.argument("snapshot")
 @click.argument("sql")
 @option("--attach", multiple=True, metavar="NAME=SNAPSHOT", help="Another snapshot, whose tables are NAME.TABLE.")
+@option(
+    "--engine",
+    type=click.Choice(["sqlite", "duckdb"]),
+    default="sqlite",
+    show_default=True,
+    help="What runs the statement; DuckDB is an extra, for sums and joins over whole tables.",
+)
 @option("--limit", type=click.IntRange(0), metavar="N", help="At most so many rows (a table for people: 1,000).")
 @option("--csv", "as_csv", is_flag=True, help="Comma-separated values on standard output.")
 @verb
 def command(
-    settings: Settings, snapshot: str, sql: str, attach: tuple[str, ...], limit: int | None, as_csv: bool
+    settings: Settings, snapshot: str, sql: str, attach: tuple[str, ...], engine: str, limit: int | None, as_csv: bool
 ) -> None:
-    """Run one SELECT of SQLite's SQL over the tables of SNAPSHOT.
+    """Run one SELECT over the tables of SNAPSHOT, in SQLite's SQL or DuckDB's.
 
     Tables outside of the schema public are written "schema.table", in quotes. Of servers, whole numbers are integers and
     bytes are blobs; everything else (numeric, timestamps, arrays, JSON, booleans) is text as the server wrote it: write CAST(x
-    AS REAL) to compare or sort numeric by value. Looking up by a key of integers or UUIDs reads a few chunks; anything else
-    reads whole tables. This needs the read right.
+    AS REAL) to compare or sort numeric by value. Looking up by a key, by a range of it or in its order reads a few chunks, where
+    the key is of integers, UUIDs, bytes or texts stored byte by byte; anything else reads whole tables.
+
+    --engine duckdb loads the columns that the statement reads into memory first. Of servers, numeric(p,s) up to 38 digits is
+    DECIMAL, and floating-point numbers, booleans, dates, times, timestamps and UUIDs are what they are; numeric without
+    digits, arrays, JSON, intervals and enums are text. Of files, columns are what they are declared. A column with a value that
+    is none of its type is text, which is told. This needs the read right.
     """
     from backupd.errors import UsageError
 
@@ -50,7 +62,7 @@ def command(
     most = limit if limit is not None or as_csv or settings.json else _SHOWN
     kept = Kept()
     try:
-        columns, values = _run(settings, snapshot, sql, attach, as_csv, most, kept)
+        columns, values = _run(settings, snapshot, sql, attach, engine, as_csv, most, kept)
         _tell(settings, columns, values, as_csv, kept)
     finally:
         kept.close()
@@ -75,7 +87,14 @@ def _views(history: "History", snapshot: str, attach: tuple[str, ...]) -> "dict[
 
 
 def _run(
-    settings: Settings, snapshot: str, sql: str, attach: tuple[str, ...], as_csv: bool, most: int | None, kept: Kept
+    settings: Settings,
+    snapshot: str,
+    sql: str,
+    attach: tuple[str, ...],
+    engine: str,
+    as_csv: bool,
+    most: int | None,
+    kept: Kept,
 ) -> tuple[tuple[str, ...], dict[str, object]]:
     from backupd.config.clock import now
     from backupd.crypto.keyring import Right
@@ -83,7 +102,7 @@ def _run(
     from backupd.jobs.query import query
     from backupd.records.values import as_csv as csv_cell
     from backupd.records.values import as_json, as_text
-    from backupd.wiring import open_file_database, run_sql
+    from backupd.wiring import open_file_database, run_duckdb, run_sql
 
     report = TerminalReporter(settings)
     with opened(settings, Right.READ) as session:
@@ -96,10 +115,13 @@ def _run(
         for view in views.values():
             append_audit(repo, "query", snapshot_facts(view), now(), report)
         count, more = 0, False
+        run = run_duckdb if engine == "duckdb" else run_sql
         with query(
-            repo, views, sql, run_sql=run_sql, open_file=open_file_database, erased=lambda view: erased[view.id]
+            repo, views, sql, run_sql=run, open_file=open_file_database, erased=lambda view: erased[view.id]
         ) as answer:
             report.phase("reading")
+            for remark in answer.remarks:
+                report.warning(remark)
             for row in answer.rows:
                 if most is not None and count >= most:
                     more = True
@@ -114,6 +136,7 @@ def _run(
             report.clear()
             values: dict[str, object] = {
                 "snapshot": views["main"].id,
+                "engine": engine,
                 "columns": list(answer.columns),
                 "row_count": count,
                 "more": more,
