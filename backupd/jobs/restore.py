@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from backupd.report import Reporter
 
 BATCH = 16
 AHEAD_BATCHES = 10
+_PIECE = 4 * 1024 * 1024
 _T = TypeVar("_T")
 
 
@@ -195,6 +197,7 @@ def batches_ahead(
     cache: PackCache,
 ) -> Iterator[_T]:
     """The same, where `read` reads some chunks at once."""
+    _hold_on_to_memory()
     threads = min(8, max(2, len(os.sched_getaffinity(0))))
     pending: deque[Future[_T]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="open") as pool:
@@ -210,3 +213,13 @@ def batches_ahead(
                 yield pending.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@cache
+def _hold_on_to_memory() -> None:
+    """Keep glibc from giving memory back to the system after each chunk, to ask for it again at the next one.
+
+    It does that until a larger piece has been freed, and takes its size for a measure then (mallopt(3), M_MMAP_THRESHOLD).
+    Nothing is written to this piece, so it takes no memory, and to other libraries it means nothing.
+    """
+    bytes(_PIECE)

@@ -66,10 +66,10 @@ class _Judging:
         self._tables, self._schema, self._references = down.tables, schema, references
         self._live, self._rules = live, rules
         self._down, self._leads = down, leading
-        self._found: dict[tuple[str, Name], Cells | None] = {}
+        self._found: dict[str, dict[Cells, Cells]] = {}
         self._wholes: dict[str, Counter[Exact]] = {}
         self._inserted: dict[str, list[Cells]] = {}
-        self._judged: dict[tuple[str, Name], list[Entry]] = {}
+        self._judged: dict[str, dict[Name, list[Entry]]] = {}
         self._exactly: dict[tuple[str, Exact], int] = {}
         self._leading: dict[Reference, set[Cells]] = {}
 
@@ -87,9 +87,10 @@ class _Judging:
         for name, some in rows.items():
             for row in some:
                 entries = self._entries(self._tables[name], row)
-                self._judged[name, self._down.name(name, row)] = entries
+                self._judged.setdefault(name, {})[self._down.name(name, row)] = entries
                 if any(entry.change is not None for entry in entries):
                     written.setdefault(name, []).append(row)
+        self._found.clear()  # each row is judged once
         return written
 
     def present(self, reference: Reference, wanted: Collection[Cells]) -> Collection[Cells]:
@@ -101,8 +102,9 @@ class _Judging:
     def entries(self, rows: Rows) -> Iterator[Entry]:
         """What becomes of rows, table by table."""
         for table, some in rows.found.items():
+            judged = self._judged.get(table, {})
             for name in some:
-                yield from self._judged.get((table, name), ())
+                yield from judged.get(name, ())
 
     # ---- one table
 
@@ -112,8 +114,7 @@ class _Judging:
         for at in range(0, len(names), _TOGETHER):
             some = names[at : at + _TOGETHER]
             found = look_up(self._live, table.name, table.compared, table.key, some)
-            for key in some:
-                self._found[table.name, (True, key)] = found[key][0] if key in found else None
+            self._found.setdefault(table.name, {}).update((key, rows[0]) for key, rows in found.items())
         wholes = [row for row in rows if table.identity(row) is None]
         if not wholes:
             return
@@ -136,14 +137,14 @@ class _Judging:
             yield tuple(one.get(c, v) for c, v in zip(table.compared, cells, strict=True))
 
     def _is_there(self, name: str, row: Cells) -> bool:
-        known = self._down.name(name, row)
-        return self._found[name, known] is not None if known[0] else self._exactly[name, exact(row)] > 0
+        key = self._tables[name].identity(row)
+        return self._exactly[name, exact(row)] > 0 if key is None else key in self._found.get(name, {})
 
     def _entries(self, table: Table, row: Cells) -> list[Entry]:
-        name = self._down.name(table.name, row)
-        if not name[0]:
+        key = table.identity(row)
+        if key is None:
             return list(self._whole(table, row))
-        live = self._found[table.name, name]
+        live = self._found.get(table.name, {}).get(key)
         if live is None:
             return [Entry("insert", table.name, row, True, change=insert_of(table, row, self._rules))]
         return [self._met(table, row, dict(zip(table.compared, live, strict=True)))]

@@ -22,6 +22,8 @@ CHANGED = "it was changed since"
 Op = Literal["insert", "update", "repair", "conflict", "same", "skip"]
 OPS: tuple[Op, ...] = ("insert", "update", "repair", "conflict", "same", "skip")
 OnConflict = Literal["fail", "skip", "overwrite"]
+_NOTHING: Mapping[str, Cell] = {}
+"""What stood where a row is inserted; one for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,11 @@ class Plan:
     @property
     def digest(self) -> str:
         """What tells these changes from others."""
-        whole = [
-            [c.kind, c.table, cells_document(c.key), cells_document(c.old), cells_document(c.new)] for c in self.changes
-        ]
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+        digest = hashlib.sha256()
+        for c in self.changes:
+            whole = [c.kind, c.table, cells_document(c.key), cells_document(c.old), cells_document(c.new)]
+            digest.update(json.dumps(whole, sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()[:16]
 
 
 def write_plan(
@@ -190,10 +193,10 @@ def _drift(table: Table) -> Iterator[str]:
 
 def insert_of(table: Table, row: Cells, rules: Rules) -> Change:
     """The change that brings a row back."""
-    new = {**dict(zip(table.compared, table.cells(row, table.compared), strict=True)), **rules.added(table.name)}
+    new = {column: row[table.places[column]] for column in table.compared} | rules.added(table.name)
     key = table.key if table.identity(row) is not None else ()
-    known = dict(zip(key, table.cells(row, key), strict=True)) if key else new
-    return Change("insert", table.name, known, {}, new)
+    known = {column: row[table.places[column]] for column in key} if key else new
+    return Change("insert", table.name, known, _NOTHING, new)
 
 
 class Settling:

@@ -1,6 +1,6 @@
 """What is told of a recovery's plan: for people a table of numbers and the records by their keys, for programs a document."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from backupctl import output
@@ -34,19 +34,21 @@ def _plain_key(values: "Iterable[Value]") -> object:
     return found[0] if len(found) == 1 else found
 
 
-def plan_values(plan: "Plan", stored: "StoredTables") -> dict[str, Any]:
-    """The plan as a document has it."""
+def plan_records(plan: "Plan", stored: "StoredTables") -> Iterator[dict[str, Any]]:
+    """The plan's records as a document has them, one by one: there may be many."""
+    for entry in plan.entries:
+        yield {
+            "op": entry.op,
+            "table": entry.table,
+            "key": _plain_key(_key_of(entry, stored)),
+            **({"reason": entry.reason} if entry.reason else {}),
+            **({"columns": list(entry.columns)} if entry.columns else {}),
+        }
+
+
+def plan_values(plan: "Plan") -> dict[str, Any]:
+    """The rest of the plan as a document has it."""
     return {
-        "plan": [
-            {
-                "op": entry.op,
-                "table": entry.table,
-                "key": _plain_key(_key_of(entry, stored)),
-                **({"reason": entry.reason} if entry.reason else {}),
-                **({"columns": list(entry.columns)} if entry.columns else {}),
-            }
-            for entry in plan.entries
-        ],
         "counts": plan.counts,
         "digest": plan.digest,
         "triggers": {name: list(some) for name, some in plan.triggers.items()},

@@ -12,7 +12,7 @@ from backupctl import output
 from backupctl.erased import erasures_of
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
-from backupctl.recovering import plan_values, say_plan, say_undo, undo_values
+from backupctl.recovering import plan_records, plan_values, say_plan, say_undo, undo_values
 from backupctl.servers import build_options, server_options
 from backupctl.session import Session, opened
 
@@ -268,7 +268,7 @@ def _finish(
 
     plan = recovery.plan
     values: dict[str, Any] = {"snapshot": view.id, "source": view.source, "into": live.identity, "applied": False}
-    values |= {**plan_values(plan, stored), "undo": None, "sql": None, "fetched_bytes": stored.fetched_bytes}
+    values |= {**plan_values(plan), "undo": None, "sql": None, "fetched_bytes": stored.fetched_bytes}
     facts = {**snapshot_facts(view), "engine": live.engine, "tables": len(plan.written)}
     try:
         if asked.expect is not None and asked.expect != plan.digest:
@@ -284,15 +284,17 @@ def _finish(
                     done = carry_out(recovery, live, view.id, undo.absolute(), moment, report, triggers=asked.runs)
                     values |= {"applied": True, "undo": str(done.undo), "counters": list(done.raised)}
     except BackupdError as error:
-        error.values = values  # type: ignore[attr-defined]  # the JSON document shows the plan beside the error
-        if not settings.json:
+        if settings.json:
+            values["plan"] = list(plan_records(plan, stored))
+        else:
             report.clear()
             say_plan(settings, plan, stored, values)
+        error.values = values  # type: ignore[attr-defined]  # the JSON document shows the plan beside the error
         raise
     report.clear()
     values["warnings"] = [*report.warnings, *plan.warnings]
     if settings.json:
-        output.document("recover", values)
+        output.long_document("recover", values, "plan", map(output.item, plan_records(plan, stored)))
     else:
         say_plan(settings, plan, stored, values)
 
