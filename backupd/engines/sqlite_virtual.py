@@ -162,10 +162,13 @@ class _Terms:
         """Which ends of a column's range are known."""
         return ("l" if column in self.low else "") + ("h" if column in self.high else "")
 
-    def direction(self, order: Sequence[int]) -> int:
-        """1 or -1 if rows in that order, or backwards, are sorted as the statement wants them; 0 if not."""
-        wanted = [(column, down) for column, down in self.sorted if column not in self.equal]
-        columns = [column for column in order if column not in self.equal]
+    def direction(self, order: Sequence[int], handed: Sequence[int]) -> int:
+        """1 or -1 if rows in that order, or backwards, are sorted as the statement wants them; 0 if not.
+
+        Only columns whose value is handed on have one value for each look: what SQLite keeps for itself may be one of an IN.
+        """
+        wanted = [(column, down) for column, down in self.sorted if column not in handed]
+        columns = [column for column in order if column not in handed]
         if not wanted or [column for column, _ in wanted] != columns[: len(wanted)] or len({d for _, d in wanted}) > 1:
             return 0
         return -1 if wanted[0][1] else 1
@@ -208,7 +211,7 @@ class _Table:
         for n, order in enumerate(self._table.orders):
             upto = next((at for at, column in enumerate(order) if column not in terms.equal), len(order))
             column = order[upto] if upto < len(order) and terms.ends(order[upto]) else -1
-            direction = terms.direction(order) if self._table.sorts else 0
+            direction = terms.direction(order, order[:upto]) if self._table.sorts else 0
             mine = upto, len(terms.ends(column)), abs(direction)
             if mine > score:
                 best, score = (tuple(order[:upto]), column, direction * (n + 1)), mine

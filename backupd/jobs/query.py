@@ -25,6 +25,8 @@ from backupd.repo.repository import Repository, SnapshotView
 RunSql = Callable[[Mapping[str, Sequence["Table"]], str], AbstractContextManager[Answered]]
 """Runs a statement over tables; the engine's."""
 _EXACT = 2**63
+_INEXACT = 2**53
+"""From here on a REAL may stand for several whole numbers."""
 _PIECE = 2_000_000
 """Bytes of rows that are handed on together."""
 _AFFINITIES = (
@@ -101,7 +103,8 @@ class RowTable:
         """The cell that SQL's value is in a column; None where that cannot be said."""
         kind = self.columns[self._places[name]][1]
         if isinstance(value, float):  # as a text it would be SQL's, and not the server's
-            value = int(value) if kind == "INTEGER" and value.is_integer() else None
+            exact = kind == "INTEGER" and value.is_integer() and abs(value) < _INEXACT
+            value = int(value) if exact else None
         if isinstance(value, bytes):
             value = "\\x" + value.hex() if kind == "BLOB" else None
         if value is None or (kind == "TEXT" and not self._table.utf8 and "\\" in str(value)):

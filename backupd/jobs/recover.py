@@ -243,7 +243,9 @@ def _carry_out(
             live.apply(carried)
             raised = live.raise_counters(written)
             report.phase("checking foreign keys")
-            broken = live.orphans(written) if unchecked else without_parent(changes, schema, live)
+            broken = (
+                live.orphans(written) if unchecked else without_parent(changes, schema, live, _leading(live, schema))
+            )
             if new := [name for name in broken if name not in before]:
                 raise SafetyRefused(
                     f"rows would break {', '.join(new[:_SHOWN])}: nothing was written",

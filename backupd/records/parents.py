@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from backupd.model import Cell, Cells, Change, LiveSchema, LiveTable, Reference
-from backupd.records.liverows import LiveRows, look_up
+from backupd.records.leading import Leading
+from backupd.records.liverows import LiveRows, children_of, look_up
 
 
 @dataclass(slots=True)
@@ -39,13 +40,14 @@ class _Row:
             )
 
 
-def without_parent(changes: Sequence[Change], schema: LiveSchema, live: LiveRows) -> list[str]:
+def without_parent(changes: Sequence[Change], schema: LiveSchema, live: LiveRows, leading: Leading) -> list[str]:
     """Names of the foreign keys that are broken now, after these changes.
 
     Args:
         changes: what was done.
         schema: of the live database; only what it checks itself counts.
         live: its rows, as they are now.
+        leading: how values are compared along references.
     """
     rows = {name: _together(changes, table) for name, table in schema.tables.items()}
     groups: dict[object, list[Reference]] = {}
@@ -58,7 +60,8 @@ def without_parent(changes: Sequence[Change], schema: LiveSchema, live: LiveRows
         wanted = set(_led(first, rows[first.table], schema.tables[first.table], live))
         left = {v for parent in parents for v in _left(first, rows[parent], schema.tables[parent], live)}
         if left:
-            wanted |= set(live.rows(first.table, first.columns, first.columns, left))
+            children = children_of(live, leading, first, first.columns, left)
+            wanted |= {value for some in children.values() for value in some}
         for parent in parents:
             wanted -= look_up(live, parent, (), first.parent_columns, wanted).keys()
         if wanted:

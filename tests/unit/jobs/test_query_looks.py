@@ -77,6 +77,10 @@ STATEMENTS = (
     "select a.id, b.a from n a join p b on a.g = b.b join w on w.x = b.x where w.word < 'b' order by 1, 2",
     "select id from n where exists (select 1 from w where w.x = n.x and w.word > n.x) order by id",
     "select count(*) from n, p where n.id > p.a and p.b = 2",
+    "select * from p where a = 3 and x in ('p', 'q', 'r', 's', 'a') order by x, b",
+    "select * from n where id >= 3 and g in (3, 1) order by g desc, id desc limit 7",
+    "select * from p where a in (4, 1) and b in (2, 0) order by a, b desc",
+    "select id from n where id in (4611686018427387904.0, 5.0, 9223372036854775807.0)",
 )
 
 

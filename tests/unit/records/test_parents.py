@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backupd.model import Cell, Change, LiveColumn, LiveSchema, Reference
+from backupd.records.leading import Leading
 from backupd.records.parents import without_parent
 from tests.recovery import MemoryLive, table
 
@@ -26,6 +27,7 @@ ROWS: dict[str, list[tuple[Cell, ...]]] = {
     "c": [(0, 0, 0, None), (1, 1, 1, 0), (2, 1, None, 2), (3, None, None, 1), (4, 0, 2, None)],
     "bare": [(0,), (0,), (None,), (3,)],
 }
+PLAIN = Leading({})
 SMALL = st.integers(0, 4)
 MAYBE = st.none() | SMALL
 
@@ -68,7 +70,7 @@ def test_what_is_broken_is_what_a_look_at_every_row_tells(data: st.DataObject) -
     assert live.orphans(SCHEMA.tables) == []
     changes = data.draw(_written(live))
     names = {f"{r.name} of {r.table}": r.name for r in SCHEMA.references}
-    assert sorted(names[found] for found in without_parent(changes, SCHEMA, live)) == sorted(
+    assert sorted(names[found] for found in without_parent(changes, SCHEMA, live, PLAIN)) == sorted(
         live.orphans(SCHEMA.tables)
     )
 
@@ -78,7 +80,7 @@ def test_a_row_that_was_broken_before_and_of_which_another_column_is_written_bre
     changes = [Change("update", "c", {"id": 7}, {"up": 8}, {"up": None})]
     live.apply(changes)
     assert live.orphans(SCHEMA.tables) == ["pair"]
-    assert without_parent(changes, SCHEMA, live) == []
+    assert without_parent(changes, SCHEMA, live, PLAIN) == []
 
 
 def test_a_parent_in_any_partition_is_one() -> None:
@@ -88,4 +90,4 @@ def test_a_parent_in_any_partition_is_one() -> None:
     for up, found in ((1, []), (2, []), (3, ["part of c"])):
         change = Change("insert", "c", {"id": up}, {}, {"id": up, "a": None, "b": None, "up": up})
         live.apply([change])
-        assert without_parent([change], schema, live) == found
+        assert without_parent([change], schema, live, PLAIN) == found
