@@ -5,6 +5,7 @@ sealed, nameless temporary files. Rows reach the caller as records, and never a 
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -14,7 +15,7 @@ from backupd.crypto.chunks import Kind
 from backupd.errors import IntegrityError
 from backupd.jobs.comparepages import Groups, PageFile, ReadSchema, compare_files, stored_file
 from backupd.jobs.comparison import LONGEST_ROW, Asked, Comparison, TableDiff, TooLong
-from backupd.jobs.restore import batches_ahead, open_content, opened, read_ahead
+from backupd.jobs.restore import AHEAD_BATCHES, BATCH, hold_on_to_memory, open_content, opened, read_ahead
 from backupd.jobs.tableshapes import Match, SchemaChange, check_engines, match_tables, moment_of
 from backupd.records.shapes import Projection
 from backupd.repo.codecs import RowDelta, split_rows
@@ -57,13 +58,20 @@ class StoredSide:
         return opened(iter(refs), Kind.ROWS, self.reader, self.cache)
 
     def taken(self, refs: Iterable[ChunkRef], take: Callable[[Sequence[bytes]], _T]) -> Iterator[_T]:
-        """What is taken of chunks of rows, of some at once, in their order; they are read once, and ahead."""
+        """What is taken of chunks of rows, of some at once, in their order; they are fetched ahead, and read once.
+
+        They are opened here and not by threads: what is taken of them in Python would only keep those waiting for each other.
+        """
+        hold_on_to_memory()
         reader = ChunkReader(self._repo, self.cache, self.view.object.envelope)
-
-        def some(batch: Sequence[ChunkRef]) -> _T:
-            return take([reader.read(ref, Kind.ROWS) for ref in batch])
-
-        return batches_ahead(iter(refs), some, reader.expect, self.cache)
+        rest, expected = iter(refs), deque[list[ChunkRef]]()
+        while True:
+            while len(expected) < AHEAD_BATCHES and (batch := list(islice(rest, BATCH))):
+                reader.expect(batch)
+                expected.append(batch)
+            if not expected:
+                return
+            yield take([reader.read(ref, Kind.ROWS) for ref in expected.popleft()])
 
     def deltas(self, refs: Iterable[ChunkRef]) -> Iterator[RowDelta]:
         """Row deltas."""

@@ -182,24 +182,13 @@ def read_ahead(
         expect: told of those that are read next.
         cache: where packs come from.
     """
+    hold_on_to_memory()
+    threads = min(8, max(2, len(os.sched_getaffinity(0))))
+    pending: deque[Future[list[_T]]] = deque()
 
-    def some(batch: Sequence[ChunkRef]) -> list[_T]:
+    def some(batch: list[ChunkRef]) -> list[_T]:
         return [read(ref) for ref in batch]
 
-    for found in batches_ahead(refs, some, expect, cache):
-        yield from found
-
-
-def batches_ahead(
-    refs: Iterator[ChunkRef],
-    read: Callable[[Sequence[ChunkRef]], _T],
-    expect: Callable[[Sequence[ChunkRef]], None],
-    cache: PackCache,
-) -> Iterator[_T]:
-    """The same, where `read` reads some chunks at once."""
-    _hold_on_to_memory()
-    threads = min(8, max(2, len(os.sched_getaffinity(0))))
-    pending: deque[Future[_T]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="open") as pool:
         try:
             while True:
@@ -207,16 +196,16 @@ def batches_ahead(
                     expect(batch)
                     for pack in {ref.pack for ref in batch}:
                         cache.prefetch(pack)
-                    pending.append(pool.submit(read, batch))
+                    pending.append(pool.submit(some, batch))
                 if not pending:
                     break
-                yield pending.popleft().result()
+                yield from pending.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 @cache
-def _hold_on_to_memory() -> None:
+def hold_on_to_memory() -> None:
     """Keep glibc from giving memory back to the system after each chunk, to ask for it again at the next one.
 
     It does that until a larger piece has been freed, and takes its size for a measure then (mallopt(3), M_MMAP_THRESHOLD).
