@@ -158,9 +158,13 @@ def of_catalog(audit: "CatalogAudit") -> Iterator[Entry]:
 
 
 def merge(*histories: Iterable[Entry]) -> list[Entry]:
-    """Several histories as one, oldest first; what has no time that can be read stands before all."""
-    found = [entry for history in histories for entry in history]
-    return sorted(found, key=lambda entry: (m.timestamp() if (m := entry.moment) else float("-inf"), entry.record))
+    """Several histories as one, oldest first, of one moment trust first; what has no time that can be read stands before all."""
+
+    def place(entry: Entry) -> tuple[float, bool, str]:
+        moment = entry.moment
+        return moment.timestamp() if moment else float("-inf"), entry.action != "trust", entry.record
+
+    return sorted((entry for history in histories for entry in history), key=place)
 
 
 def chosen(
