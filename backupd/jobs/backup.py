@@ -27,6 +27,7 @@ from backupd.jobs.brake import Told
 from backupd.jobs.capture import CapturedStream, capture
 from backupd.jobs.nights import NightWatch
 from backupd.jobs.standing import Standing, standing, to_remember
+from backupd.model import COMPRESSION
 from backupd.repo.commit import check_head, commit
 from backupd.repo.content import check_content
 from backupd.repo.indexing import sync_index
@@ -63,7 +64,7 @@ class BackupOptions:
     note: str = field(default="", repr=False)
     hold: str | None = None
     check: bool = False
-    level: int = 3
+    level: int = COMPRESSION
     accept_rollback: bool = False
     version_cache: int | None = VERSION_CACHE
     trial: Places | None = None

@@ -8,6 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from backupd.errors import IntegrityError
+from backupd.model import COMPRESSION
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from backports import zstd
@@ -16,7 +17,6 @@ else:
 
 Bytes = bytes | bytearray | memoryview
 
-LEVEL = 3
 WINDOW_LOG_MAX = 23
 MIN_DICTIONARY = 8
 """Shorter dictionaries are none: zstd takes no raw content below 8 bytes."""
@@ -24,7 +24,7 @@ _MAGIC = b"\x28\xb5\x2f\xfd"
 _local = threading.local()
 
 
-def compress(data: Bytes, level: int = LEVEL) -> bytes:
+def compress(data: Bytes, level: int = COMPRESSION) -> bytes:
     """One zstd frame of `data` with its content size; the compressor is reused by each thread."""
     cached: tuple[int, zstd.ZstdCompressor] | None = getattr(_local, "compressor", None)
     if cached is None or cached[0] != level:
@@ -34,7 +34,7 @@ def compress(data: Bytes, level: int = LEVEL) -> bytes:
     return compressor.compress(data, compressor.FLUSH_FRAME)
 
 
-def compress_with(data: bytes, dictionary: bytes, level: int = LEVEL) -> bytes:
+def compress_with(data: bytes, dictionary: bytes, level: int = COMPRESSION) -> bytes:
     """One zstd frame of `data` with `dictionary` (at least 8 bytes) as raw content, for dictionary deltas."""
     raw = zstd.ZstdDict(dictionary, is_raw=True)
     compressor = zstd.ZstdCompressor(level=level, zstd_dict=raw.as_prefix)

@@ -15,6 +15,7 @@ from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened, repository_url
 from backupd.errors import BackupdError
+from backupd.model import COMPRESSION
 
 if TYPE_CHECKING:
     from backupd.config.urls import DatabaseUrl
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     words=FLAG_WORDS,
     help="Let the engine check the database first; a failed check means no snapshot.",
 )
-@option("--compression", type=click.IntRange(1, 19), default=3, show_default=True, help="zstd level.")
+@option("--compression", type=click.IntRange(1, 19), default=COMPRESSION, show_default=True, help="zstd level.")
 @option(
     "--version-cache",
     metavar="SIZE",
