@@ -138,6 +138,14 @@ class Reference:
         return self.cleared or self.columns
 
 
+Spelling = Literal["", "trimmed", "timed", "dated", "asked", "zoned"]
+"""How a value that refers becomes one as its parent's column spells it, where the two are of different types.
+
+Empty: it is spelled alike. `trimmed`: without spaces at its end. `timed`: a date becomes its midnight; `dated`: the other way
+round. `asked`: only the database knows. `zoned`: so it does, but by the time zone of whoever asks.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class LiveColumn:
     """A column of a live table.

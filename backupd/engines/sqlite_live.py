@@ -15,7 +15,7 @@ from backupd.engines.sqlite_open import harden, require_regular, result_code, so
 from backupd.engines.sqlite_schema import read_live_schema
 from backupd.engines.sqlite_text import literal, name, selections
 from backupd.errors import BackupdError, Failed, SafetyRefused, SourceIncomplete, TryAgain, Unreachable
-from backupd.model import Cell, Cells, Change, LiveSchema, LiveTable
+from backupd.model import Cell, Cells, Change, LiveSchema, LiveTable, Reference, Spelling
 
 _CODECS = {"UTF-8": "utf-8", "UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
 _LATER = frozenset({apsw.SQLITE_BUSY, apsw.SQLITE_LOCKED, apsw.SQLITE_PROTOCOL})
@@ -79,6 +79,14 @@ class SqliteLive:
         """SQLite's own rules need no asking; those of a program of somebody else nobody else knows."""
         self._table(table)
         return {value: number for number, value in enumerate(values)} if columns else {}
+
+    def spellings(self, reference: Reference) -> tuple[Spelling, ...]:  # noqa: ARG002
+        """None: a value of another type is the same value, or another one."""
+        return ()
+
+    def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:  # noqa: ARG002
+        """The same values."""
+        return {value: value for value in values}
 
     def _read(self, query: str, bindings: Sequence[Cell], width: int) -> Iterator[Cells]:
         try:

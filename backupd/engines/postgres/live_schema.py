@@ -62,7 +62,9 @@ SELECT k.conname, k.conrelid::bigint, {child}, k.confrelid::bigint, {parent}, k.
        ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
                FROM unnest(k.conpfeqop) WITH ORDINALITY AS u(oid, place)
                JOIN pg_catalog.pg_operator o ON o.oid = u.oid JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
-              ORDER BY u.place), {cleared}
+              ORDER BY u.place),
+       ARRAY(SELECT o.oprleft <> o.oprright FROM unnest(k.conpfeqop) WITH ORDINALITY AS u(oid, place)
+               JOIN pg_catalog.pg_operator o ON o.oid = u.oid ORDER BY u.place), {cleared}
   FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY k.conrelid, k.conname
 """
 _NAMES = """ARRAY(SELECT a.attname::text FROM unnest(k.{numbers}) WITH ORDINALITY AS u(number, place)
@@ -114,6 +116,7 @@ class ForeignKey:
         child, parent: in SQL.
         children, parents: the tables of manifests that are on either side.
         operators: of each pair of columns, what compares the parent's with the child's, in SQL.
+        crossed: and whether that compares two types, and not two values of the parent's.
         full: MATCH FULL.
         checked: whether every row was checked when it was made.
     """
@@ -124,10 +127,17 @@ class ForeignKey:
     parent: str
     parent_columns: tuple[str, ...]
     operators: tuple[str, ...]
+    crossed: tuple[bool, ...]
     full: bool
     checked: bool
     children: tuple[str, ...]
     parents: tuple[str, ...]
+
+    def is_of(self, reference: Reference) -> bool:
+        """Whether a reference is this foreign key, or the part of it that two of its tables have."""
+        ours = reference.declared and reference.name == self.name
+        columns = (reference.columns, reference.parent_columns) == (self.columns, self.parent_columns)
+        return ours and columns and reference.table in self.children and reference.parent in self.parents
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +295,7 @@ def _foreign_keys(
             valid,
             enforced,
             operators,
+            crossed,
             cleared,
         ) = row
         if child not in by_oid or parent not in by_oid:
@@ -297,6 +308,7 @@ def _foreign_keys(
             _only(by_oid[parent]),
             tuple(parent_columns),
             tuple(operators),
+            tuple(crossed),
             full,
             valid,
             children,
