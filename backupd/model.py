@@ -118,6 +118,7 @@ class Reference:
         deferrable: whether it can be checked at the end of the transaction.
         declared: whether the database itself knows and checks it.
         cleared: the columns that SET NULL or SET DEFAULT is about, where it is not all of them.
+        moving: whether the columns change with those that they refer to (ON UPDATE CASCADE).
     """
 
     name: str
@@ -129,6 +130,7 @@ class Reference:
     deferrable: bool = False
     declared: bool = True
     cleared: tuple[str, ...] = ()
+    moving: bool = False
 
     @property
     def losing(self) -> tuple[str, ...]:

@@ -93,8 +93,57 @@ CIRCLE = Case(
 )
 _CLOSED = "alter table ro_b add foreign key (a) references ro_a(id) on delete cascade"
 
+MOVED = (
+    Case(
+        "moved",
+        "mv_o:1",
+        "mv_p mv_o",
+        "create table mv_p (code varchar(9) primary key, n varchar(9));"
+        "create table mv_o (id int primary key, code varchar(9), foreign key (code) references mv_p(code) on delete cascade on update cascade);"
+        "insert into mv_p values ('a', 'Ada'), ('c', 'Cy'); insert into mv_o values (1, 'a'), (2, 'a'), (3, 'c')",
+        "update mv_p set code = 'b' where code = 'a'; delete from mv_o where id = 1",
+        {"conflict": 2},
+        refused=True,
+    ),
+    Case(
+        "moved root",
+        "mr_p:1,a",
+        "mr_p mr_o",
+        "create table mr_p (t int, code varchar(9), n varchar(9), primary key (t, code));"
+        "create table mr_o (id int primary key, t int, code varchar(9), foreign key (t, code) references mr_p(t, code) on delete cascade on update cascade);"
+        "insert into mr_p values (1, 'a', null), (1, 'c', null); insert into mr_o values (1, 1, 'a'), (2, 1, 'a'), (3, 1, 'c')",
+        "update mr_p set code = 'b' where code = 'a'; delete from mr_o where id = 1",
+        {"conflict": 3},
+        refused=True,
+    ),
+    Case(
+        "moved alone",
+        "ma_p:a",
+        "ma_p ma_o",
+        "create table ma_p (code varchar(9) primary key, n varchar(9), m int);"
+        "create table ma_o (code varchar(9), foreign key (code) references ma_p(code) on delete set null on update cascade);"
+        "insert into ma_p values ('a', 'Ada', null), ('c', 'Cy', null)",
+        "update ma_p set code = 'b' where code = 'a'",
+        {"insert": 1},
+        warned="under another key",
+        same=False,
+    ),
+    Case(
+        "not moved",
+        "mn_p:a",
+        "mn_p mn_o",
+        "create table mn_p (code varchar(9) primary key, n varchar(9));"
+        "create table mn_o (id int primary key, code varchar(9), foreign key (code) references mn_p(code) on delete cascade on update cascade);"
+        "insert into mn_p values ('a', 'Ada'), ('c', 'Ada'); insert into mn_o values (1, 'a'), (2, 'a')",
+        "update mn_o set code = 'c' where id = 1; delete from mn_p where code = 'a'",
+        {"insert": 2, "conflict": 1},
+        refused=True,
+    ),
+)
+
 MARIADB = [
     LATER,
+    *MOVED,
     replace(
         CIRCLE,
         more=(
@@ -271,6 +320,7 @@ MARIADB = [
 ]
 POSTGRES = [
     LATER,
+    *MOVED,
     replace(
         CIRCLE,
         more=(
@@ -470,8 +520,8 @@ POSTGRES = [
         "z1_p z1_o",
         "create table z1_p (code text primary key, n text);create table z1_o (id int primary key, code text references z1_p on update cascade);insert into z1_p values ('a','Ada');insert into z1_o values (1,'a'),(2,'a')",
         "update z1_p set code='b';delete from z1_o where id=1",
-        {"insert": 2},
-        same=False,
+        {"conflict": 2},
+        refused=True,
     ),
     Case(
         "arraykeys",
@@ -598,6 +648,7 @@ POSTGRES += [
 
 SQLITE = [
     LATER,
+    *MOVED,
     triggered(
         "create trigger tr_i after insert on tr_c begin update tr_c set stamp = 'made' where id = new.id; end",
         "create trigger tr_u after update of c on tr_n when new.c is not null"

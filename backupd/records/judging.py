@@ -11,6 +11,7 @@ from backupd.records.cells import Exact, exact, same
 from backupd.records.closure import Name, Rows, Table, Told, unfollowed, up
 from backupd.records.leading import Leading
 from backupd.records.liverows import LiveRows, count_wholes, look_up, parents_there
+from backupd.records.moved import Moving
 from backupd.records.plan import CHANGED, Entry, Plan, Rules, Settling, insert_of, write_plan
 
 _TOGETHER = 1000
@@ -43,10 +44,12 @@ def make_plan(
     work = _Judging(down, schema, references, live, rules, leading)
     parents = up(down, references, work.judge, work.present, leading, told=told)
     entries = [*work.entries(down), *work.entries(parents)]
+    moved = Moving(down, references, live, leading).settle(entries, rules)
     work.check_uniques(entries)
     warnings = [
         *unfollowed(down, references),
         *leading.remarks(),
+        *moved,
         *Settling(down, references, work.present, leading).settle(entries, rules),
     ]
     return write_plan(entries, down.tables, schema, references, rules, leading, warnings)

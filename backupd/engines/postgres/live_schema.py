@@ -57,7 +57,8 @@ SELECT w.ev_class::bigint, w.rulename, w.ev_enabled::text FROM pg_catalog.pg_rew
  ORDER BY 1, 2
 """
 _FOREIGN_KEYS = """
-SELECT k.conname, k.conrelid::bigint, {child}, k.confrelid::bigint, {parent}, k.confdeltype::text, k.condeferrable,
+SELECT k.conname, k.conrelid::bigint, {child}, k.confrelid::bigint, {parent}, k.confdeltype::text,
+       k.confupdtype = 'c', k.condeferrable,
        k.confmatchtype = 'f', k.convalidated, {enforced},
        ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
                FROM unnest(k.conpfeqop) WITH ORDINALITY AS u(oid, place)
@@ -290,6 +291,7 @@ def _foreign_keys(
             parent,
             parent_columns,
             on_delete,
+            moving,
             deferrable,
             full,
             valid,
@@ -326,6 +328,7 @@ def _foreign_keys(
             deferrable,
             declared=enforced,
             cleared=tuple(cleared),
+            moving=moving,
         )
         # one for each pair of tables: those of one name and one referring table say that the parent is in one of theirs
         references += [replace(one, table=table, parent=to) for table in children for to in parents]
