@@ -160,6 +160,7 @@ class LiveColumn:
         identity: whether writing it needs the engine's word for that (OVERRIDING SYSTEM VALUE).
         counter: whether its next values come from a sequence, an AUTO_INCREMENT or the like.
         fallback: what ON DELETE SET DEFAULT writes into it, where that is one value and known.
+        varying: whether what that writes is not known, since its default is an expression.
         equality: which of its values are one.
     """
 
@@ -171,6 +172,7 @@ class LiveColumn:
     identity: bool = False
     counter: bool = False
     fallback: Cell = field(default=None, repr=False)
+    varying: bool = False
     equality: Equality = CELLS
 
 

@@ -140,6 +140,35 @@ MOVED = (
         refused=True,
     ),
 )
+DEFAULTED = Case(
+    "defaults",
+    "de_u:1",
+    "de_u de_c de_n de_e",
+    "create table de_u (id int primary key);"
+    "create table de_c (u int default (2 + 3), x varchar(9), foreign key (u) references de_u on delete set default);"
+    "create table de_n (u int default (100 + 1 - 1), v int, x varchar(9), foreign key (u) references de_u on delete set default, foreign key (v) references de_u on delete set null);"
+    "create table de_e (u int default (2 + 3), foreign key (u) references de_u on delete set default);"
+    "insert into de_u values (1), (2), (5), (100), (101);"
+    "insert into de_c values (1, 'a'), (1, 'a'), (2, 'a'), (5, 'a'), (1, 'b'), (null, 'a'), (1, null);"
+    "insert into de_n values (1, 1, 'a'), (1, 2, 'a'), (2, 1, 'a'), (1, 1, 'b'), (1, null, 'c');"
+    "insert into de_e values (1), (2), (5)",
+    "delete from de_u where id = 1",
+    {"insert": 1, "repair": 4 + 5 + 1},
+)
+APART = Case(
+    "defaults apart",
+    "dd_u:1",
+    "dd_u dd_c dd_d dd_e",
+    "create table dd_u (id int primary key);"
+    "create table dd_c (u int default (2 + 3), x varchar(9), foreign key (u) references dd_u on delete set default);"
+    "create table dd_d (u int default (2 + 3), x varchar(9), foreign key (u) references dd_u on delete set default);"
+    "create table dd_e (u int default (2 + 3), x varchar(9), foreign key (u) references dd_u on delete set default);"
+    "insert into dd_u values (1), (2), (5), (6); insert into dd_c values (1, 'a'); insert into dd_d values (1, 'a'), (2, 'a'); insert into dd_e values (1, 'a')",
+    "delete from dd_u where id < 3; insert into dd_c values (6, 'a'); delete from dd_e",
+    {"insert": 1 + 1 + 1, "repair": 1},
+    warned="1 of dd_c may be there already with another u",
+    same=False,
+)
 
 MARIADB = [
     LATER,
@@ -320,6 +349,8 @@ MARIADB = [
 ]
 POSTGRES = [
     LATER,
+    DEFAULTED,
+    APART,
     *MOVED,
     replace(
         CIRCLE,
@@ -648,6 +679,8 @@ POSTGRES += [
 
 SQLITE = [
     LATER,
+    DEFAULTED,
+    APART,
     *MOVED,
     triggered(
         "create trigger tr_i after insert on tr_c begin update tr_c set stamp = 'made' where id = new.id; end",

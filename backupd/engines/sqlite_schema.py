@@ -56,7 +56,8 @@ def _table(link: apsw.Connection, scratch: apsw.Connection, name: str, without_r
             default=default is not None or column == alias,
             generated=hidden != 0,
             counter=column == alias,
-            fallback=literal_default(scratch, str(kind or ""), default),
+            fallback=(fallback := literal_default(scratch, str(kind or ""), default)),
+            varying=fallback is None and str(default or "NULL").strip("() ").upper() != "NULL",
             equality=_equality(link, name, str(column), str(kind or "")),
         )
         for column, kind, required, default, pk, hidden in rows

@@ -5,7 +5,7 @@ its partitions (or by itself, where rows can only be loaded through it), and its
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -103,9 +103,12 @@ class Known:
         """The table in SQL, without what inherits from it; of a partitioned table, with its partitions."""
         return _only(self.relation)
 
-    def with_fallbacks(self, values: Mapping[str, Cell]) -> "Known":
-        """The same, with what ON DELETE SET DEFAULT writes."""
-        columns = tuple(replace(c, fallback=values[c.name]) if c.name in values else c for c in self.table.columns)
+    def with_fallbacks(self, lost: Collection[str], values: Mapping[str, Cell]) -> "Known":
+        """The same, with what ON DELETE SET DEFAULT writes into the columns that it is about."""
+        columns = tuple(
+            replace(c, fallback=values.get(c.name), varying=c.default and c.name not in values) if c.name in lost else c
+            for c in self.table.columns
+        )
         return replace(self, table=replace(self.table, columns=columns))
 
 
@@ -177,7 +180,8 @@ def read_shape(session: Session) -> Shape:
     encoding = str(row[0])
     for name, columns in _defaulted(references).items():
         if (one := known.get(name)) is not None:
-            known[name] = one.with_fallbacks(fallbacks(session, one.relation.oid, sorted(columns), encoding))
+            values = fallbacks(session, one.relation.oid, sorted(columns), encoding)
+            known[name] = one.with_fallbacks(columns, values)
     schema = LiveSchema({name: one.table for name, one in known.items()}, references, encoding)
     return Shape(schema, known, keys, encoding)
 
