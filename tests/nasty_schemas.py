@@ -637,6 +637,20 @@ ACROSS = Case(
 POSTGRES += [
     ACROSS,
     Case(
+        "defaults in series",
+        "ds_u:1",
+        "ds_u ds_c ds_d",
+        "create table ds_u (id int primary key); create sequence ds_s start 100;"
+        "create table ds_c (u int default nextval('ds_s') references ds_u on delete set default, x text);"
+        "create table ds_d (u int default nextval('ds_s') references ds_u on delete set default, x text);"
+        "insert into ds_u values (1), (2), (100), (101), (102), (103), (104), (105), (106);"
+        "insert into ds_c values (1, 'a'), (1, 'a'), (2, 'a'), (1, 'b'), (2, 'c'); insert into ds_d values (1, 'a'), (1, 'a')",
+        "delete from ds_u where id = 1; delete from ds_u where id = 2",
+        {"insert": 1 + 2, "repair": 1 + 2},
+        warned="2 of ds_c may be there already with another u",
+        same=False,
+    ),
+    Case(
         "up across types",
         "au_c:1",
         "au_p au_q au_c au_r",
