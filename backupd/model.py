@@ -161,6 +161,7 @@ class LiveColumn:
         counter: whether its next values come from a sequence, an AUTO_INCREMENT or the like.
         fallback: what ON DELETE SET DEFAULT writes into it, where that is one value and known.
         varying: whether what that writes is not known, since its default is an expression.
+        made_of: of a generated column, from which columns; None where the database cannot be asked what it makes of them.
         equality: which of its values are one.
     """
 
@@ -173,6 +174,7 @@ class LiveColumn:
     counter: bool = False
     fallback: Cell = field(default=None, repr=False)
     varying: bool = False
+    made_of: tuple[str, ...] | None = None
     equality: Equality = CELLS
 
 
