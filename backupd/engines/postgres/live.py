@@ -112,7 +112,7 @@ class PostgresLive:
         if not any(pair.spelling for pair in pairs):
             return {one: one for one in asked}
         self._rows.require_idle()
-        with self._errors(reference.table), patience(self._session):
+        with self._errors(reference.table), patience(self._session), self._nowhere():
             return live_across.become(self._session, pairs, asked, self._now().encoding)
 
     def computed(
