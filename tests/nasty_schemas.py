@@ -600,38 +600,33 @@ POSTGRES = [
 ACROSS = Case(
     "other types",
     "ac_p:1",
-    "ac_p ac_d ac_e ac_w ac_n ac_i ac_f ac_g ac_q ac_m ac_s ac_b ac_k ac_x",
+    "ac_p ac_o ac_k",
     "create table ac_p (id int primary key, at timestamp unique, day date unique, word text unique, name varchar(9) unique, n numeric unique,"
     " f float8 unique, g float4 unique, ip inet unique, m macaddr8 unique, span interval unique, b float8 unique, unique (word, n));"
-    "create table ac_d (id int primary key, at date references ac_p(at) on delete cascade);"
-    "create table ac_e (id int primary key, day timestamp references ac_p(day) on delete cascade);"
-    "create table ac_w (id int primary key, word char(5) references ac_p(word) on delete cascade);"
-    "create table ac_n (id int primary key, name char(4) references ac_p(name) on delete cascade);"
-    "create table ac_i (id int primary key, n int references ac_p(n) on delete cascade);"
-    "create table ac_f (id int primary key, f float4 references ac_p(f) on delete cascade);"
-    "create table ac_g (id int primary key, g float8 references ac_p(g) on delete cascade);"
-    "create table ac_q (id int primary key, ip cidr references ac_p(ip) on delete cascade);"
-    "create table ac_m (id int primary key, m macaddr references ac_p(m) on delete cascade);"
-    "create table ac_s (id int primary key, span time references ac_p(span) on delete set null);"
-    "create table ac_b (id int primary key, b int8 references ac_p(b) on delete cascade);"
+    "create table ac_o (id int primary key, at date references ac_p(at) on delete cascade, day timestamp references ac_p(day) on delete cascade,"
+    " word char(5) references ac_p(word) on delete cascade, name char(4) references ac_p(name) on delete cascade, n int references ac_p(n) on delete cascade,"
+    " f float4 references ac_p(f) on delete cascade, g float8 references ac_p(g) on delete cascade, ip cidr references ac_p(ip) on delete cascade,"
+    " m macaddr references ac_p(m) on delete cascade, span time references ac_p(span) on delete set null, b int8 references ac_p(b) on delete cascade,"
+    " w char(3), k int, foreign key (w, k) references ac_p(word, n) on delete cascade);"
     "create table ac_k (n int, day timestamp references ac_p(day) on delete set null);"
-    "create table ac_x (id int primary key, word char(3), n int, foreign key (word, n) references ac_p(word, n) on delete cascade);"
     "insert into ac_p values (1, '2020-01-01', '0020-02-01 BC', 'ab', 'cd', 1.00, 0.10000000149011612, 0.1, '10.0.0.1', '08:00:2b:ff:fe:01:02:03', '10:00', 9007199254740992),"
     " (2, '2020-01-01 10:00', '2020-02-02', 'ab ', 'cd ', 2, 0.1, 0.25, '10.0.0.2', '08:00:2b:ff:fe:01:02:04', '11:00', 9007199254740996),"
     " (3, 'infinity', 'infinity', '', '', 3, 0.25, 0.125, '10.0.0.0/24', '08:00:2b:ff:fe:01:02:05', '12:00', 0);"
-    "insert into ac_d values (1, '2020-01-01'), (3, 'infinity'); insert into ac_e values (1, '0020-02-01 BC'), (2, '2020-02-02'), (3, 'infinity');"
-    "insert into ac_w values (1, 'ab'), (3, ''); insert into ac_n values (1, 'cd'), (3, ''); insert into ac_i values (1, 1), (2, 2);"
-    "insert into ac_f values (1, 0.1), (3, 0.25); insert into ac_g values (1, 0.10000000149011612), (2, 0.25);"
-    "insert into ac_q values (1, '10.0.0.1'), (2, '10.0.0.2'), (3, '10.0.0.0/24'); insert into ac_m values (1, '08:00:2b:01:02:03'), (2, '08:00:2b:01:02:04');"
-    "insert into ac_s values (1, '10:00'), (2, '11:00'); insert into ac_b values (1, 9007199254740993), (2, 9007199254740997);"
-    "insert into ac_k values (1, '0020-02-01 BC'), (1, '0020-02-01 BC'), (1, null), (1, '2020-02-02');"
-    "insert into ac_x values (1, 'ab', 1), (2, null, 1), (3, '', 3)",
+    "insert into ac_o (id, at) values (10, '2020-01-01'), (13, 'infinity');"
+    "insert into ac_o (id, day) values (20, '0020-02-01 BC'), (22, '2020-02-02'), (23, 'infinity');"
+    "insert into ac_o (id, word, name) values (30, 'ab', null), (33, '', null), (40, null, 'cd'), (43, null, '');"
+    "insert into ac_o (id, n, f, g) values (50, 1, null, null), (52, 2, null, null), (60, null, 0.1, null), (63, null, 0.25, null),"
+    " (70, null, null, 0.10000000149011612), (72, null, null, 0.25);"
+    "insert into ac_o (id, ip, m, b) values (80, '10.0.0.1', null, null), (82, '10.0.0.2', null, null), (83, '10.0.0.0/24', null, null),"
+    " (90, null, '08:00:2b:01:02:03', null), (92, null, '08:00:2b:01:02:04', null), (100, null, null, 9007199254740993), (102, null, null, 9007199254740997);"
+    "insert into ac_o (id, span, w, k) values (111, '10:00', null, null), (112, '11:00', null, null), (120, null, 'ab', 1), (122, null, null, 1), (123, null, '', 3);"
+    "insert into ac_k values (1, '0020-02-01 BC'), (1, '0020-02-01 BC'), (1, null), (1, '2020-02-02')",
     "delete from ac_p where id = 1",
     {"insert": 1 + 10 + 1, "repair": 1 + 2},
     later=(
-        ("insert into ac_d values (9, '2020-01-01')", "delete from ac_d where id = 9"),
-        ("insert into ac_f values (9, 0.1)", "delete from ac_f where id = 9"),
-        ("insert into ac_x values (9, 'ab ', 1)", "delete from ac_x where id = 9"),
+        ("insert into ac_o (id, at) values (9, '2020-01-01')", "delete from ac_o where id = 9"),
+        ("insert into ac_o (id, f) values (9, 0.1)", "delete from ac_o where id = 9"),
+        ("insert into ac_o (id, w, k) values (9, 'ab ', 1)", "delete from ac_o where id = 9"),
     ),
 )
 POSTGRES += [

@@ -61,12 +61,10 @@ _FOREIGN_KEYS = """
 SELECT k.conname, k.conrelid::bigint, {child}, k.confrelid::bigint, {parent}, k.confdeltype::text,
        k.confupdtype = 'c', k.condeferrable,
        k.confmatchtype = 'f', k.convalidated, {enforced},
-       ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+       ARRAY(SELECT ARRAY[pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname), (o.oprleft <> o.oprright)::text]
                FROM unnest(k.conpfeqop) WITH ORDINALITY AS u(oid, place)
                JOIN pg_catalog.pg_operator o ON o.oid = u.oid JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
-              ORDER BY u.place),
-       ARRAY(SELECT o.oprleft <> o.oprright FROM unnest(k.conpfeqop) WITH ORDINALITY AS u(oid, place)
-               JOIN pg_catalog.pg_operator o ON o.oid = u.oid ORDER BY u.place), {cleared}
+              ORDER BY u.place), {cleared}
   FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY k.conrelid, k.conname
 """
 _NAMES = """ARRAY(SELECT a.attname::text FROM unnest(k.{numbers}) WITH ORDINALITY AS u(number, place)
@@ -307,8 +305,7 @@ def _foreign_keys(
             full,
             valid,
             enforced,
-            operators,
-            crossed,
+            compared,
             cleared,
         ) = row
         if child not in by_oid or parent not in by_oid:
@@ -320,8 +317,8 @@ def _foreign_keys(
             tuple(columns),
             _only(by_oid[parent]),
             tuple(parent_columns),
-            tuple(operators),
-            tuple(crossed),
+            tuple(operator for operator, _ in compared),
+            tuple(crossed == "true" for _, crossed in compared),
             full,
             valid,
             children,
