@@ -179,10 +179,11 @@ def read_shape(session: Session) -> Shape:
     row = session.execute(b"SELECT pg_catalog.current_setting('server_encoding')").fetchone()
     assert row is not None
     encoding = str(row[0])
-    for name, columns in _defaulted(references).items():
-        if (one := known.get(name)) is not None:
-            values = fallbacks(session, one.relation.oid, sorted(columns), encoding)
-            known[name] = one.with_fallbacks(columns, values)
+    defaulted = {known[name].relation.oid: columns for name, columns in _defaulted(references).items() if name in known}
+    values = fallbacks(session, defaulted, encoding) if defaulted else {}
+    for name, one in known.items():
+        if one.relation.oid in values:
+            known[name] = one.with_fallbacks(defaulted[one.relation.oid], values[one.relation.oid])
     schema = LiveSchema({name: one.table for name, one in known.items()}, references, encoding)
     return Shape(schema, known, keys, encoding)
 
