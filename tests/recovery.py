@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 
 from backupd.errors import Failed, SafetyRefused, UsageError
-from backupd.model import Cell, Cells, Change, LiveColumn, LiveSchema, LiveTable, Reference, Spelling
+from backupd.model import Cell, Cells, Change, LiveColumn, LiveSchema, LiveTable, Reference
 from backupd.records.values import Value
 
 
@@ -115,16 +115,9 @@ class MemoryLive:
         numbers: dict[object, int] = {}
         return {v: numbers.setdefault(tuple(str(c).casefold() for c in v), len(numbers)) for v in values}
 
-    def spellings(self, reference: Reference) -> tuple[Spelling, ...]:
-        return ()
-
-    def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:
-        return {value: value for value in values}
-
-    def computed(
-        self, table: str, columns: Sequence[str], by: Sequence[str], values: Collection[Cells]
-    ) -> Mapping[Cells, Cells]:
-        raise AssertionError("no column is said to be made of others")
+    @property
+    def across(self) -> None:
+        return None
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:

@@ -11,6 +11,21 @@ from typing import Protocol
 from backupd.model import Cells, Change, LiveSchema, Reference, Spelling
 
 
+class Across(Protocol):
+    """What a database knows of values that stand in no column of it as they are."""
+
+    def spellings(self, reference: Reference) -> Sequence[Spelling]:
+        """How each column of a reference spells its parent's values, where the types differ; empty where that is not known."""
+
+    def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:
+        """Values of a reference's columns as its parent's columns spell them; None for those that equal nothing there."""
+
+    def computed(
+        self, table: str, columns: Sequence[str], by: Sequence[str], values: Collection[Cells]
+    ) -> Mapping[Cells, Cells]:
+        """What generated columns are for values of the columns that they are made of; asked only where `made_of` says so."""
+
+
 class Live(Protocol):
     """An open connection to a live database. Not safe for several threads."""
 
@@ -46,16 +61,9 @@ class Live(Protocol):
     def alike(self, table: str, columns: Sequence[str], values: Collection[Cells]) -> Mapping[Cells, int]:
         """For each value of some columns a number: equal ones for values that these columns take for one."""
 
-    def spellings(self, reference: Reference) -> Sequence[Spelling]:
-        """How each column of a reference spells its parent's values, where the types differ; empty where that is not known."""
-
-    def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:
-        """Values of a reference's columns as its parent's columns spell them; None for those that equal nothing there."""
-
-    def computed(
-        self, table: str, columns: Sequence[str], by: Sequence[str], values: Collection[Cells]
-    ) -> Mapping[Cells, Cells]:
-        """What generated columns are for values of the columns that they are made of; asked only where `made_of` says so."""
+    @property
+    def across(self) -> Across | None:
+        """Knows values of columns from those of others; None where a reference's two sides are of one type."""
 
     def transaction(self, *, triggers: bool, deletes: bool = False) -> AbstractContextManager[None]:
         """Everything inside happens, or nothing; foreign keys are checked at its end where the engine can do that.

@@ -15,7 +15,7 @@ from backupd.engines.sqlite_open import harden, require_regular, result_code, so
 from backupd.engines.sqlite_schema import read_live_schema
 from backupd.engines.sqlite_text import literal, name, selections
 from backupd.errors import BackupdError, Failed, SafetyRefused, SourceIncomplete, TryAgain, Unreachable
-from backupd.model import Cell, Cells, Change, LiveSchema, LiveTable, Reference, Spelling
+from backupd.model import Cell, Cells, Change, LiveSchema, LiveTable
 
 _CODECS = {"UTF-8": "utf-8", "UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
 _LATER = frozenset({apsw.SQLITE_BUSY, apsw.SQLITE_LOCKED, apsw.SQLITE_PROTOCOL})
@@ -80,23 +80,10 @@ class SqliteLive:
         self._table(table)
         return {value: number for number, value in enumerate(values)} if columns else {}
 
-    def spellings(self, reference: Reference) -> tuple[Spelling, ...]:  # noqa: ARG002
-        """None: a value of another type is the same value, or another one."""
-        return ()
-
-    def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:  # noqa: ARG002
-        """The same values."""
-        return {value: value for value in values}
-
-    def computed(
-        self,
-        table: str,
-        columns: Sequence[str],
-        by: Sequence[str],  # noqa: ARG002
-        values: Collection[Cells],  # noqa: ARG002
-    ) -> Mapping[Cells, Cells]:
-        """Nothing: of no column it is said what it is made of."""
-        raise Failed(f"{table}: {columns[0]!a} is computed by its own database", object_name=table)
+    @property
+    def across(self) -> None:
+        """Nobody: what refers is of the type of what it refers to, or compares as that does."""
+        return None
 
     def _read(self, query: str, bindings: Sequence[Cell], width: int) -> Iterator[Cells]:
         try:

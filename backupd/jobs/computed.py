@@ -7,7 +7,7 @@ time, and only about columns of references. Where it cannot be asked, a table st
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
-from backupd.engines.live import Live
+from backupd.engines.live import Across
 from backupd.jobs.stored import StoredTable
 from backupd.model import Cells, LiveSchema, LiveTable, Reference
 
@@ -16,10 +16,12 @@ _KEPT = 200_000
 
 
 def with_computed(
-    stored: Mapping[str, StoredTable], live: Live, schema: LiveSchema, references: Sequence[Reference]
+    stored: Mapping[str, StoredTable], live: Across | None, schema: LiveSchema, references: Sequence[Reference]
 ) -> dict[str, "StoredTable | ComputedTable"]:
     """The same tables, with the computed columns that references need."""
     found: dict[str, StoredTable | ComputedTable] = dict(stored)
+    if live is None:
+        return found
     for name, table in stored.items():
         known = schema.tables.get(name)
         needed = {c for r in references for side, columns in _sides(r) if side == name for c in columns}
@@ -61,7 +63,7 @@ class ComputedTable:
     """
 
     def __init__(
-        self, stored: StoredTable, known: LiveTable, computed: Sequence[str], sources: Sequence[str], live: Live
+        self, stored: StoredTable, known: LiveTable, computed: Sequence[str], sources: Sequence[str], live: Across
     ) -> None:
         self._stored, self._computed, self._sources, self._live = stored, tuple(computed), tuple(sources), live
         types = {column.name: column.type for column in known.columns}

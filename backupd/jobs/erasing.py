@@ -143,7 +143,9 @@ def _leading(tables: StoredTables, schema: LiveSchema, live: Live | None) -> Lea
         for column, kind in (table.columns if tables.engine != "sqlite" else ())
     }
     known |= {(t.name, c.name): c.equality for t in schema.tables.values() for c in t.columns}
-    return Leading(known, live.alike if live else None, wide=tables.engine == "sqlite", across=live)
+    return Leading(
+        known, live.alike if live else None, wide=tables.engine == "sqlite", across=live.across if live else None
+    )
 
 
 def _apart(tables: StoredTables, references: Iterable[Reference]) -> Iterator[str]:
@@ -189,7 +191,7 @@ def _look_in(
         return False
     key = _key(table, subject)
     itself = Reference("", table.name, table.key, table.name, table.key)
-    there = with_computed(tables.tables, live, schema, schema.references) if live else dict(tables.tables)
+    there = with_computed(tables.tables, live.across if live else None, schema, schema.references)
     rows = list(leading.parents(itself, there[table.name], [key]))
     if rows:
         columns = {name: [c for c, _ in t.columns] for name, t in there.items()}

@@ -94,7 +94,8 @@ def prepare(
     schema = live.schema()
     _check_names(rules, schema, stored)
     references = (*schema.references, *_checked(virtual, schema))
-    found = with_computed(stored.tables, live, schema, references)
+    # what was computed of the stored columns stands in no snapshot, and references may lead by it
+    found = with_computed(stored.tables, live.across, schema, references)
     tables = {n: Table.of(n, t, schema.tables[n]) for n, t in found.items() if n in schema.tables}
     roots = {
         name: list(table.widened(rows)) if isinstance(table := found[name], ComputedTable) else rows
@@ -110,7 +111,7 @@ def prepare(
 
 
 def _leading(live: Live, schema: LiveSchema) -> Leading:
-    return Leading.of(schema, live.alike, wide=live.engine == "sqlite", across=live)
+    return Leading.of(schema, live.alike, wide=live.engine == "sqlite", across=live.across)
 
 
 def _progress(report: Reporter) -> Callable[[str, Collection[Cells]], None]:

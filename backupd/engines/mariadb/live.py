@@ -31,7 +31,7 @@ from backupd.engines.mariadb.client import (
 from backupd.engines.mariadb.live_checks import explained, moved_on, orphan
 from backupd.engines.mariadb.live_schema import Known, Shape, read_shape
 from backupd.errors import Failed, SafetyRefused, Unreachable
-from backupd.model import Cells, Change, LiveSchema, Reference, Spelling
+from backupd.model import Cells, Change, LiveSchema
 
 _AT_ONCE = 200
 _BYTES_AT_ONCE = 1 << 20
@@ -130,23 +130,10 @@ class MariaLive:
             found = run(self._link, text)
         return {asked[int(str(place))]: int(str(number)) for place, number in found}
 
-    def spellings(self, reference: Reference) -> tuple[Spelling, ...]:  # noqa: ARG002
-        """None: a foreign key needs columns of one type."""
-        return ()
-
-    def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:  # noqa: ARG002
-        """The same values."""
-        return {value: value for value in values}
-
-    def computed(
-        self,
-        table: str,
-        columns: Sequence[str],
-        by: Sequence[str],  # noqa: ARG002
-        values: Collection[Cells],  # noqa: ARG002
-    ) -> Mapping[Cells, Cells]:
-        """Nothing: of no column it is said what it is made of."""
-        raise Failed(f"{table}: {columns[0]!a} is computed by its own database", object_name=table)
+    @property
+    def across(self) -> None:
+        """Nobody: what refers is of the type of what it refers to, or compares as that does."""
+        return None
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:

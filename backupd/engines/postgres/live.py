@@ -98,6 +98,11 @@ class PostgresLive:
             found = self._run(live_text.numbered(known, columns, asked)).fetchall()
         return {asked[int(str(place))]: int(str(number)) for place, number in found}
 
+    @property
+    def across(self) -> "PostgresLive":
+        """The database itself."""
+        return self
+
     def spellings(self, reference: Reference) -> tuple[Spelling, ...]:
         """How the columns of a reference spell their parents' values."""
         return tuple(pair.spelling for pair in live_across.pairs(self._now(), reference))

@@ -26,7 +26,7 @@ from backupd.jobs.sieve import refuse_opaque, sieved, whole_rows
 from backupd.jobs.storedtables import opened_tables
 from backupd.records.rowtext import row_of
 from backupd.records.subject import parse_subject
-from backupd.repo.erasures import A_RECORD, ErasedTable, documents, erasure_of
+from backupd.repo.erasures import A_RECORD, ErasedReference, ErasedTable, documents, erasure_of
 from backupd.repo.format import dump_json
 from backupd.repo.records import Record
 from backupd.repo.statements import sign_statement, verify_statement
@@ -198,6 +198,17 @@ def test_long_erasures_are_several_records(kit: Kit) -> None:
     assert sum(p.rows for p in parts) == long.rows
     assert frozenset().union(*(e.rows for p in parts for e in p.tables if e.table == b"t" * 16)) == rows
     assert [r for p in parts for r in p.references] == list(whole.references)
+
+
+def test_which_columns_are_cleared_is_kept(kit: Kit) -> None:
+    """Of a reference that loses some of its columns only; no others can be named."""
+    (record,) = kit.history().records
+    cleared = ErasedReference(b"t" * 16, (b"a" * 16, b"b" * 16), frozenset({b"r" * 16}), "null", (b"b" * 16,))
+    (document,) = documents(replace(erasure_of(record), references=(cleared, replace(cleared, cleared=()))))
+    assert erasure_of(replace(record, document=document)).references == (cleared, replace(cleared, cleared=()))
+    (said,) = documents(replace(erasure_of(record), references=(replace(cleared, cleared=(b"c" * 16,)),)))
+    with pytest.raises(ValueError, match="another column"):
+        erasure_of(replace(record, document=said))
 
 
 def test_what_cannot_be_found_is_not_erased(kit: Kit) -> None:

@@ -56,6 +56,15 @@ def test_what_only_loses_its_reference_stays() -> None:
     assert (found.emptying, found.deleting) == ({emptied: {(1,)}}, {})
 
 
+def test_spellings_of_the_parents_mean_nothing_where_children_have_their_own() -> None:
+    """Only what stands in the referring table is kept of such a reference."""
+    reference = parse_reference("c(p) -> p(id)")
+    found = follow_down(
+        "p", [(1, None)], COLUMNS, [reference], lambda _r, _v: [("x", 1, 10)], lambda _r: False, lambda _r: True
+    )
+    assert found.deleting == {reference: {(10,)}}
+
+
 def test_a_reference_as_it_is_written() -> None:
     assert parse_reference(' s.t( a ,b )-> "u"(c, d) ') == Reference(
         "s.t(a, b)", "s.t", ("a", "b"), '"u"', ("c", "d"), "restrict", declared=False
