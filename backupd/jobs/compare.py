@@ -5,7 +5,6 @@ sealed, nameless temporary files. Rows reach the caller as records, and never a 
 """
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -15,6 +14,7 @@ from backupd.crypto.chunks import Kind
 from backupd.errors import IntegrityError
 from backupd.jobs.comparepages import Groups, PageFile, ReadSchema, compare_files, stored_file
 from backupd.jobs.comparison import LONGEST_ROW, Asked, Comparison, TableDiff, TooLong
+from backupd.jobs.processes import shared, usable
 from backupd.jobs.restore import AHEAD_BATCHES, BATCH, hold_on_to_memory, open_content, opened, read_ahead
 from backupd.jobs.tableshapes import Match, SchemaChange, check_engines, match_tables, moment_of
 from backupd.records.shapes import Projection
@@ -27,6 +27,8 @@ from backupd.repo.trees import walk
 from backupd.report import Reporter
 
 KEPT, FETCHERS = 32, 8
+MANY_BATCHES = 32
+"""So many pay for other processes: a fork takes some milliseconds."""
 _T = TypeVar("_T")
 _SCRIPTS = frozenset({"schema.sql", "after.sql"})
 _COUNTER = re.compile(rb" AUTO_INCREMENT=\d+")
@@ -57,21 +59,40 @@ class StoredSide:
         """Chunks of rows."""
         return opened(iter(refs), Kind.ROWS, self.reader, self.cache)
 
-    def taken(self, refs: Iterable[ChunkRef], take: Callable[[Sequence[bytes]], _T]) -> Iterator[_T]:
-        """What is taken of chunks of rows, of some at once, in their order; they are fetched ahead, and read once.
+    def taken(
+        self, refs: Sequence[ChunkRef], take: Callable[[Sequence[bytes]], _T], *, alone: bool = False
+    ) -> Iterator[_T]:
+        """What is taken of chunks of rows, of some at once, in their order; each is read once.
 
         They are opened here and not by threads: what is taken of them in Python would only keep those waiting for each other.
+        Of many in files of this machine, other processes open their share, unless it is to be done `alone`: what is taken is
+        large, or much is done with it here.
         """
         hold_on_to_memory()
+        batches = [refs[n : n + BATCH] for n in range(0, len(refs), BATCH)]
+        if alone or len(batches) < MANY_BATCHES or not self.cache.local or (processes := usable()) == 1:
+            yield from self._taken_here(batches, take)
+            return
+        cache = PackCache(self._repo, sparse=True)
+        reader = ChunkReader(self._repo, cache, self.view.object.envelope)
+
+        def some(batch: Sequence[ChunkRef]) -> tuple[_T, int]:
+            before = cache.fetched_bytes
+            return take([reader.read(ref, Kind.ROWS) for ref in batch]), cache.fetched_bytes - before
+
+        with closing(cache):
+            for found, fetched in shared(batches, some, processes=processes):
+                self.cache.fetched_bytes += fetched
+                yield found
+
+    def _taken_here(self, batches: Sequence[Sequence[ChunkRef]], take: Callable[[Sequence[bytes]], _T]) -> Iterator[_T]:
         reader = ChunkReader(self._repo, self.cache, self.view.object.envelope)
-        rest, expected = iter(refs), deque[list[ChunkRef]]()
-        while True:
-            while len(expected) < AHEAD_BATCHES and (batch := list(islice(rest, BATCH))):
-                reader.expect(batch)
-                expected.append(batch)
-            if not expected:
-                return
-            yield take([reader.read(ref, Kind.ROWS) for ref in expected.popleft()])
+        for batch in batches[:AHEAD_BATCHES]:
+            reader.expect(batch)
+        for n, batch in enumerate(batches):
+            for ahead in batches[n + AHEAD_BATCHES : n + AHEAD_BATCHES + 1]:
+                reader.expect(ahead)
+            yield take([reader.read(ref, Kind.ROWS) for ref in batch])
 
     def deltas(self, refs: Iterable[ChunkRef]) -> Iterator[RowDelta]:
         """Row deltas."""
