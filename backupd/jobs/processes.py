@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from backupd.engines.children import die_with_us
+
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.context import ForkProcess
@@ -81,6 +83,8 @@ class _Other(Generic[_Task, _T]):
 
 
 def _do(tasks: Sequence[_Task], work: Callable[[_Task], _T], made: "Connection[_T, object]") -> None:
+    if ask := die_with_us():
+        ask()
     gc.disable()  # what belongs to the other process is not closed here
     with contextlib.suppress(BaseException):  # that process finds the same, and tells
         for task in tasks:
