@@ -10,7 +10,7 @@ from typing import Protocol
 
 from backupd.errors import UsageError
 from backupd.jobs.compare import StoredSide
-from backupd.jobs.comparepages import Groups
+from backupd.jobs.pagefile import Groups, PageFile
 from backupd.jobs.stored import Erased, StoredTable, shown_of
 from backupd.model import Bytes, Cell, Cells, PagedSchema, PagedTable
 from backupd.records.values import Value
@@ -62,12 +62,15 @@ class StoredFileTable:
         database: the open file.
         table: what it says of the table.
         erased: what is hidden.
-        content: equal for files that are equal.
+        pages: what it is read from.
+        owner: under equal owners, equal pages have equal names.
     """
 
-    def __init__(self, database: FileDatabase, table: PagedTable, erased: Erased | None, content: object) -> None:
-        self._database, self._table = database, table
-        self.erased, self.content = erased, content
+    def __init__(
+        self, database: FileDatabase, table: PagedTable, erased: Erased | None, pages: PageFile, owner: object
+    ) -> None:
+        self._database, self._table, self._pages = database, table, pages
+        self.erased, self.owner = erased, owner
         self.name = table.name
         self.columns: tuple[tuple[str, str], ...] = tuple((column.name, column.type) for column in table.columns)
         self.key = table.key
@@ -78,6 +81,10 @@ class StoredFileTable:
     def hides(self) -> bool:
         """Whether rows are hidden."""
         return self._hidden is not None
+
+    def reads_as(self, earlier: "StoredFileTable") -> bool:
+        """Whether whoever asks it what an earlier version was asked reads the same, whatever else changed in the file."""
+        return self.owner == earlier.owner and self._pages.reads_as(earlier._pages)
 
     @property
     def quick(self) -> tuple[tuple[str, ...], ...]:
@@ -168,16 +175,15 @@ class StoredFileTables:
         self.left_out: tuple[str, ...] = ()
         if side.view.structure.streams[0].size == 0:
             return
-        refs = side.refs()
-        database = self._database = open_file(side.file(kept, refs))
+        pages = side.file(kept)
+        database = self._database = open_file(pages)
         try:
             schema = database.schema()
         except BaseException:
             database.close()
             raise
         self.left_out = schema.virtual
-        content = side.owner, tuple(ref.id for ref in refs)
-        self.rows = {table.name: StoredFileTable(database, table, erased, content) for table in schema.tables}
+        self.rows = {table.name: StoredFileTable(database, table, erased, pages, side.owner) for table in schema.tables}
 
     @property
     def tables(self) -> Mapping[str, StoredTable]:
