@@ -73,6 +73,8 @@ class StoredFileTable:
         self.erased, self.owner = erased, owner
         self.name = table.name
         self.columns: tuple[tuple[str, str], ...] = tuple((column.name, column.type) for column in table.columns)
+        self.affinities = [(column.name, column.affinity) for column in table.columns]
+        """Names of the columns, and what SQLite compares them as."""
         self.key = table.key
         names = [column.name for column in table.columns]
         self._hidden = erased.hidden(table.name, names, table.key) if erased else None
@@ -143,20 +145,17 @@ class StoredFileTable:
             raise UsageError(f"table {self.name} has no column {column}", object_name=self.name)
         if (given := _BYTES.fullmatch(text)) is not None:
             return bytes.fromhex(given[1])
-        cell = _with_affinity(text, self.columns[found][1])
+        cell = _with_affinity(text, self.affinities[found][1])
         if found == self._table.alias and not isinstance(cell, int):
             raise UsageError(f"the column {column} of {self.name} holds whole numbers only", object_name=self.name)
         return cell
 
 
-def _with_affinity(text: str, kind: str) -> Cell:
-    """What a column of a declared type holds for a text, by SQLite's rules ("Datatypes In SQLite", section 3)."""
-    word = kind.upper()
-    if "INT" not in word and any(part in word for part in ("CHAR", "CLOB", "TEXT", "BLOB")):
+def _with_affinity(text: str, affinity: str) -> Cell:
+    """What a column of an affinity holds for a text, by SQLite's rules ("Datatypes In SQLite", section 3)."""
+    if affinity in ("TEXT", "BLOB") or not _NUMBER.fullmatch(text):
         return text
-    if not word or not _NUMBER.fullmatch(text):
-        return text
-    real = "INT" not in word and any(part in word for part in ("REAL", "FLOA", "DOUB"))
+    real = affinity == "REAL"
     if _WHOLE.fullmatch(text) and abs(int(text)) < 2**63:
         return float(text) if real else int(text)
     number = float(text)
