@@ -145,7 +145,9 @@ class StoredFileTable:
             raise UsageError(f"table {self.name} has no column {column}", object_name=self.name)
         if (given := _BYTES.fullmatch(text)) is not None:
             return bytes.fromhex(given[1])
-        cell = _with_affinity(text, self.affinities[found][1])
+        kind, affinity = self.columns[found][1], self.affinities[found][1]
+        # in a column of any value a number means the number; SQL says which one is meant
+        cell = _with_affinity(text, "NUMERIC" if kind.upper() == "ANY" else affinity)
         if found == self._table.alias and not isinstance(cell, int):
             raise UsageError(f"the column {column} of {self.name} holds whole numbers only", object_name=self.name)
         return cell
