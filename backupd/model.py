@@ -29,14 +29,19 @@ class PagedColumn:
     """A column whose values stand in the pages.
 
     Attributes:
-        real: whether whole numbers in it stand for REAL values.
+        affinity: what SQLite makes of values for it and compares it as: INTEGER, TEXT, REAL, NUMERIC, or BLOB for nothing.
         default: what a record written before the column was added has in it.
     """
 
     name: str
     type: str
-    real: bool
+    affinity: str
     default: int | float | str | bytes | None = field(default=None, repr=False)
+
+    @property
+    def real(self) -> bool:
+        """Whether whole numbers in it stand for REAL values."""
+        return self.affinity == "REAL"
 
 
 @dataclass(frozen=True, slots=True)

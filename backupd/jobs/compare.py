@@ -12,12 +12,15 @@ from typing import TypeVar
 
 from backupd.crypto.chunks import Kind
 from backupd.errors import IntegrityError
-from backupd.jobs.comparepages import Groups, PageFile, ReadSchema, compare_files, stored_file
+from backupd.jobs.comparepages import ReadSchema, compare_files
 from backupd.jobs.comparison import LONGEST_ROW, Asked, Comparison, TableDiff, TooLong
+from backupd.jobs.pagefile import Groups, PageFile, stored_file
 from backupd.jobs.processes import shared, usable
 from backupd.jobs.restore import AHEAD_BATCHES, BATCH, hold_on_to_memory, open_content, opened, read_ahead
 from backupd.jobs.tableshapes import Match, SchemaChange, check_engines, match_tables, moment_of
+from backupd.records.pagediff import GROUP
 from backupd.records.shapes import Projection
+from backupd.repo.chunklist import ChunkList
 from backupd.repo.codecs import RowDelta, split_rows
 from backupd.repo.comparing import RowStreams, Unit, differing_rows, remaining, units
 from backupd.repo.nodes import ChunkRef
@@ -115,8 +118,8 @@ class StoredSide:
                 held = []
         yield from map(split_rows, self.opened(held))
 
-    def refs(self) -> list[ChunkRef]:
-        """The chunks of the database file.
+    def refs(self, kept: Groups) -> ChunkList:
+        """The chunks of the database file; their list is read as it is asked.
 
         Raises:
             IntegrityError: the snapshot is none of a file.
@@ -124,10 +127,12 @@ class StoredSide:
         roots = self.view.structure.streams
         if [root.kind for root in roots] != [Kind.PAGES]:
             raise IntegrityError(f"snapshot {self.view.id[:12]} is no database file", object_name=self.view.object.name)
-        return list(walk(roots[0].top, Kind.PAGES, self.reader.node_loader(), totals=roots[0].totals))
+        load, name = self.reader.node_loader(), self.view.object.name
+        return ChunkList(roots[0], GROUP, load, owner=self.owner, nodes=kept.nodes, name=name)
 
-    def file(self, kept: Groups, refs: Sequence[ChunkRef]) -> PageFile:
-        """The database file of these chunks, read as its pages are asked for."""
+    def file(self, kept: Groups) -> PageFile:
+        """The database file, read as its pages are asked for."""
+        refs = self.refs(kept)
         return stored_file(refs, self.view.structure.streams[0].size, self.reader, kept)
 
     def scripts(self) -> dict[str, str | None]:
@@ -260,7 +265,7 @@ def _files(was: StoredSide, now: StoredSide, asked: Asked, read_schema: ReadSche
     if digests[0] is not None and digests[0] == digests[1] and asked.table in (None, *names):
         return Comparison([TableDiff(name) for name in names if asked.table in (None, name)])
     kept = Groups()
-    return compare_files(was.file(kept, was.refs()), now.file(kept, now.refs()), read_schema, asked, report)
+    return compare_files(was.file(kept), now.file(kept), read_schema, asked, report)
 
 
 def _other_definitions(old: StoredSide, new: StoredSide) -> Iterator[SchemaChange]:

@@ -12,8 +12,9 @@ from itertools import islice
 from typing import Protocol
 
 from backupd.errors import UsageError
-from backupd.jobs.query import RowTable, affinity, fitting
+from backupd.jobs.query import RowTable, fitting
 from backupd.jobs.stored import StoredTable
+from backupd.jobs.storedfile import StoredFileTable
 from backupd.jobs.storedrows import StoredRows
 from backupd.model import Cells
 
@@ -134,7 +135,7 @@ def sql_columns(table: StoredTable) -> list[tuple[str, str]]:
     """A table's columns as SQL knows them."""
     if isinstance(table, StoredRows):
         return RowTable(table).columns
-    return [(name, affinity(kind)) for name, kind in table.columns]
+    return table.affinities if isinstance(table, StoredFileTable) else list(table.columns)
 
 
 def matching(table: StoredTable, what: Meant, ask_rows: AskRows) -> Iterator[Cells]:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from backupd.errors import UsageError
 from backupd.jobs.compare import FETCHERS
-from backupd.jobs.comparepages import Groups
 from backupd.jobs.conditions import AskRows, Meant, Where, doubt, matching, meant
+from backupd.jobs.pagefile import Groups
 from backupd.jobs.query import RowTable
 from backupd.jobs.stored import Erased
 from backupd.jobs.storedfile import OpenFile, StoredFileTable
@@ -126,7 +126,7 @@ class _Search:
         self._asked, self._ask_rows, self.found = asked, ask_rows, Found()
         self._open: list[Version] = []
         self._seen: dict[object, dict[_Names, list[_Record]]] = {}
-        self._file: tuple[object, list[_Record]] | None = None
+        self._file: tuple[object, StoredFileTable, list[_Record]] | None = None
         self._shape: tuple[tuple[tuple[str, str], ...], tuple[str, ...]] | None = None
         self._error: UsageError | None = None
 
@@ -164,11 +164,15 @@ class _Search:
         return sorted(found, key=lambda record: [order(v) for v in record[1]])
 
     def _of_file(self, table: StoredFileTable, what: Meant) -> Iterable[_Record]:
-        place = what.by, what.value, what.sql, table.columns, table.key, table.content, table.erased
-        if self._file is None or self._file[0] != place:
+        place = what.by, what.value, what.sql, table.columns, table.key, table.erased
+        last = self._file
+        if last is not None and last[0] == place and table.reads_as(last[1]):
+            found = last[2]
+        else:
             columns = tuple(name for name, _ in table.columns)
-            self._file = place, [(columns, table.shown(row)) for row in matching(table, what, self._ask_rows)]
-        return self._file[1]
+            found = [(columns, table.shown(row)) for row in matching(table, what, self._ask_rows)]
+        self._file = place, table, found
+        return found
 
     def _of_chunks(self, table: StoredRows, what: Meant) -> Iterator[_Record]:
         values = [what.value] if what.by else []

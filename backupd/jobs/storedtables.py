@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from backupd.jobs.compare import FETCHERS, StoredSide
-from backupd.jobs.comparepages import Groups
+from backupd.jobs.pagefile import Groups
 from backupd.jobs.stored import Erased
 from backupd.jobs.storedfile import OpenFile, StoredFileTable, StoredFileTables
 from backupd.jobs.storedrows import StoredRows, StoredRowTables

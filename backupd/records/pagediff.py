@@ -9,7 +9,6 @@ of a record that was read, or of the free list; if one is not, all long records 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from backupd.model import PagedTable
 from backupd.records.btree import (
@@ -30,13 +29,6 @@ from backupd.records.sqliterecords import RecordShape
 
 GROUP = 65_536
 _LOCK_BYTE = 1 << 30
-
-
-class Version(Pages, Protocol):
-    """One version of a file, in groups of 64 KiB that have names: groups of one name are the same."""
-
-    def name(self, group: int) -> bytes | None:
-        """The name of a group; None behind the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +60,13 @@ class PageDiff:
     """The comparison of two versions.
 
     Args:
-        old, new: the versions.
+        old, new: the versions, in groups of 64 KiB.
+        same: of each group that both have, whether it is known to be the same.
         tables: what is compared; told of each row in `Compared.difference`.
     """
 
-    def __init__(self, old: Version, new: Version, tables: Sequence[Compared]) -> None:
-        self._old, self._new, self._tables = old, new, tables
+    def __init__(self, old: Pages, new: Pages, same: Sequence[int], tables: Sequence[Compared]) -> None:
+        self._old, self._new, self._same, self._tables = old, new, same, tables
         self._aligned = old.page_size == new.page_size
         self._owners = array("I", bytes(4 * (old.count + 1))), array("I", bytes(4 * (new.count + 1)))
         self._orphans: set[int] = set()
@@ -98,7 +91,7 @@ class PageDiff:
         if self._orphans:
             self._long_records()
 
-    def _groups(self, pages: Version) -> int:
+    def _groups(self, pages: Pages) -> int:
         return -(-pages.count * pages.page_size // GROUP)
 
     def _own(self, compared: Compared, number: int, side: Side, pages: Pages, owners: "array[int]") -> None:
@@ -123,7 +116,7 @@ class PageDiff:
 
     def _group(self, group: int) -> None:
         numbers = self._numbers(group)
-        same = self._old.name(group) == self._new.name(group)
+        same = group < len(self._same) and bool(self._same[group])
         was, now = (owners[numbers.start : numbers.stop] for owners in self._owners)
         if same and was == now and all(self._tables[owner - 1].skips for owner in set(was) if owner):
             return
@@ -150,7 +143,7 @@ class PageDiff:
             return False
         return self._old.page(page) == self._new.page(page)
 
-    def _rows(self, pages: Version, page: int, owner: int, times: int) -> None:
+    def _rows(self, pages: Pages, page: int, owner: int, times: int) -> None:
         """Count the rows that begin in a page."""
         compared = self._tables[owner - 1]
         side = compared.old if times < 0 else compared.new
@@ -163,12 +156,12 @@ class PageDiff:
             return
         compared.difference.add(found, times)
 
-    def _record(self, pages: Version, cell: Cell, new: bool) -> bytes:
+    def _record(self, pages: Pages, cell: Cell, new: bool) -> bytes:
         return (
             b"".join([cell.local, *(part for _, part in self._rest(pages, cell, new))]) if cell.overflow else cell.local
         )
 
-    def _rest(self, pages: Version, cell: Cell, new: bool) -> Iterator[tuple[int, bytes]]:
+    def _rest(self, pages: Pages, cell: Cell, new: bool) -> Iterator[tuple[int, bytes]]:
         """The pages that the rest of a record is in. Each is part of one record, so what is read is never more than the file."""
         if cell.size > LARGEST:
             raise TooLarge(f"a record has more than {LARGEST // 1024**2} MiB, too many to be compared")

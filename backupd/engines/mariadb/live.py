@@ -30,11 +30,14 @@ from backupd.engines.mariadb.client import (
 )
 from backupd.engines.mariadb.live_checks import explained, moved_on, orphan
 from backupd.engines.mariadb.live_schema import Known, Shape, read_shape
+from backupd.engines.ranking import RANKED, RANKED_BYTES, ranked
 from backupd.errors import Failed, SafetyRefused, Unreachable
 from backupd.model import Cells, Change, LiveSchema
 
 _AT_ONCE = 200
 _BYTES_AT_ONCE = 1 << 20
+_SORTED = 16_384
+"""Bytes by which a value is put in order: more than the longest key takes up in any collation."""
 _STALL = 900.0
 _PLAN_AGAIN = "plan again: it was changed meanwhile"
 
@@ -56,6 +59,7 @@ def open_live(place: ServerPlace, *, timeout: float = 30.0) -> "MariaLive":
             for text in live_text.preamble():
                 run(link, text)
             run(link, f"SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}")
+            run(link, f"SET SESSION max_sort_length = {_SORTED}")
         return MariaLive(place, link)
     except BaseException:
         discard(link)
@@ -121,14 +125,15 @@ class MariaLive:
         Raises:
             Failed, TryAgain, Unreachable: the database refused.
         """
-        known, asked = self._known(table), [one for one in values if None not in one]
+        known = self._known(table)
+
+        def ask(some: Sequence[Cells]) -> Iterator[tuple[int, int]]:
+            found = run(self._link, live_text.numbered(known, columns, some, self._server.vendor))
+            return ((int(str(place)), int(str(rank))) for place, rank in found)
+
         self._require_idle()
-        if not asked:
-            return {}
-        text = live_text.numbered(known, columns, asked, self._server.vendor)
         with self._errors(table):
-            found = run(self._link, text)
-        return {asked[int(str(place))]: int(str(number)) for place, number in found}
+            return ranked({one for one in values if None not in one}, ask, RANKED, RANKED_BYTES)
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:

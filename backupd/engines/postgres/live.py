@@ -19,6 +19,7 @@ from backupd.engines.postgres.client import open_connection, patience
 from backupd.engines.postgres.live_rows import KEY_LOCK, ROW_LOCK, Rows
 from backupd.engines.postgres.live_schema import Known, Shape, read_shape
 from backupd.engines.postgres.problems import live_error
+from backupd.engines.ranking import RANKED, RANKED_BYTES, ranked
 from backupd.errors import Failed, SafetyRefused, Unreachable
 from backupd.model import Cells, Change, LiveSchema
 
@@ -90,13 +91,16 @@ class PostgresLive:
         Raises:
             Failed, TryAgain, Unreachable: the database refused.
         """
-        known, asked = self._known(table), [one for one in values if None not in one]
+        known = self._known(table)
+
+        def ask(some: Sequence[Cells]) -> Iterator[tuple[int, int]]:
+            with patience(self._session):
+                found = self._run(live_text.numbered(known, columns, some)).fetchall()
+            return ((int(str(place)), int(str(rank))) for place, rank in found)
+
         self._rows.require_idle()
-        if not asked:
-            return {}
-        with self._errors(table), patience(self._session):
-            found = self._run(live_text.numbered(known, columns, asked)).fetchall()
-        return {asked[int(str(place))]: int(str(number)) for place, number in found}
+        with self._errors(table):
+            return ranked({one for one in values if None not in one}, ask, RANKED, RANKED_BYTES)
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:

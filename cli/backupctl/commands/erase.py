@@ -223,13 +223,13 @@ class _Snapshots:
 
         from backupd.errors import UsageError
         from backupd.jobs.compare import StoredSide
-        from backupd.jobs.comparepages import Groups
+        from backupd.jobs.pagefile import Groups
         from backupd.model import LiveSchema
         from backupd.wiring import read_file_relations
 
         side = StoredSide(self._repo, view, self._cache)
         is_file = side.content["engine"] == "sqlite"
-        found = read_file_relations(side.file(Groups(), side.refs())) if is_file else self._live or LiveSchema({}, ())
+        found = read_file_relations(side.file(Groups())) if is_file else self._live or LiveSchema({}, ())
         if self._alone:
             return replace(found, references=())
         if not is_file and not found.references and not self._given:
