@@ -150,7 +150,7 @@ def _with_affinity(text: str, kind: str) -> Cell:
     if not word or not _NUMBER.fullmatch(text):
         return text
     real = "INT" not in word and any(part in word for part in ("REAL", "FLOA", "DOUB"))
-    if _WHOLE.fullmatch(text) and abs(int(text)) < 2**63:
+    if _WHOLE.fullmatch(text) and -(2**63) <= int(text) < 2**63:
         return float(text) if real else int(text)
     number = float(text)
     return int(number) if not real and number.is_integer() and abs(number) < 2**53 else number
