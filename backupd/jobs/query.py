@@ -138,7 +138,7 @@ class RowTable:
 
     def _taken(self, lines: Sequence[bytes], used: Sequence[int]) -> Sequence[Cells]:
         """The columns wanted of rows: column by column where no cell is written in a special way."""
-        if not used:
+        if not used or not lines:
             return [()] * len(lines)
         last = used[-1] + 1
         if not any(b"\\" in line for line in lines):

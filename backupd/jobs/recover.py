@@ -235,7 +235,7 @@ def _carry_out(
                 raise _stale()
             schema = live.schema()
             before = set(live.orphans(written)) if unchecked else set()
-            work = Written(changes, schema, live)
+            work = Written(changes, schema, live, triggers=triggers is not False)
             kept = Undo(live.engine, live.identity, stamp(now), snapshot, triggers, tuple(changes), work.standing)
             write_private(undo, undo_lines(kept))
             ready = True

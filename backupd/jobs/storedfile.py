@@ -158,7 +158,7 @@ def _with_affinity(text: str, affinity: str) -> Cell:
     if affinity in ("TEXT", "BLOB") or not _NUMBER.fullmatch(text):
         return text
     real = affinity == "REAL"
-    if _WHOLE.fullmatch(text) and abs(int(text)) < 2**63:
+    if _WHOLE.fullmatch(text) and -(2**63) <= int(text) < 2**63:
         return float(text) if real else int(text)
     number = float(text)
     return int(number) if not real and number.is_integer() and abs(number) < 2**53 else number

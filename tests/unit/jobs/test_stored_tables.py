@@ -187,6 +187,7 @@ def test_a_file_is_looked_up_by_its_indexes_and_hostile_names(tmp_path: Path) ->
         assert found(tables, "pairs", ["a", "b"], [(1, "y"), (2, "x"), (3, "x")]) == [(1, "y", b"\0"), (2, "x", 1.5)]
         assert odd.cell("w", "3") == 3.0
         assert odd.cell("z", "x'00ff'") == b"\0\xff"
+        assert [odd.cell('x" y', text) for text in ("-9223372036854775808", "7")] == [-(2**63), 7]
         assert "f" in tables.left_out
         with pytest.raises(UsageError):
             odd.cell('x" y', "one")
