@@ -123,6 +123,7 @@ class Reference:
         deferrable: whether it can be checked at the end of the transaction.
         declared: whether the database itself knows and checks it.
         cleared: the columns that SET NULL or SET DEFAULT is about, where it is not all of them.
+        moving: whether the columns change with those that they refer to (ON UPDATE CASCADE).
     """
 
     name: str
@@ -134,6 +135,7 @@ class Reference:
     deferrable: bool = False
     declared: bool = True
     cleared: tuple[str, ...] = ()
+    moving: bool = False
 
     @property
     def losing(self) -> tuple[str, ...]:
@@ -141,6 +143,14 @@ class Reference:
         if self.on_delete not in ("set null", "set default"):
             return ()
         return self.cleared or self.columns
+
+
+Spelling = Literal["", "trimmed", "timed", "dated", "asked", "zoned"]
+"""How a value that refers becomes one as its parent's column spells it, where the two are of different types.
+
+Empty: it is spelled alike. `trimmed`: without spaces at its end. `timed`: a date becomes its midnight; `dated`: the other way
+round. `asked`: only the database knows. `zoned`: so it does, but by the time zone of whoever asks.
+"""
 
 
 @dataclass(frozen=True, slots=True)

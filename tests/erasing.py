@@ -50,7 +50,7 @@ def erase(
             schema,
             records_hash(repo)[0],
             report or Tally(),
-            live.alike if live else None,
+            live,
         )
     finally:
         cache.close()

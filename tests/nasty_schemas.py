@@ -16,6 +16,7 @@ class Case:
         triggers: whether they run.
         same: whether everything is as before afterwards.
         refused: whether it must not be carried out, and nothing be changed.
+        warned: what the plan says.
         meanwhile: what somebody does between a script and its execution, which it must notice, and how that goes away again.
     """
 
@@ -33,6 +34,7 @@ class Case:
     same: bool = True
     refused: bool = False
     meanwhile: tuple[str, str] | None = None
+    warned: str = ""
 
 
 LATER = Case(
@@ -135,8 +137,57 @@ CIRCLE = Case(
 )
 _CLOSED = "alter table ro_b add foreign key (a) references ro_a(id) on delete cascade"
 
+MOVED = (
+    Case(
+        "moved",
+        "mv_o:1",
+        "mv_p mv_o",
+        "create table mv_p (code varchar(9) primary key, n varchar(9));"
+        "create table mv_o (id int primary key, code varchar(9), foreign key (code) references mv_p(code) on delete cascade on update cascade);"
+        "insert into mv_p values ('a', 'Ada'), ('c', 'Cy'); insert into mv_o values (1, 'a'), (2, 'a'), (3, 'c')",
+        "update mv_p set code = 'b' where code = 'a'; delete from mv_o where id = 1",
+        {"conflict": 2},
+        refused=True,
+    ),
+    Case(
+        "moved root",
+        "mr_p:1,a",
+        "mr_p mr_o",
+        "create table mr_p (t int, code varchar(9), n varchar(9), primary key (t, code));"
+        "create table mr_o (id int primary key, t int, code varchar(9), foreign key (t, code) references mr_p(t, code) on delete cascade on update cascade);"
+        "insert into mr_p values (1, 'a', null), (1, 'c', null); insert into mr_o values (1, 1, 'a'), (2, 1, 'a'), (3, 1, 'c')",
+        "update mr_p set code = 'b' where code = 'a'; delete from mr_o where id = 1",
+        {"conflict": 3},
+        refused=True,
+    ),
+    Case(
+        "moved alone",
+        "ma_p:a",
+        "ma_p ma_o",
+        "create table ma_p (code varchar(9) primary key, n varchar(9), m int);"
+        "create table ma_o (code varchar(9), foreign key (code) references ma_p(code) on delete set null on update cascade);"
+        "insert into ma_p values ('a', 'Ada', null), ('c', 'Cy', null)",
+        "update ma_p set code = 'b' where code = 'a'",
+        {"insert": 1},
+        warned="under another key",
+        same=False,
+    ),
+    Case(
+        "not moved",
+        "mn_p:a",
+        "mn_p mn_o",
+        "create table mn_p (code varchar(9) primary key, n varchar(9));"
+        "create table mn_o (id int primary key, code varchar(9), foreign key (code) references mn_p(code) on delete cascade on update cascade);"
+        "insert into mn_p values ('a', 'Ada'), ('c', 'Ada'); insert into mn_o values (1, 'a'), (2, 'a')",
+        "update mn_o set code = 'c' where id = 1; delete from mn_p where code = 'a'",
+        {"insert": 2, "conflict": 1},
+        refused=True,
+    ),
+)
+
 MARIADB = [
     LATER,
+    *MOVED,
     replace(
         CIRCLE,
         more=(
@@ -316,6 +367,7 @@ MARIADB = [
 ]
 POSTGRES = [
     LATER,
+    *MOVED,
     replace(
         CIRCLE,
         more=(
@@ -524,8 +576,8 @@ POSTGRES = [
         "z1_p z1_o",
         "create table z1_p (code text primary key, n text);create table z1_o (id int primary key, code text references z1_p on update cascade);insert into z1_p values ('a','Ada');insert into z1_o values (1,'a'),(2,'a')",
         "update z1_p set code='b';delete from z1_o where id=1",
-        {"insert": 2},
-        same=False,
+        {"conflict": 2},
+        refused=True,
     ),
     Case(
         "arraykeys",
@@ -570,8 +622,89 @@ POSTGRES = [
 ]
 
 
+ACROSS = Case(
+    "other types",
+    "ac_p:1",
+    "ac_p ac_d ac_e ac_w ac_n ac_i ac_f ac_g ac_q ac_m ac_s ac_b ac_k ac_x",
+    "create table ac_p (id int primary key, at timestamp unique, day date unique, word text unique, name varchar(9) unique, n numeric unique,"
+    " f float8 unique, g float4 unique, ip inet unique, m macaddr8 unique, span interval unique, b float8 unique, unique (word, n));"
+    "create table ac_d (id int primary key, at date references ac_p(at) on delete cascade);"
+    "create table ac_e (id int primary key, day timestamp references ac_p(day) on delete cascade);"
+    "create table ac_w (id int primary key, word char(5) references ac_p(word) on delete cascade);"
+    "create table ac_n (id int primary key, name char(4) references ac_p(name) on delete cascade);"
+    "create table ac_i (id int primary key, n int references ac_p(n) on delete cascade);"
+    "create table ac_f (id int primary key, f float4 references ac_p(f) on delete cascade);"
+    "create table ac_g (id int primary key, g float8 references ac_p(g) on delete cascade);"
+    "create table ac_q (id int primary key, ip cidr references ac_p(ip) on delete cascade);"
+    "create table ac_m (id int primary key, m macaddr references ac_p(m) on delete cascade);"
+    "create table ac_s (id int primary key, span time references ac_p(span) on delete set null);"
+    "create table ac_b (id int primary key, b int8 references ac_p(b) on delete cascade);"
+    "create table ac_k (n int, day timestamp references ac_p(day) on delete set null);"
+    "create table ac_x (id int primary key, word char(3), n int, foreign key (word, n) references ac_p(word, n) on delete cascade);"
+    "insert into ac_p values (1, '2020-01-01', '0020-02-01 BC', 'ab', 'cd', 1.00, 0.10000000149011612, 0.1, '10.0.0.1', '08:00:2b:ff:fe:01:02:03', '10:00', 9007199254740992),"
+    " (2, '2020-01-01 10:00', '2020-02-02', 'ab ', 'cd ', 2, 0.1, 0.25, '10.0.0.2', '08:00:2b:ff:fe:01:02:04', '11:00', 9007199254740996),"
+    " (3, 'infinity', 'infinity', '', '', 3, 0.25, 0.125, '10.0.0.0/24', '08:00:2b:ff:fe:01:02:05', '12:00', 0);"
+    "insert into ac_d values (1, '2020-01-01'), (3, 'infinity'); insert into ac_e values (1, '0020-02-01 BC'), (2, '2020-02-02'), (3, 'infinity');"
+    "insert into ac_w values (1, 'ab'), (3, ''); insert into ac_n values (1, 'cd'), (3, ''); insert into ac_i values (1, 1), (2, 2);"
+    "insert into ac_f values (1, 0.1), (3, 0.25); insert into ac_g values (1, 0.10000000149011612), (2, 0.25);"
+    "insert into ac_q values (1, '10.0.0.1'), (2, '10.0.0.2'), (3, '10.0.0.0/24'); insert into ac_m values (1, '08:00:2b:01:02:03'), (2, '08:00:2b:01:02:04');"
+    "insert into ac_s values (1, '10:00'), (2, '11:00'); insert into ac_b values (1, 9007199254740993), (2, 9007199254740997);"
+    "insert into ac_k values (1, '0020-02-01 BC'), (1, '0020-02-01 BC'), (1, null), (1, '2020-02-02');"
+    "insert into ac_x values (1, 'ab', 1), (2, null, 1), (3, '', 3)",
+    "delete from ac_p where id = 1",
+    {"insert": 1 + 10 + 1, "repair": 1 + 2},
+    later=(
+        ("insert into ac_d values (9, '2020-01-01')", "delete from ac_d where id = 9"),
+        ("insert into ac_f values (9, 0.1)", "delete from ac_f where id = 9"),
+        ("insert into ac_x values (9, 'ab ', 1)", "delete from ac_x where id = 9"),
+    ),
+)
+POSTGRES += [
+    ACROSS,
+    Case(
+        "up across types",
+        "au_c:1",
+        "au_p au_q au_c au_r",
+        "create table au_p (word text primary key, n int); create table au_q (f float8 primary key);"
+        "create table au_c (id int primary key, word char(5) references au_p, f float4 references au_q);"
+        "create table au_r (at timestamp primary key, up date references au_r on delete cascade, c int references au_c on delete cascade);"
+        "insert into au_p values ('ab', 1), ('ab ', 2); insert into au_q values (0.10000000149011612), (0.1);"
+        "insert into au_c values (1, 'ab', 0.1); insert into au_r values ('2020-01-01', '2020-01-01', 1), ('2020-01-01 10:00', '2020-01-01', null)",
+        "delete from au_c where id = 1; delete from au_p where word = 'ab'; delete from au_q where f = 0.10000000149011612",
+        {"insert": 1 + 2 + 2},
+    ),
+    Case(
+        "loose parent",
+        "lp_p:ADA",
+        "lp_p lp_c",
+        "create table lp_p (name text collate loose primary key); create table lp_c (id int primary key, name varchar(9) references lp_p on delete cascade);"
+        "insert into lp_p values ('ADA'), ('bob'); insert into lp_c values (1, 'ada'), (2, 'BOB'), (3, 'Àda')",
+        "delete from lp_p where name = 'ADA'",
+        {"insert": 3},
+    ),
+    Case(
+        "zoned",
+        "zo_p:1",
+        "zo_p zo_d",
+        "create table zo_p (id int primary key, at timestamptz unique);"
+        "create table zo_d (id int primary key, at date references zo_p(at) on delete cascade)",
+        "delete from zo_p where id = 1",
+        {"insert": 2},
+        more=(
+            "do $$ begin execute format('alter database %I set timezone = ''Asia/Tokyo''', current_database()); end $$",
+            "set timezone = 'Asia/Tokyo'",
+            "insert into zo_p values (1, '2020-01-01'), (2, '2020-01-01 09:00')",
+            "insert into zo_d values (1, '2020-01-01')",
+            "reset timezone",
+        ),
+        warned="depends on the time zone",
+    ),
+]
+
+
 SQLITE = [
     LATER,
+    *MOVED,
     triggered(
         "create trigger tr_i after insert on tr_c begin update tr_c set stamp = 'made' where id = new.id; end",
         "create trigger tr_u after update of c on tr_n when new.c is not null"

@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 
 from backupd.errors import Failed, SafetyRefused, UsageError
-from backupd.model import Cell, Cells, Change, LiveColumn, LiveSchema, LiveTable, Reference
+from backupd.model import Cell, Cells, Change, LiveColumn, LiveSchema, LiveTable, Reference, Spelling
 from backupd.records.values import Value
 
 
@@ -114,6 +114,12 @@ class MemoryLive:
         """Texts without case, as a collation of some language."""
         numbers: dict[object, int] = {}
         return {v: numbers.setdefault(tuple(str(c).casefold() for c in v), len(numbers)) for v in values}
+
+    def spellings(self, reference: Reference) -> tuple[Spelling, ...]:
+        return ()
+
+    def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:
+        return {value: value for value in values}
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:

@@ -165,6 +165,8 @@ def test_every_case_comes_back_and_goes_again(tmp_path: Path, server: Server | S
             recovery = planned(stored, live, ROUGH)
             with pytest.raises(SafetyRefused, match="cannot undo"):
                 list(script_lines(live, recovery.plan.changes, triggers=True))
+        if isinstance(server, Postgres):
+            erased_across_types(kit, view, live)
         erased_with_all_spellings(kit, server, view, live)
         many_spellings_are_told_apart(live)
 
@@ -221,6 +223,30 @@ def erased_with_all_spellings(kit: Kit, server: Server | Sqlite, view: SnapshotV
     assert left["sp_t"] == {(None, 1), ("BOB", 1), (None, 2)}
 
 
+def erased_across_types(kit: Kit, view: SnapshotView, live: Live) -> None:
+    """Who refers by another type is hidden, and nobody else; where nobody can be asked, it is said. Only cleared columns go."""
+    for subject, references, parts in (
+        ("ac_p:3", ["ac_f(f) -> ac_p(f)"], ("ac_f.f",)),
+        ("ac_p:1", [], ()),
+        ("fb_u:7,1", [], ()),
+    ):
+        report = Tally()
+        erase(kit, subject, references, live=None if references else live, report=report)
+        assert [part in text for part, text in zip(parts, report.warnings, strict=False)] == [True] * len(parts)
+    with opened_tables(
+        kit.repo(Role.READ, host="reader"), view, open_file=open_file_database, erased=erased(kit)
+    ) as stored:
+        left = {name: Counter(table.shown(row) for row in table.rows()) for name, table in stored.tables.items()}
+    assert {name: {row[0] for row in left[f"ac_{name}"]} for name in "dewnigqmbx"} == {
+        **{name: {3} for name in "dwn"},
+        **{name: {2} for name in "igmb"},
+        **{name: {2, 3} for name in "eqx"},
+    }
+    assert left["ac_s"] == {(1, None): 1, (2, "11:00:00"): 1}
+    assert left["ac_k"] == {(1, None): 3, (1, "2020-02-02 00:00:00"): 1}
+    assert left["fb_c"] == {(7, None, "a"): 3, (8, 1, "a"): 1}
+
+
 def tried(
     server: Server | Sqlite, live: Live, stored: StoredTables, case: Case, before: State, between: State, folder: Path
 ) -> Iterator[str]:
@@ -229,6 +255,8 @@ def tried(
     counts = {op: count for op, count in recovery.plan.counts.items() if count}
     if counts != case.counts:
         yield f"{counts}, not {case.counts}"
+    if not any(case.warned in text for text in recovery.plan.warnings or [""]):
+        yield f"not said: {case.warned}"
     file = folder / f"{case.name}.undo"
     if case.refused:
         with pytest.raises(BackupdError):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from backupd.model import Cells, Change, LiveSchema
+from backupd.model import Cells, Change, LiveSchema, Reference, Spelling
 
 
 class Live(Protocol):
@@ -45,6 +45,12 @@ class Live(Protocol):
 
     def alike(self, table: str, columns: Sequence[str], values: Collection[Cells]) -> Mapping[Cells, int]:
         """For each value of some columns a number: equal ones for values that these columns take for one."""
+
+    def spellings(self, reference: Reference) -> Sequence[Spelling]:
+        """How each column of a reference spells its parent's values, where the types differ; empty where that is not known."""
+
+    def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:
+        """Values of a reference's columns as its parent's columns spell them; None for those that equal nothing there."""
 
     def transaction(self, *, triggers: bool, deletes: bool = False) -> AbstractContextManager[None]:
         """Everything inside happens, or nothing; foreign keys are checked at its end where the engine can do that.

@@ -16,7 +16,7 @@ from backupd.engines.sqlite_open import harden, require_regular, result_code, so
 from backupd.engines.sqlite_schema import read_live_schema
 from backupd.engines.sqlite_text import literal, name, selections
 from backupd.errors import BackupdError, Failed, SafetyRefused, SourceIncomplete, TryAgain, Unreachable
-from backupd.model import CELLS, Cell, Cells, Change, LiveSchema, LiveTable
+from backupd.model import CELLS, Cell, Cells, Change, LiveSchema, LiveTable, Reference, Spelling
 
 _CODECS = {"UTF-8": "utf-8", "UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
 _LATER = frozenset({apsw.SQLITE_BUSY, apsw.SQLITE_LOCKED, apsw.SQLITE_PROTOCOL})
@@ -83,6 +83,14 @@ class SqliteLive:
         """
         known = {column.name: column.equality for column in self._table(table).columns}
         return numbered([known.get(column, CELLS) for column in columns], values) if columns else {}
+
+    def spellings(self, reference: Reference) -> tuple[Spelling, ...]:  # noqa: ARG002
+        """None: a value of another type is the same value, or another one."""
+        return ()
+
+    def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:  # noqa: ARG002
+        """The same values."""
+        return {value: value for value in values}
 
     def _read(self, query: str, bindings: Sequence[Cell], width: int) -> Iterator[Cells]:
         try:

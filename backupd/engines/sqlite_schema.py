@@ -19,7 +19,9 @@ _COLUMNS = (
 _UNIQUES = "SELECT name, origin FROM pragma_index_list(?, 'main') WHERE \"unique\" AND NOT partial ORDER BY seq"
 _INDEXED = "SELECT name FROM pragma_index_info(?, 'main') ORDER BY seqno"
 _TRIGGERS = "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND lower(tbl_name) = lower(?) ORDER BY name"
-_KEYS = 'SELECT id, "table", "from", "to", on_delete FROM pragma_foreign_key_list(?, \'main\') ORDER BY id, seq'
+_KEYS = (
+    'SELECT id, "table", "from", "to", on_delete, on_update FROM pragma_foreign_key_list(?, \'main\') ORDER BY id, seq'
+)
 _KINDS: Mapping[str, Kind] = {"NOCASE": "nocase", "RTRIM": "padded"}
 _COMPARED: Mapping[str, Literal["", "text"]] = {"TEXT": "text", "BLOB": ""}
 _ON_DELETE: Mapping[str, OnDelete] = {"CASCADE": "cascade", "SET NULL": "set null", "SET DEFAULT": "set default"}
@@ -80,10 +82,10 @@ def _references(
     link: apsw.Connection, table: str, known: Mapping[str, str], tables: Mapping[str, LiveTable]
 ) -> Iterator[tuple[int, Reference]]:
     """Foreign keys to tables that are there; names mean what they mean to SQLite, whatever their case."""
-    grouped: dict[int, list[tuple[str, str, str | None, str]]] = {}
-    for number, parent, child, to, action in link.execute(_KEYS, (table,)).fetchall():
+    grouped: dict[int, list[tuple[str, str, str | None, str, str]]] = {}
+    for number, parent, child, to, action, moving in link.execute(_KEYS, (table,)).fetchall():
         grouped.setdefault(int(str(number)), []).append(
-            (str(parent), str(child), None if to is None else str(to), str(action))
+            (str(parent), str(child), None if to is None else str(to), str(action), str(moving))
         )
     for number, rows in grouped.items():
         parent = known.get(rows[0][0].lower())
@@ -94,7 +96,8 @@ def _references(
         if len(targets) == len(columns):
             name = f"{table}({', '.join(columns)})"
             action = _ON_DELETE.get(rows[0][3].upper(), "restrict")
-            yield number, Reference(name, table, columns, parent, targets, action, deferrable=True)
+            moving = rows[0][4].upper() == "CASCADE"
+            yield number, Reference(name, table, columns, parent, targets, action, deferrable=True, moving=moving)
 
 
 def _spelled(table: LiveTable, column: str) -> str:

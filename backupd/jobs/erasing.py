@@ -21,7 +21,7 @@ from backupd.jobs.tableshapes import Opaque
 from backupd.jobs.verify import append_record
 from backupd.model import CELLS, Cells, Equality, LiveSchema, Reference
 from backupd.records.belonging import Belongings, follow_down
-from backupd.records.leading import Ask, Leading
+from backupd.records.leading import Leading
 from backupd.records.subject import Subject
 from backupd.repo.erasures import Action, ErasedReference, ErasedTable, Erasure, documents
 from backupd.repo.repository import Repository, SnapshotView
@@ -32,6 +32,9 @@ OpenTables = Callable[[SnapshotView], AbstractContextManager[StoredTables]]
 SchemaOf = Callable[[SnapshotView], LiveSchema]
 """What refers to what in a snapshot, and what is known of the columns of its tables."""
 _UNSURE = re.compile(r"(char|varchar|(tiny|medium|long)?text)\b.* [a-z0-9]+|citext|.*\.citext")
+_MODIFIER = re.compile(r"\([0-9, ]*\)")
+_WHOLE = frozenset({"smallint", "integer", "bigint"})
+_TEXTS = frozenset({"text", "character varying", "name"})
 _NUMBERS = re.compile(r"(numeric|real|double precision|float|double)\b.*|.* zerofill")
 
 
@@ -41,17 +44,19 @@ class Found:
 
     Attributes:
         tables: by table, columns, and whether these are all that it has.
-        references: by referring table, columns and what becomes of the row.
+        references: by referring table, columns, what becomes of the row, and of which columns if it is not all of them.
         counts: of each table, the most rows that one snapshot had.
         snapshots: those that have the subject's row, oldest first; of `looked` that were looked through.
+        apart: sentences about what may not have been found.
         subject: the hash of its key; `key` and `cells` are the key's columns, and what was looked for.
     """
 
     tables: dict[tuple[str, tuple[str, ...], bool], set[bytes]] = field(default_factory=dict)
-    references: dict[tuple[str, tuple[str, ...], Action], set[bytes]] = field(default_factory=dict)
+    references: dict[tuple[str, tuple[str, ...], Action, tuple[str, ...]], set[bytes]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     snapshots: list[SnapshotView] = field(default_factory=list)
     looked: int = 0
+    apart: dict[str, None] = field(default_factory=dict)
     subject: bytes = b""
     key: tuple[str, ...] = ()
     cells: Cells = field(default=(), repr=False)
@@ -78,7 +83,7 @@ def look_for(
     schema_of: SchemaOf,
     hasher: ErasureHash,
     report: Reporter,
-    ask: Ask | None = None,
+    live: Live | None = None,
 ) -> Found:
     """Look through snapshots for everything that belongs to a subject, in whatever spelling it refers to it.
 
@@ -89,7 +94,7 @@ def look_for(
         schema_of: what refers to what in it.
         hasher: hashes what is found.
         report: progress, and what could not be told.
-        ask: asks a live database which values it takes for one; None if there is none.
+        live: the live database, which is asked which values it takes for one; None if there is none.
 
     Raises:
         Failed: none of them has it.
@@ -97,20 +102,24 @@ def look_for(
     """
     found = Found()
     doubts: set[tuple[str, Cells]] = set()
+    remarks: dict[str, None] = {}
     for view in views:
         report.phase(f"looking through the snapshot of {view.structure.taken_at}")
         found.looked += 1
         try:
             with open_tables(view) as tables:
                 schema = schema_of(view)
-                leading = _leading(tables, schema, ask)
-                if _look_in(found, tables, subject, schema.references, leading, hasher):
+                leading = _leading(tables, schema, live)
+                if _look_in(found, tables, subject, schema.references, leading, hasher, alone=live is None):
                     found.snapshots.append(view)
                 doubts |= leading.doubts
+                remarks |= dict.fromkeys(leading.remarks())
         except Opaque:
             report.warning(
                 f"the snapshot of {view.structure.taken_at} is an opaque archive: nothing of it comes back at all"
             )
+    for text in (*remarks, *found.apart):
+        report.warning(text)
     for table, count in sorted(Counter(table for table, _ in doubts).items()):
         report.warning(
             f"{count:,} values in {table} are perhaps this record's in another spelling, and what has them is not hidden:"
@@ -125,7 +134,7 @@ def look_for(
     return found
 
 
-def _leading(tables: StoredTables, schema: LiveSchema, ask: Ask | None) -> Leading:
+def _leading(tables: StoredTables, schema: LiveSchema, live: Live | None) -> Leading:
     """How the values of a snapshot compare: as the schema says, or as far as their types tell."""
     known = {
         (name, column): _by_type(kind)
@@ -133,7 +142,26 @@ def _leading(tables: StoredTables, schema: LiveSchema, ask: Ask | None) -> Leadi
         for column, kind in (table.columns if tables.engine != "sqlite" else ())
     }
     known |= {(t.name, c.name): c.equality for t in schema.tables.values() for c in t.columns}
-    return Leading(known, ask, wide=tables.engine == "sqlite")
+    return Leading(known, live.alike if live else None, wide=tables.engine == "sqlite", across=live)
+
+
+def _apart(tables: StoredTables, references: Iterable[Reference]) -> Iterator[str]:
+    """Sentences about references between types of which equal values may have other texts, where nobody can be asked."""
+    for r in references if tables.engine == "postgresql" else ():
+        child, parent = (dict(tables.tables[name].columns) for name in (r.table, r.parent))
+        for column, to in zip(r.columns, r.parent_columns, strict=True):
+            kinds = _family(child[column]), _family(parent[to])
+            if kinds[0] != kinds[1] and kinds != ("integer", "numeric"):
+                yield (
+                    f"{r.table}.{column} refers to {r.parent}.{to} of another type, so only what has equal texts was found:"
+                    " name the live database with --from, which knows"
+                )
+
+
+def _family(kind: str) -> str:
+    """A type, or the word for all types whose equal values have equal texts."""
+    bare = _MODIFIER.sub("", kind)
+    return "integer" if bare in _WHOLE else "text" if bare in _TEXTS else bare
 
 
 def _by_type(kind: str) -> Equality:
@@ -152,6 +180,8 @@ def _look_in(
     references: Sequence[Reference],
     leading: Leading,
     hasher: ErasureHash,
+    *,
+    alone: bool,
 ) -> bool:
     """Note what one snapshot has of a subject; returns whether it has it."""
     table = tables.tables.get(subject.table)
@@ -169,7 +199,10 @@ def _look_in(
         def look(reference: Reference, values: Collection[Cells]) -> Iterator[Cells]:
             return leading.children(reference, tables.tables[reference.table], values)
 
-        _note(found, follow_down(table.name, rows, columns, references, look, leading.is_plain), tables, hasher)
+        belongings = follow_down(table.name, rows, columns, references, look, leading.is_plain, leading.is_own)
+        _note(found, belongings, tables, hasher)
+        if alone:
+            found.apart |= dict.fromkeys(_apart(tables, (*belongings.deleting, *belongings.emptying)))
     return bool(rows)
 
 
@@ -201,8 +234,9 @@ def _note(found: Found, belongings: Belongings, tables: StoredTables, hasher: Er
     for action, followed in actions:
         for reference, values in followed.items():
             digest = hasher.rows(reference.table, reference.columns)
-            there = found.references.setdefault((reference.table, reference.columns, action), set())
-            there.update(map(digest, values))
+            cleared = reference.cleared if action == "null" else ()
+            place = reference.table, reference.columns, action, cleared
+            found.references.setdefault(place, set()).update(map(digest, values))
 
 
 def is_live(live: Live, subject: Subject, found: Found) -> bool:
@@ -226,8 +260,10 @@ def erasure_from(repo: Repository, found: Found, subject: Subject, reason: str, 
         for (t, columns, whole), rows in sorted(found.tables.items())
     ]
     references = [
-        ErasedReference(hasher.name(t), tuple(map(hasher.name, columns)), frozenset(rows), action)
-        for (t, columns, action), rows in sorted(found.references.items())
+        ErasedReference(
+            hasher.name(t), tuple(map(hasher.name, columns)), frozenset(rows), action, tuple(map(hasher.name, cleared))
+        )
+        for (t, columns, action, cleared), rows in sorted(found.references.items())
         if rows
     ]
     return Erasure(

@@ -26,11 +26,16 @@ _HINT = (
 )
 
 
+_Places = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of cells that are looked at, and of those that count as NULL."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Test:
-    """Whether the cells at some places have one of these hashes."""
+    """Whether the cells at some places have one of these hashes, and which of them count as NULL then."""
 
     places: tuple[int, ...]
+    emptied: tuple[int, ...]
     digest: Callable[[Cells], bytes]
     rows: frozenset[bytes]
 
@@ -58,7 +63,7 @@ class RowRule:
         """The positions whose values count as NULL (mostly none); None if the row must not come back."""
         if self.hides(cells):
             return None
-        return tuple(at for test in self._emptying if test(cells) for at in test.places)
+        return tuple(at for test in self._emptying if test(cells) for at in test.emptied)
 
 
 class Erasures:
@@ -82,7 +87,7 @@ class Erasures:
                     if reference.action == "delete":
                         book.hide(reference.table, reference.columns, reference.rows, whole=False)
                     else:
-                        book.empty(reference.table, reference.columns, reference.rows)
+                        book.empty(reference.table, reference.columns, reference.rows, reference.cleared)
             hiding += book.tests(book.hiding)
             emptying += book.tests(book.emptying)
         if not hiding and not emptying:
@@ -116,30 +121,32 @@ class _Book:
         self._hasher, self._table, self._columns = hasher, table, columns
         self._name = hasher.name(table)
         self._places = {hasher.name(column): at for at, column in enumerate(columns)}
-        self.hiding: dict[tuple[int, ...], set[bytes]] = {}
-        self.emptying: dict[tuple[int, ...], set[bytes]] = {}
+        self.hiding: dict[_Places, set[bytes]] = {}
+        self.emptying: dict[_Places, set[bytes]] = {}
 
     def hide(self, table: bytes, columns: Sequence[bytes], rows: frozenset[bytes], *, whole: bool) -> None:
         """Rows of these hashes are hidden, if they are this table's."""
         places = self._where(table, columns)
         if places is not None and (not whole or len(places) == len(self._columns)):
-            self.hiding.setdefault(places, set()).update(rows)
+            self.hiding.setdefault((places, ()), set()).update(rows)
 
-    def empty(self, table: bytes, columns: Sequence[bytes], rows: frozenset[bytes]) -> None:
-        """Cells of these hashes count as NULL, if they are this table's."""
+    def empty(self, table: bytes, columns: Sequence[bytes], rows: frozenset[bytes], cleared: Sequence[bytes]) -> None:
+        """Cells of these hashes, or some of them, count as NULL, if they are this table's."""
         places = self._where(table, columns)
-        if places is not None:
-            self.emptying.setdefault(places, set()).update(rows)
+        emptied = self._where(table, cleared or columns)
+        if places is not None and emptied is not None:
+            self.emptying.setdefault((places, emptied), set()).update(rows)
 
     def _where(self, table: bytes, columns: Sequence[bytes]) -> tuple[int, ...] | None:
         if table != self._name or not self._places.keys() >= set(columns):
             return None
         return tuple(sorted(self._places[column] for column in columns))
 
-    def tests(self, found: Mapping[tuple[int, ...], set[bytes]]) -> Iterator[_Test]:
+    def tests(self, found: Mapping[_Places, set[bytes]]) -> Iterator[_Test]:
         """What was gathered."""
-        for places, rows in found.items():
-            yield _Test(places, self._hasher.rows(self._table, [self._columns[at] for at in places]), frozenset(rows))
+        for (places, emptied), rows in found.items():
+            digest = self._hasher.rows(self._table, [self._columns[at] for at in places])
+            yield _Test(places, emptied, digest, frozenset(rows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ def prepare(
 
 
 def _leading(live: Live, schema: LiveSchema) -> Leading:
-    return Leading.of(schema, live.alike, wide=live.engine == "sqlite")
+    return Leading.of(schema, live.alike, wide=live.engine == "sqlite", across=live)
 
 
 def _progress(report: Reporter) -> Callable[[str, Collection[Cells]], None]:

@@ -39,6 +39,7 @@ def follow_down(
     references: Iterable[Reference],
     look: Look,
     is_plain: Callable[[Reference], bool] = lambda _reference: True,
+    is_own: Callable[[Reference], bool] = lambda _reference: False,
 ) -> Belongings:
     """Everything that belongs to some rows of a table, themselves included.
 
@@ -49,6 +50,7 @@ def follow_down(
         references: what refers to what; those of tables or columns that are not there are passed over.
         look: finds rows.
         is_plain: whether a reference's values are spelled in one way only.
+        is_own: whether its table spells them in a way of its own, so that the parents' spellings mean nothing there.
 
     Raises:
         Failed: far too many rows were reached.
@@ -76,7 +78,8 @@ def follow_down(
             values = {value for value in values if None not in value}
             stays = reference.on_delete in _EMPTYING
             leading = (emptying if stays else deleting).setdefault(reference, set())
-            leading.update(values)
+            if not is_own(reference):
+                leading.update(values)
             if not values or (stays and is_plain(reference)):
                 continue
             below = list(look(reference, values))

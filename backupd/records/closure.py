@@ -87,11 +87,16 @@ Name = tuple[bool, Cells | Exact]
 
 @dataclass(slots=True)
 class Rows:
-    """Rows by table, each once, with how often it stands there: rows without a key may be equal."""
+    """Rows by table, each once, with how often it stands there: rows without a key may be equal.
+
+    Attributes:
+        whole: whether everything that refers to them is among them.
+    """
 
     tables: Mapping[str, Table]
     found: dict[str, dict[Name, tuple[Cells, int]]] = field(default_factory=dict, repr=False)
     count: int = 0
+    whole: bool = False
 
     def name(self, table: str, row: Cells) -> Name:
         """How a row is known."""
@@ -166,6 +171,7 @@ def down(
                 following.setdefault(child.name, []).extend(new)
                 told(child.name, new)
         frontier = following
+    found.whole = children
     return found
 
 

@@ -10,7 +10,8 @@ from backupd.model import Cell, Cells, Change, LiveSchema, Reference
 from backupd.records.cells import Exact, exact, same
 from backupd.records.closure import Name, Rows, Table, Told, unfollowed, up
 from backupd.records.leading import Leading
-from backupd.records.liverows import LiveRows, count_wholes, look_up
+from backupd.records.liverows import LiveRows, count_wholes, look_up, parents_there
+from backupd.records.moved import Moving
 from backupd.records.plan import CHANGED, Entry, Plan, Rules, Settling, insert_of, write_plan
 
 _TOGETHER = 1000
@@ -43,9 +44,12 @@ def make_plan(
     work = _Judging(down, schema, references, live, rules, leading)
     parents = up(down, references, work.judge, work.present, leading, told=told)
     entries = [*work.entries(down), *work.entries(parents)]
+    moved = Moving(down, references, live, leading).settle(entries, rules)
     work.check_uniques(entries)
     warnings = [
         *unfollowed(down, references),
+        *leading.remarks(),
+        *moved,
         *Settling(down, references, work.present, leading).settle(entries, rules),
     ]
     return write_plan(entries, down.tables, schema, references, rules, leading, warnings)
@@ -85,6 +89,8 @@ class _Judging:
                     self._inserted.setdefault(name, []).append(row)
         self._leading.clear()
         for name, some in rows.items():
+            for reference in self._losing(self._tables[name]):  # asked for all of them, and not row by row
+                self._leads.led(reference, self._tables[name].values(some, reference.columns))
             for row in some:
                 entries = self._entries(self._tables[name], row)
                 self._judged.setdefault(name, {})[self._down.name(name, row)] = entries
@@ -97,7 +103,7 @@ class _Judging:
         """Values of a reference whose parents are in the live database."""
         if reference.parent not in self._schema.tables:
             return ()
-        return look_up(self._live, reference.parent, (), reference.parent_columns, wanted).keys()
+        return parents_there(self._live, self._leads, reference, wanted)
 
     def entries(self, rows: Rows) -> Iterator[Entry]:
         """What becomes of rows, table by table."""

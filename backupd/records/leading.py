@@ -11,8 +11,10 @@ from typing import Protocol
 
 from backupd.model import CELLS, Cells, Equality, LiveSchema, Reference
 from backupd.records.equality import Candidates, folds
+from backupd.records.spelling import Across, Respelling
 
 _TOGETHER = 1000
+_UNKNOWN = Equality("asked")
 Name = object
 """Of equal values the same, and of others another one."""
 Ask = Callable[[str, Sequence[str], Collection[Cells]], Mapping[Cells, int]]
@@ -41,21 +43,28 @@ class Leading:
         known: which values of a column, by its table's name and its own, are one.
         ask: asks the live database; None where there is none.
         wide: whether look-ups in snapshots compare as the column does that is looked at (SQLite's), or as cells.
+        across: knows how values of referring columns become those of parents of another type; None where nobody does.
     """
 
     def __init__(
-        self, known: Mapping[tuple[str, str], Equality], ask: Ask | None = None, *, wide: bool = False
+        self,
+        known: Mapping[tuple[str, str], Equality],
+        ask: Ask | None = None,
+        *,
+        wide: bool = False,
+        across: Across | None = None,
     ) -> None:
         self._known, self._ask, self._wide = known, ask, wide
+        self._spelled = Respelling(across)
         self._named: dict[tuple[str, tuple[str, ...]], _Names] = {}
         self.doubts: set[tuple[str, Cells]] = set()
         """Values that may lead to what was looked for, with their table: nobody could be asked, and they were left out."""
 
     @classmethod
-    def of(cls, schema: LiveSchema, ask: Ask, *, wide: bool) -> "Leading":
+    def of(cls, schema: LiveSchema, ask: Ask, *, wide: bool, across: Across | None = None) -> "Leading":
         """By what a live database says of its columns."""
         known = {(t.name, c.name): c.equality for t in schema.tables.values() for c in t.columns}
-        return cls(known, ask, wide=wide)
+        return cls(known, ask, wide=wide, across=across)
 
     def _sides(self, reference: Reference) -> tuple[_Side, _Side]:
         def side(table: str, columns: Sequence[str]) -> _Side:
@@ -65,24 +74,47 @@ class Leading:
 
     def alike(self, reference: Reference) -> tuple[Equality, ...]:
         """How a reference compares: as its parent's columns do, if their rule can be asked about the child's values."""
+        child, parent = self._sides(reference)
+        if self._spelled.of(reference):
+            return parent
         return tuple(
             CELLS if (p.kind == "cells" and c == p) or (p.kind == "asked" and c.rule != p.rule) else p
-            for c, p in zip(*self._sides(reference), strict=True)
+            for c, p in zip(child, parent, strict=True)
         )
 
     def is_column(self, reference: Reference) -> bool:
         """Whether the referring columns, asked by themselves, compare as the reference does."""
         child, parent = self._sides(reference)
-        return child == parent
+        return child == parent and not self.is_own(reference)
+
+    def is_own(self, reference: Reference) -> bool:
+        """Whether the referring side spells values in a way of its own, so that equal cells may be different values."""
+        return self._spelled.is_own(reference)
 
     def is_plain(self, reference: Reference) -> bool:
-        """Whether each value is spelled in one way only."""
-        return all(equality == CELLS for equality in self.alike(reference))
+        """Whether each value is spelled in one way only, and on both sides in the same."""
+        return all(equality == CELLS for equality in self.alike(reference)) and not self.is_own(reference)
+
+    def led(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells]:
+        """Values of the referring side as the parent's side spells them; without those that equal nothing there."""
+        return self._spelled.led(reference, values)
+
+    def remarks(self) -> Iterator[str]:
+        """Sentences about references that were followed as not everybody would."""
+        return self._spelled.remarks()
 
     # ---- names
 
+    def sides(
+        self, reference: Reference, children: Collection[Cells], parents: Collection[Cells]
+    ) -> tuple[Mapping[Cells, Name], Mapping[Cells, Name]]:
+        """The names of values of both sides; a child's that equals nothing on the parent's side has none."""
+        led = self.led(reference, children)
+        names = self.names(reference, {*led.values(), *parents})
+        return {value: names[found] for value, found in led.items()}, {value: names[value] for value in parents}
+
     def names(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Name]:
-        """The names of values, of either side of a reference. A value's name stays the same."""
+        """The names of values, spelled as the parent's side does. A value's name stays the same."""
         equalities = self.alike(reference)
         if all(equality == CELLS for equality in equalities):
             return {value: value for value in values}
@@ -93,23 +125,53 @@ class Leading:
         return {value: named.known[value] for value in values}
 
     def without(self, reference: Reference, values: set[Cells], others: set[Cells]) -> set[Cells]:
-        """The values that are equal to none of the others."""
-        rest = values - others
+        """The values of the referring side that are equal to none of the others, which are parents'."""
+        rest = set(values) if self.is_own(reference) else values - others
         if not rest or not others or self.is_plain(reference):
             return rest
-        names = self.names(reference, rest | others)
-        there = {names[value] for value in others}
-        return {value for value in rest if names[value] not in there}
+        names, parents = self.sides(reference, rest, others)
+        there = set(parents.values())
+        return {value for value in rest if value not in names or names[value] not in there}
 
     # ---- rows of snapshots
 
     def children(self, reference: Reference, stored: Looked, values: Collection[Cells]) -> Iterator[Cells]:
         """The rows of a snapshot's referring table that belong to one of the parents' values."""
+        if self.is_own(reference):
+            return self._respelled(reference, stored, values) if values else iter(())
         return self._rows(reference, stored, reference.columns, values, wide=self._wide and self.is_column(reference))
 
     def parents(self, reference: Reference, stored: Looked, values: Collection[Cells]) -> Iterator[Cells]:
         """The rows of a snapshot's table to which one of the children's values leads."""
-        return self._rows(reference, stored, reference.parent_columns, values, wide=self._wide)
+        led = set(self.led(reference, values).values())
+        return self._rows(reference, stored, reference.parent_columns, led, wide=self._wide)
+
+    def fitting(self, reference: Reference, values: Collection[Cells]) -> Callable[[Cells], bool]:
+        """What tells which values of the referring side may be equal to one of the parents', without asking anybody."""
+        asked = self._spelled.asked(reference)
+        equalities = self.alike(reference)
+        if not self.is_own(reference):
+            return Candidates(equalities, values).fits
+        near = Candidates([_UNKNOWN if ask else e for ask, e in zip(asked, equalities, strict=True)], values)
+        become = self._spelled.near(reference)
+
+        def fits(cells: Cells) -> bool:
+            found = become(cells)
+            return found is not None and near.fits(found)
+
+        return fits
+
+    def _respelled(self, reference: Reference, stored: Looked, values: Collection[Cells]) -> Iterator[Cells]:
+        """The rows of a snapshot's referring table whose values, as the parent's side spells them, are among the parents'."""
+        near = Candidates(self.alike(reference), values)
+        names = [name for name, _ in stored.columns]
+        places = [names.index(name) for name in reference.columns]
+        found = stored.chosen(reference.columns, self.fitting(reference, values))
+        while batch := list(islice(found, _TOGETHER)):
+            cells = [tuple(row[at] for at in places) for row in batch]
+            led = self.led(reference, set(cells))
+            there = self._equal(reference, near, values, set(led.values()))
+            yield from (row for row, cell in zip(batch, cells, strict=True) if led.get(cell) in there)
 
     def _rows(
         self, reference: Reference, stored: Looked, by: Sequence[str], values: Collection[Cells], *, wide: bool

@@ -7,7 +7,6 @@ from typing import Protocol
 from backupd.model import Cell, Cells, Reference
 from backupd.records.cells import Exact, exact
 from backupd.records.closure import Table
-from backupd.records.equality import Candidates
 from backupd.records.leading import Leading, Name
 
 
@@ -54,14 +53,22 @@ def children_of(
     if leading.is_column(reference):
         return look_up(live, reference.table, columns, reference.columns, values)
     # a column that compares in another way than its parent's cannot be asked for what belongs to that
-    near, width = Candidates(leading.alike(reference), values), len(reference.columns)
+    fits, width = leading.fitting(reference, values), len(reference.columns)
     rows = live.rows(reference.table, (*reference.columns, *columns))
-    found = [row for row in rows if near.fits(row[:width])]
-    names = leading.names(reference, {*values, *(row[:width] for row in found)})
+    found = [row for row in rows if None not in row[:width] and fits(row[:width])]
+    names, parents = leading.sides(reference, {row[:width] for row in found}, values)
     by_name: dict[Name, list[Cells]] = {}
     for row in found:
-        by_name.setdefault(names[row[:width]], []).append(row[width:])
-    return {value: by_name[names[value]] for value in values if names[value] in by_name}
+        if row[:width] in names:
+            by_name.setdefault(names[row[:width]], []).append(row[width:])
+    return {value: by_name[name] for value, name in parents.items() if name in by_name}
+
+
+def parents_there(live: LiveRows, leading: Leading, reference: Reference, values: Collection[Cells]) -> set[Cells]:
+    """Which of the referring side's values have a parent in the live database."""
+    led = leading.led(reference, values)
+    found = look_up(live, reference.parent, (), reference.parent_columns, set(led.values()))
+    return {value for value, parent in led.items() if parent in found}
 
 
 def _spelled_otherwise(others: Collection[Cells], wanted: Collection[Cells]) -> set[Cells]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from backupd.model import Cell, Cells, Change, LiveSchema, LiveTable, Reference
 from backupd.records.leading import Leading
-from backupd.records.liverows import LiveRows, children_of, look_up
+from backupd.records.liverows import LiveRows, children_of, parents_there
 
 
 @dataclass(slots=True)
@@ -62,8 +62,8 @@ def without_parent(changes: Sequence[Change], schema: LiveSchema, live: LiveRows
         if left:
             children = children_of(live, leading, first, first.columns, left)
             wanted |= {value for some in children.values() for value in some}
-        for parent in parents:
-            wanted -= look_up(live, parent, (), first.parent_columns, wanted).keys()
+        for reference in same:
+            wanted -= parents_there(live, leading, reference, wanted)
         if wanted:
             broken.append(f"{first.name} of {first.table}")
     return broken

@@ -158,8 +158,8 @@ def _below_others(
         if not child.has(r.columns) or not parent.has(r.parent_columns):
             continue
         values = child.values(coming[r.table], r.columns)
-        names = leading.names(r, values | parent.values(kept[r.parent], r.parent_columns))
-        others = {names[value] for value in parent.values(kept[r.parent], r.parent_columns)}
+        names, parents = leading.sides(r, values, parent.values(kept[r.parent], r.parent_columns))
+        others = set(parents.values())
         rows = (child.cells(row, r.columns) for row in coming[r.table])
         if count := sum(1 for value in rows if value in names and names[value] in others):
             yield (

@@ -75,10 +75,10 @@ def _edges(inserts: Sequence[Change], references: Sequence[Reference], leading: 
             continue
         to = {at: cells for at in parents if (cells := _cells(inserts[at], reference.parent_columns)) is not None}
         of = {at: cells for at in children if (cells := _cells(inserts[at], reference.columns)) is not None}
-        names = leading.names(reference, {*to.values(), *of.values()})
-        places = {names[cells]: at for at, cells in to.items()}
+        names, parents_names = leading.sides(reference, {*of.values()}, {*to.values()})
+        places = {parents_names[cells]: at for at, cells in to.items()}
         for at, value in of.items():
-            parent = places.get(names[value])
+            parent = places.get(names[value]) if value in names else None
             if parent is not None and parent != at:
                 yield _Edge(at, parent, reference)
 

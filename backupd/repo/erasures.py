@@ -27,12 +27,17 @@ class ErasedTable:
 
 @dataclass(frozen=True, slots=True)
 class ErasedReference:
-    """What becomes of rows that refer to erased ones, by the hashes of their cells of the referring columns."""
+    """What becomes of rows that refer to erased ones, by the hashes of their cells of the referring columns.
+
+    Attributes:
+        cleared: those of the columns that become NULL, where it is not all of them.
+    """
 
     table: bytes
     columns: tuple[bytes, ...]
     rows: frozenset[bytes]
     action: Action
+    cleared: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,7 @@ def _document(erasure: Erasure) -> dict[str, object]:
                 "columns": [c.hex() for c in e.columns],
                 "rows": _packed(e.rows),
                 "action": e.action,
+                **({"cleared": [c.hex() for c in e.cleared]} if e.cleared else {}),
             }
             for e in erasure.references
         ],
@@ -152,10 +158,7 @@ def erasure_of(record: Record) -> Erasure:
         ErasedTable(_hash(e["table"]), _hashes(e["columns"]), _flag(e["whole"]), _unpacked(e["rows"]))
         for e in said["tables"]
     )
-    references = tuple(
-        ErasedReference(_hash(e["table"]), _hashes(e["columns"]), _unpacked(e["rows"]), _action(e["action"]))
-        for e in said["references"]
-    )
+    references = tuple(map(_reference, said["references"]))
     return Erasure(
         _hash(said["erasure"]).hex(),
         label(said["created"]),
@@ -173,6 +176,14 @@ def erasure_of(record: Record) -> Erasure:
         record.name,
         record.owner[20:],
     )
+
+
+def _reference(entry: Mapping[str, Any]) -> ErasedReference:
+    columns = _hashes(entry["columns"])
+    cleared = _hashes(entry["cleared"]) if "cleared" in entry else ()
+    if not set(cleared) <= set(columns):
+        raise ValueError("cleared is another column")
+    return ErasedReference(_hash(entry["table"]), columns, _unpacked(entry["rows"]), _action(entry["action"]), cleared)
 
 
 def check_erasure(record: Record) -> None:

@@ -32,7 +32,7 @@ from backupd.engines.mariadb.live_checks import explained, moved_on, orphan
 from backupd.engines.mariadb.live_schema import Known, Shape, read_shape
 from backupd.engines.ranking import RANKED, RANKED_BYTES, ranked
 from backupd.errors import Failed, SafetyRefused, Unreachable
-from backupd.model import Cells, Change, LiveSchema
+from backupd.model import Cells, Change, LiveSchema, Reference, Spelling
 
 _AT_ONCE = 200
 _BYTES_AT_ONCE = 1 << 20
@@ -134,6 +134,14 @@ class MariaLive:
         self._require_idle()
         with self._errors(table):
             return ranked({one for one in values if None not in one}, ask, RANKED, RANKED_BYTES)
+
+    def spellings(self, reference: Reference) -> tuple[Spelling, ...]:  # noqa: ARG002
+        """None: a foreign key needs columns of one type."""
+        return ()
+
+    def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:  # noqa: ARG002
+        """The same values."""
+        return {value: value for value in values}
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:

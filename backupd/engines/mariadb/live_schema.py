@@ -22,7 +22,7 @@ _UNIQUES = """SELECT TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART FROM informat
 _TRIGGERS = """SELECT EVENT_OBJECT_TABLE, TRIGGER_NAME FROM information_schema.TRIGGERS
  WHERE EVENT_OBJECT_SCHEMA = %s ORDER BY EVENT_OBJECT_TABLE, TRIGGER_NAME"""
 _FOREIGN_KEYS = """SELECT k.TABLE_NAME, k.CONSTRAINT_NAME, k.REFERENCED_TABLE_NAME, k.COLUMN_NAME, k.REFERENCED_COLUMN_NAME,
-       c.DELETE_RULE
+       c.DELETE_RULE, c.UPDATE_RULE
   FROM information_schema.KEY_COLUMN_USAGE k JOIN information_schema.REFERENTIAL_CONSTRAINTS c
     ON c.CONSTRAINT_SCHEMA = k.CONSTRAINT_SCHEMA AND c.CONSTRAINT_NAME = k.CONSTRAINT_NAME AND c.TABLE_NAME = k.TABLE_NAME
  WHERE k.TABLE_SCHEMA = %s AND k.REFERENCED_TABLE_SCHEMA = k.TABLE_SCHEMA ORDER BY 1, 2, k.ORDINAL_POSITION"""
@@ -157,7 +157,8 @@ def _references(keys: Mapping[str, list[Row]]) -> list[Reference]:
             columns = tuple(str(pair[1]) for pair in pairs)
             parents = tuple(str(pair[2]) for pair in pairs)
             on_delete = _ON_DELETE.get(str(pairs[0][3]), "restrict")
-            found.append(Reference(name, table, columns, str(pairs[0][0]), parents, on_delete))
+            moving = str(pairs[0][4]) == "CASCADE"
+            found.append(Reference(name, table, columns, str(pairs[0][0]), parents, on_delete, moving=moving))
     return found
 
 

@@ -13,7 +13,7 @@ import psycopg
 
 from backupd.engines import grouping
 from backupd.engines.base import ServerPlace
-from backupd.engines.postgres import live_checks, live_text
+from backupd.engines.postgres import live_across, live_checks, live_text
 from backupd.engines.postgres.catalog import Session
 from backupd.engines.postgres.client import open_connection, patience
 from backupd.engines.postgres.live_rows import KEY_LOCK, ROW_LOCK, Rows
@@ -21,7 +21,7 @@ from backupd.engines.postgres.live_schema import Known, Shape, read_shape
 from backupd.engines.postgres.problems import live_error
 from backupd.engines.ranking import RANKED, RANKED_BYTES, ranked
 from backupd.errors import Failed, SafetyRefused, Unreachable
-from backupd.model import Cells, Change, LiveSchema
+from backupd.model import Cells, Change, LiveSchema, Reference, Spelling
 
 _NOT_ALLOWED = frozenset({"42501"})
 _PLAN_AGAIN = "plan again: it was changed meanwhile"
@@ -101,6 +101,23 @@ class PostgresLive:
         self._rows.require_idle()
         with self._errors(table):
             return ranked({one for one in values if None not in one}, ask, RANKED, RANKED_BYTES)
+
+    def spellings(self, reference: Reference) -> tuple[Spelling, ...]:
+        """How the columns of a reference spell their parents' values."""
+        return tuple(pair.spelling for pair in live_across.pairs(self._now(), reference))
+
+    def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:
+        """What a foreign key makes of the values of its columns, as its parent's columns spell that.
+
+        Raises:
+            Failed, TryAgain, Unreachable: the database refused.
+        """
+        pairs, asked = live_across.pairs(self._now(), reference), [one for one in values if None not in one]
+        if not any(pair.spelling for pair in pairs):
+            return {one: one for one in asked}
+        self._rows.require_idle()
+        with self._errors(reference.table), patience(self._session):
+            return live_across.become(self._session, pairs, asked, self._now().encoding)
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:
@@ -304,14 +321,12 @@ class PostgresLive:
 
     def _lock_parents(self, changes: Sequence[Change]) -> None:
         """Keep the rows that were just referred to from being deleted, as the check that did not run would have done."""
-        for key in self._now().foreign_keys:
-            for parent in key.parents:
-                wanted = {
-                    grouping.cells_of(one, key.columns) for one in changes if one.new and one.table in key.children
-                }
-                if wanted:
-                    for _ in self.rows(parent, (), key.parent_columns, wanted):
-                        pass
+        for reference in self._now().schema.references:
+            children = [one for one in changes if one.new and one.table == reference.table and reference.declared]
+            wanted = {grouping.cells_of(one, reference.columns) for one in children}
+            led = self.as_parents(reference, wanted) if wanted else {}
+            for _ in self.rows(reference.parent, (), reference.parent_columns, {v for v in led.values() if v}):
+                pass
 
     def _now(self) -> Shape:
         if self._shape is None:

@@ -57,12 +57,15 @@ SELECT w.ev_class::bigint, w.rulename, w.ev_enabled::text FROM pg_catalog.pg_rew
  ORDER BY 1, 2
 """
 _FOREIGN_KEYS = """
-SELECT k.conname, k.conrelid::bigint, {child}, k.confrelid::bigint, {parent}, k.confdeltype::text, k.condeferrable,
+SELECT k.conname, k.conrelid::bigint, {child}, k.confrelid::bigint, {parent}, k.confdeltype::text,
+       k.confupdtype = 'c', k.condeferrable,
        k.confmatchtype = 'f', k.convalidated, {enforced},
        ARRAY(SELECT pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
                FROM unnest(k.conpfeqop) WITH ORDINALITY AS u(oid, place)
                JOIN pg_catalog.pg_operator o ON o.oid = u.oid JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
-              ORDER BY u.place), {cleared}
+              ORDER BY u.place),
+       ARRAY(SELECT o.oprleft <> o.oprright FROM unnest(k.conpfeqop) WITH ORDINALITY AS u(oid, place)
+               JOIN pg_catalog.pg_operator o ON o.oid = u.oid ORDER BY u.place), {cleared}
   FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY k.conrelid, k.conname
 """
 _NAMES = """ARRAY(SELECT a.attname::text FROM unnest(k.{numbers}) WITH ORDINALITY AS u(number, place)
@@ -114,6 +117,7 @@ class ForeignKey:
         child, parent: in SQL.
         children, parents: the tables of manifests that are on either side.
         operators: of each pair of columns, what compares the parent's with the child's, in SQL.
+        crossed: and whether that compares two types, and not two values of the parent's.
         full: MATCH FULL.
         checked: whether every row was checked when it was made.
     """
@@ -124,10 +128,17 @@ class ForeignKey:
     parent: str
     parent_columns: tuple[str, ...]
     operators: tuple[str, ...]
+    crossed: tuple[bool, ...]
     full: bool
     checked: bool
     children: tuple[str, ...]
     parents: tuple[str, ...]
+
+    def is_of(self, reference: Reference) -> bool:
+        """Whether a reference is this foreign key, or the part of it that two of its tables have."""
+        ours = reference.declared and reference.name == self.name
+        columns = (reference.columns, reference.parent_columns) == (self.columns, self.parent_columns)
+        return ours and columns and reference.table in self.children and reference.parent in self.parents
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +291,13 @@ def _foreign_keys(
             parent,
             parent_columns,
             on_delete,
+            moving,
             deferrable,
             full,
             valid,
             enforced,
             operators,
+            crossed,
             cleared,
         ) = row
         if child not in by_oid or parent not in by_oid:
@@ -297,6 +310,7 @@ def _foreign_keys(
             _only(by_oid[parent]),
             tuple(parent_columns),
             tuple(operators),
+            tuple(crossed),
             full,
             valid,
             children,
@@ -314,6 +328,7 @@ def _foreign_keys(
             deferrable,
             declared=enforced,
             cleared=tuple(cleared),
+            moving=moving,
         )
         # one for each pair of tables: those of one name and one referring table say that the parent is in one of theirs
         references += [replace(one, table=table, parent=to) for table in children for to in parents]

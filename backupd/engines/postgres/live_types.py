@@ -62,13 +62,15 @@ class Facets:
     """What comparing a column needs.
 
     Attributes:
-        cast: its type without a domain and without a modifier, in SQL: a cast to that takes nothing from a value.
+        kind: its type without a domain, qualified and not quoted.
+        cast: the same without a modifier, in SQL: a cast to that takes nothing from a value.
         same: whether equal values are the same value.
         equal: the operator that rows are found by, in SQL; None if the type has none.
         collation: in SQL, if it takes different texts for equal.
         equality: which of its values are one.
     """
 
+    kind: str
     cast: str
     same: bool
     equal: str | None
@@ -107,8 +109,9 @@ def read_facets(session: Session, relations: Sequence[Relation], types: Types) -
             base = bases[column.type_oid]
             equal = EQUAL if types.is_made_of(base, _FOUND) else operators.get(base)
             same, collation = types.is_made_of(base, _SAME), loose.get((relation.oid, column.name), "")
-            equality = _equality(types.name(base), collation, same=same, plain=plain)
-            columns[column.name] = Facets(names[base], same, equal, collation, equality)
+            kind = types.name(base)
+            equality = _equality(kind, collation, same=same, plain=plain)
+            columns[column.name] = Facets(kind, names[base], same, equal, collation, equality)
         found[relation.oid] = columns
     return found
 

@@ -94,8 +94,7 @@ def add(
         database = _live(live, server)
         looking = _Snapshots(repo, given, database.schema() if database else None, only_subject)
         try:
-            ask = database.alike if database else None
-            found = look_for(views, wanted, looking.tables, looking.schema, records_hash(repo)[0], report, ask)
+            found = look_for(views, wanted, looking.tables, looking.schema, records_hash(repo)[0], report, database)
             _warn(report, database is not None and is_live(database, wanted, found), found.snapshots[-1] is views[-1])
         finally:
             looking.close()
