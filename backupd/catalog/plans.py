@@ -29,6 +29,11 @@ class Plans:
                 if not self._database.insert_new(connection, plans, name=name, at=at):
                     connection.execute(update(plans).where(plans.c.name == name).values(at=at))
 
+    def forget(self, name: str) -> None:
+        """What was remembered under this name is over."""
+        with self._database.write() as connection:
+            connection.execute(delete(plans).where(plans.c.name == name))
+
     def purge(self, before: datetime, keep: Collection[str] = ()) -> int:
         """Forget tasks that were last planned before then, but for those to keep: what a policy still has may be rare."""
         with self._database.write() as connection:

@@ -7,10 +7,12 @@ from functools import partial
 from backupd.catalog.alerts import Alert
 from backupd.catalog.opening import Catalog
 from backupd.config.clock import stamp
+from backupd.daemon.commands import can
 from backupd.jobs import notices
 from backupd.jobs.status import SourceStatus, age, sentence, worst_first
 from backupd.notify.base import Notice
 from backupd.policy.model import Policy
+from backupd.policy.proving import can_verify
 from backupd.policy.words import written
 
 AGAIN = timedelta(days=1)
@@ -166,9 +168,14 @@ def _concerns(alert: Alert, policy: Policy | None) -> bool:
     if alert.event in {"rpo_breach", "brake"}:
         return mine
     if alert.event == "failure":
-        return mine or name in _ABOUT_REPOSITORY
+        return mine or (name in _ABOUT_REPOSITORY and _does(policy, name))
     if alert.event == "notify_failed":
         return alert.source in policy.notifiers
     if alert.event == "verify_failed":
-        return alert.source in {f"level {verify.level}" for verify in policy.verify}
+        return any(name == f"level {verify.level}" and can_verify(policy, verify.level) for verify in policy.verify)
     return True
+
+
+def _does(policy: Policy, kind: str) -> bool:
+    """Whether this host still prunes or looks at a policy's repository: what it does no more, nobody here sees mended."""
+    return can(policy, kind) and (kind != "prune" or policy.retention is not None)

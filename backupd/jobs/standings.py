@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from backupd.catalog.opening import Catalog
 from backupd.catalog.repositories import Seen
 from backupd.config.clock import stamp
+from backupd.jobs.proven import Proofs
 from backupd.jobs.status import (
     DAYS,
     Braked,
@@ -35,6 +36,7 @@ class Standings:
     def __init__(self, catalog: Catalog, now: datetime, *, strips: bool = True) -> None:
         self._now = now
         self.seen: Mapping[str, Seen] = catalog.repositories.all()
+        self.proofs = Proofs(catalog, now)
         self.counts: dict[tuple[str, str], int] = {}
         self._known: dict[str, dict[str, Known]] = {}
         for (repository, source), (taken, drilled, count) in catalog.snapshots.standing().items():
@@ -77,6 +79,7 @@ class Standings:
         for status in found if trouble else []:
             more = f" (and {len(trouble) - 1} more)" if len(trouble) > 1 else ""
             status.worse(Level.WARN, f"its repository is not whole: {trouble[0]}{more}")
+        self.proofs.tell(policy, found)
         return found
 
 
