@@ -18,7 +18,7 @@ class Plans:
     def planned(self) -> dict[str, datetime]:
         """Of each task's name the time."""
         with self._database.read() as connection:
-            return dict(connection.execute(select(plans.c.name, plans.c.at)).tuples().all())
+            return dict(connection.execute(select(plans.c.name, plans.c.at)).all())
 
     def remember(self, times: Mapping[str, datetime]) -> None:
         """That tasks were planned for these times."""
