@@ -1,7 +1,8 @@
 """One record through time: over all snapshots of a source, oldest first, where it was, what it was, and when it was not there.
 
 A chunk in which it was looked for once is not opened again for another snapshot that has it too, and a file is not asked
-again in which all that was read for the last answer is the same. Records reach the caller only. A table whose shape or whose key changed is told of; a snapshot without the table is one without the record.
+again in which all that was read for the last answer is the same. Records reach the caller only. A table whose shape or
+whose key changed is told of; a snapshot without the table is one without the record.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
