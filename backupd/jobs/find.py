@@ -26,6 +26,8 @@ from backupd.repo.reading import PackCache
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.report import Reporter
 
+_GROUPS = 1536
+"""Groups of pages that are kept: of a table of up to 96 MiB only what changed is read in the next snapshot."""
 _Names = tuple[bytes, ...]
 _Record = tuple[tuple[str, ...], tuple[Value, ...]]
 """Names of columns, and values."""
@@ -102,7 +104,7 @@ def find(
     """
     cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
     try:
-        search, kept = _Search(asked, ask_rows), Groups()
+        search, kept = _Search(asked, ask_rows), Groups(_GROUPS)
         for view in views:
             report.phase(f"looking into {view.id[:12]}")
             try:

@@ -22,10 +22,15 @@ _COUNTERS = (slice(24, 40), slice(92, 100))
 
 
 class Groups:
-    """What was read of files: the groups that were read last, by their names, and nodes of lists; versions share them."""
+    """What was read of files: the groups that were read last, by their names, and nodes of lists; versions share them.
 
-    def __init__(self) -> None:
+    Args:
+        most: how many groups are kept.
+    """
+
+    def __init__(self, most: int = GROUPS_KEPT) -> None:
         self.nodes = Nodes()
+        self._most = most
         self._read: OrderedDict[bytes, bytes] = OrderedDict()
 
     def __contains__(self, name: bytes) -> bool:
@@ -36,7 +41,7 @@ class Groups:
         found = self._read.get(name)
         if found is None:
             found = self._read[name] = read()
-            if len(self._read) > GROUPS_KEPT:
+            if len(self._read) > self._most:
                 self._read.popitem(last=False)
         else:
             self._read.move_to_end(name)
