@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
+from operator import itemgetter
 from typing import Protocol
 
 from backupd.errors import UsageError
@@ -147,9 +149,14 @@ def matching(table: StoredTable, what: Meant, ask_rows: AskRows) -> Iterator[Cel
     with closing(ask_rows(table.name, sql_columns(table), what.sql)) as test:
         rows = iter(rows)
         while batch := list(islice(rows, _BATCH)):
-            shown = [table.shown(row) for row in batch]
+            yield from (batch[n] for n in test.fitting(partial(_taken, table, batch)))
 
-            def taken(used: Sequence[int], shown: Sequence[Cells] = shown) -> Sequence[Cells]:
-                return [tuple([fitting(row[at]) for at in used]) for row in shown]
 
-            yield from (batch[n] for n in test.fitting(taken))
+def _taken(table: StoredTable, rows: Sequence[Cells], used: Sequence[int]) -> Sequence[Cells]:
+    """The columns wanted of rows, as SQL knows them."""
+    if not isinstance(table, StoredFileTable):
+        shown = [table.shown(row) for row in rows]
+        return [tuple([fitting(row[at]) for at in used]) for row in shown]
+    if len(used) > 1:  # a file's values are SQLite's own
+        return list(map(itemgetter(*used), rows))
+    return [tuple([row[at] for at in used]) for row in rows]

@@ -1,7 +1,8 @@
 """One record through time: over all snapshots of a source, oldest first, where it was, what it was, and when it was not there.
 
-A chunk in which it was looked for once is not opened again for another snapshot that has it too. Records reach the
-caller only. A table whose shape or whose key changed is told of; a snapshot without the table is one without the record.
+A chunk in which it was looked for once is not opened again for another snapshot that has it too, and a file is not asked
+again in which all that was read for the last answer is the same. Records reach the caller only. A table whose shape or
+whose key changed is told of; a snapshot without the table is one without the record.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,8 @@ from backupd.repo.reading import PackCache
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.report import Reporter
 
+_GROUPS = 1536
+"""Groups of pages that are kept: of a table of up to 96 MiB only what changed is read in the next snapshot."""
 _Names = tuple[bytes, ...]
 _Record = tuple[tuple[str, ...], tuple[Value, ...]]
 """Names of columns, and values."""
@@ -101,7 +104,7 @@ def find(
     """
     cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
     try:
-        search, kept = _Search(asked, ask_rows), Groups()
+        search, kept = _Search(asked, ask_rows), Groups(_GROUPS)
         for view in views:
             report.phase(f"looking into {view.id[:12]}")
             try:

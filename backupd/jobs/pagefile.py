@@ -22,10 +22,15 @@ _COUNTERS = (slice(24, 40), slice(92, 100))
 
 
 class Groups:
-    """What was read of files: the groups that were read last, by their names, and nodes of lists; versions share them."""
+    """What was read of files: the groups that were read last, by their names, and nodes of lists; versions share them.
 
-    def __init__(self) -> None:
+    Args:
+        most: how many groups are kept.
+    """
+
+    def __init__(self, most: int = GROUPS_KEPT) -> None:
         self.nodes = Nodes()
+        self._most = most
         self._read: OrderedDict[bytes, bytes] = OrderedDict()
 
     def __contains__(self, name: bytes) -> bool:
@@ -36,7 +41,7 @@ class Groups:
         found = self._read.get(name)
         if found is None:
             found = self._read[name] = read()
-            if len(self._read) > GROUPS_KEPT:
+            if len(self._read) > self._most:
                 self._read.popitem(last=False)
         else:
             self._read.move_to_end(name)
@@ -93,7 +98,7 @@ class PageFile:
     ) -> None:
         self._names, self.size, self._read, self._kept, self._ahead = names, size, read, kept, ahead
         self.page_size = self.usable = 4096
-        self._asked = bytearray(1)
+        self._asked, self._beyond = bytearray(1), False
         if size:
             head = self.read(0, 100)
             self.page_size = int.from_bytes(head[16:18], "big")
@@ -111,6 +116,7 @@ class PageFile:
         """Some bytes; fewer at the end. It is remembered which pages were read so."""
         parts = []
         end = min(offset + length, self.size)
+        self._beyond = self._beyond or end < offset + length
         for page in range(offset // self.page_size, -(-end // self.page_size)):
             if page >> 3 < len(self._asked):
                 self._asked[page >> 3] |= 1 << (page & 7)
@@ -141,7 +147,7 @@ class PageFile:
         """
         head = self.page(1)[:100] if self.count else b""
         sound = head[28:32] == self.count.to_bytes(4, "big") and head[24:28] == head[92:96]
-        if not sound or (self.page_size, self.usable) != (earlier.page_size, earlier.usable):
+        if not sound or earlier._beyond or (self.page_size, self.usable) != (earlier.page_size, earlier.usable):
             return False
         for page in earlier._pages_read():
             if page > self.count or not self._is_page_of(earlier, page):

@@ -46,12 +46,12 @@ def open_tables(
 
 @contextmanager
 def opened_tables(
-    repo: Repository, view: SnapshotView, *, open_file: OpenFile, erased: Erased | None
+    repo: Repository, view: SnapshotView, *, open_file: OpenFile, erased: Erased | None, kept: Groups | None = None
 ) -> Iterator[OpenTables]:
     """The same with a cache of its own, closed at the end."""
     cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
     try:
-        tables = open_tables(repo, view, cache, open_file=open_file, erased=erased)
+        tables = open_tables(repo, view, cache, open_file=open_file, erased=erased, kept=kept)
         try:
             yield tables
         finally:

@@ -56,7 +56,7 @@ def fold(cell: Cell, equality: Equality) -> Fold:
     if equality.kind == "numbers":
         return Fold(_number(cell.decode("ascii", "replace")) if isinstance(cell, bytes) else cell)
     found = _with_affinity(cell, equality.affinity)
-    if found is None:
+    if found is None and cell is not None:
         return Fold(b"", whole=False, sure=False)
     if equality.kind == "padded":
         found = (

@@ -107,8 +107,7 @@ class PageDiff:
         """Pages of another size have nothing in common: all rows of both are counted."""
         for side, owners, times in zip((self._old, self._new), self._owners, (-1, 1), strict=True):
             for page, owner in enumerate(owners):
-                if owner:
-                    self._rows(side, page, owner, times)
+                self._rows(side, self._cells(side, page, owner), owner, times)
 
     def _numbers(self, group: int) -> range:
         per = GROUP // self._old.page_size
@@ -133,28 +132,42 @@ class PageDiff:
                 self._orphans.add(page)
         if was == now and same and (not was or self._tables[was - 1].skips):
             return
-        if was:
-            self._rows(self._old, page, was, -1)
-        if now:
-            self._rows(self._new, page, now, 1)
+        before = self._cells(self._old, page, was)
+        after = self._cells(self._new, page, now)
+        if was == now and was and self._tables[was - 1].skips:
+            before, after = _apart(before, after)
+        self._rows(self._old, before, was, -1)
+        self._rows(self._new, after, now, 1)
 
     def _equal(self, page: int) -> bool:
         if page > min(self._old.count, self._new.count):
             return False
         return self._old.page(page) == self._new.page(page)
 
-    def _rows(self, pages: Pages, page: int, owner: int, times: int) -> None:
-        """Count the rows that begin in a page."""
+    def _cells(self, pages: Pages, page: int, owner: int) -> list[Cell]:
+        """The records that begin in a page; none if it belongs to no table, or to one that cannot be compared."""
+        if not owner or self._tables[owner - 1].fault is not None:
+            return []
+        try:
+            return list(cells(pages, page))
+        except Damaged as error:
+            self._tables[owner - 1].fault = error.message
+            return []
+
+    def _rows(self, pages: Pages, found: Sequence[Cell], owner: int, times: int) -> None:
+        """Count the rows of some records."""
+        if not found:
+            return
         compared = self._tables[owner - 1]
         side = compared.old if times < 0 else compared.new
         if compared.fault is not None or side is None:
             return
         try:
-            found = [side.shape.row(cell.rowid, self._record(pages, cell, times > 0)) for cell in cells(pages, page)]
+            rows = [side.shape.row(cell.rowid, self._record(pages, cell, times > 0)) for cell in found]
         except (Damaged, TooLarge) as error:
             compared.fault = error.message
             return
-        compared.difference.add(found, times)
+        compared.difference.add(rows, times)
 
     def _record(self, pages: Pages, cell: Cell, new: bool) -> bytes:
         return (
@@ -220,3 +233,15 @@ class PageDiff:
         was = self._record(self._old, cell, False)
         compared.difference.add([compared.old.shape.row(cell.rowid, was)], -1)
         compared.difference.add([compared.new.shape.row(cell.rowid, now)], 1)
+
+
+def _apart(before: list[Cell], after: list[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """What two versions of a page have not in common: equal records cancel out before they are rows, if all of them lie in it."""
+    was, now = ({(cell.rowid, cell.local): cell for cell in found if not cell.overflow} for found in (before, after))
+    long = [[cell for cell in found if cell.overflow] for found in (before, after)]
+    if len(was) + len(long[0]) < len(before) or len(now) + len(long[1]) < len(after):
+        return before, after  # one stands there twice, as in no sound page
+    return (
+        [*(cell for place, cell in was.items() if place not in now), *long[0]],
+        [*(cell for place, cell in now.items() if place not in was), *long[1]],
+    )

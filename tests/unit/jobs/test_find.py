@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 
 from backupd.crypto.keyfile import Role
 from backupd.engines.base import TableInfo
-from backupd.errors import UsageError
+from backupd.errors import IntegrityError, UsageError
 from backupd.jobs.conditions import AskRows, parse_where
 from backupd.jobs.find import Asked, Found, find
 from backupd.jobs.pagefile import Groups
@@ -18,7 +18,8 @@ from backupd.records.rowtext import row_of
 from backupd.repo.reading import PackCache
 from backupd.report import Tally
 from backupd.wiring import ask_rows, open_file_database
-from tests.jobs_kit import Kit
+from tests.faults.test_damage import change_wide_database, make_wide_database
+from tests.jobs_kit import Kit, contents, overwrite, pack_kinds
 from tests.table_engine import TableSource
 from tests.unit.jobs.test_compare_files import EDITS, TABLES, edit, fill
 from tests.unit.jobs.test_stored_tables import Ledger
@@ -311,3 +312,34 @@ def test_what_reads_as_before_is_as_before(
                 tables.close()
     finally:
         cache.close()
+
+
+def test_damage_is_named_or_of_no_account(tmp_path: Path) -> None:
+    """Whatever pack is gone or damaged: the answer is the same as before, or an error that names that pack."""
+    kit = Kit(tmp_path, pack_bytes=200_000)
+    path = make_wide_database(tmp_path / "w.db", chunks=100)
+    made = [kit.backup(path).snapshot]
+    change_wide_database(path)
+    made.append(kit.backup(path).snapshot)
+    asked = Asked("rows", ("500",))
+    sound = seek(kit, asked)
+    assert [v.snapshot for v in sound.versions] == made
+    lists = {pack for snapshot in made for pack in pack_kinds(kit, snapshot)[1]}
+    named: set[tuple[str, str | None]] = set()
+    for name, data in contents(kit.store).items():
+        if not name.startswith("packs/"):
+            continue
+        for harmed in (
+            b"",
+            data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
+            bytes(byte ^ 1 for byte in data),
+        ):
+            overwrite(kit.store, name, harmed)
+            try:
+                assert seek(kit, asked).versions == sound.versions
+            except IntegrityError as error:
+                named.add((name, error.object_name))
+        overwrite(kit.store, name, data)
+    assert all(name == said for name, said in named)
+    assert lists & {name for name, _ in named}
+    assert seek(kit, asked).versions == sound.versions
