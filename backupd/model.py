@@ -165,6 +165,8 @@ class LiveColumn:
         identity: whether writing it needs the engine's word for that (OVERRIDING SYSTEM VALUE).
         counter: whether its next values come from a sequence, an AUTO_INCREMENT or the like.
         fallback: what ON DELETE SET DEFAULT writes into it, where that is one value and known.
+        varying: whether what that writes is not known, since its default is an expression.
+        made_of: of a generated column, from which columns; None where the database cannot be asked what it makes of them.
         equality: which of its values are one.
     """
 
@@ -176,6 +178,8 @@ class LiveColumn:
     identity: bool = False
     counter: bool = False
     fallback: Cell = field(default=None, repr=False)
+    varying: bool = False
+    made_of: tuple[str, ...] | None = None
     equality: Equality = CELLS
 
 

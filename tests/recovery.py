@@ -121,6 +121,11 @@ class MemoryLive:
     def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:
         return {value: value for value in values}
 
+    def computed(
+        self, table: str, columns: Sequence[str], by: Sequence[str], values: Collection[Cells]
+    ) -> Mapping[Cells, Cells]:
+        raise AssertionError("no column is said to be made of others")
+
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:
         before = deepcopy(self.held)

@@ -229,6 +229,7 @@ def erased_across_types(kit: Kit, view: SnapshotView, live: Live) -> None:
         ("ac_p:3", ["ac_f(f) -> ac_p(f)"], ("ac_f.f",)),
         ("ac_p:1", [], ()),
         ("fb_u:7,1", [], ()),
+        ("gb_p:1,person", [], ()),
     ):
         report = Tally()
         erase(kit, subject, references, live=None if references else live, report=report)
@@ -242,6 +243,8 @@ def erased_across_types(kit: Kit, view: SnapshotView, live: Live) -> None:
         **{name: {2} for name in "igmb"},
         **{name: {2, 3} for name in "eqx"},
     }
+    assert (left["ga_c"], {row[0] for row in left["ga_m"]}) == ({(2,): 1}, {2, 4})
+    assert left["gb_m"] == {("b@x", 2, "person"): 1}
     assert left["ac_s"] == {(1, None): 1, (2, "11:00:00"): 1}
     assert left["ac_k"] == {(1, None): 3, (1, "2020-02-02 00:00:00"): 1}
     assert left["fb_c"] == {(7, None, "a"): 3, (8, 1, "a"): 1}

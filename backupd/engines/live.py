@@ -52,6 +52,11 @@ class Live(Protocol):
     def as_parents(self, reference: Reference, values: Collection[Cells]) -> Mapping[Cells, Cells | None]:
         """Values of a reference's columns as its parent's columns spell them; None for those that equal nothing there."""
 
+    def computed(
+        self, table: str, columns: Sequence[str], by: Sequence[str], values: Collection[Cells]
+    ) -> Mapping[Cells, Cells]:
+        """What generated columns are for values of the columns that they are made of; asked only where `made_of` says so."""
+
     def transaction(self, *, triggers: bool, deletes: bool = False) -> AbstractContextManager[None]:
         """Everything inside happens, or nothing; foreign keys are checked at its end where the engine can do that.
 

@@ -92,6 +92,16 @@ class SqliteLive:
         """The same values."""
         return {value: value for value in values}
 
+    def computed(
+        self,
+        table: str,
+        columns: Sequence[str],
+        by: Sequence[str],  # noqa: ARG002
+        values: Collection[Cells],  # noqa: ARG002
+    ) -> Mapping[Cells, Cells]:
+        """Nothing: of no column it is said what it is made of."""
+        raise Failed(f"{table}: {columns[0]!a} is computed by its own database", object_name=table)
+
     def _read(self, query: str, bindings: Sequence[Cell], width: int) -> Iterator[Cells]:
         try:
             with source_errors(self._path, self._timeout):

@@ -58,7 +58,8 @@ def _table(link: apsw.Connection, scratch: apsw.Connection, name: str, options: 
             default=default is not None or column == alias,
             generated=hidden != 0,
             counter=column == alias,
-            fallback=literal_default(scratch, affine, default),
+            fallback=(fallback := literal_default(scratch, affine, default)),
+            varying=fallback is None and str(default or "NULL").strip("() ").upper() != "NULL",
             equality=_equality(link, name, str(column), affine),
         )
         for column, kind, required, default, pk, hidden in rows

@@ -5,7 +5,7 @@ The clear key is looked for and forgotten: no key, no value and no name goes int
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,6 +15,7 @@ from backupd.crypto.erasure import ErasureHash
 from backupd.crypto.primitives import random_bytes
 from backupd.engines.live import Live
 from backupd.errors import BackupdError, Failed, MissingRight, UsageError
+from backupd.jobs.computed import with_computed
 from backupd.jobs.erasure import ROLES
 from backupd.jobs.stored import StoredTable, StoredTables
 from backupd.jobs.tableshapes import Opaque
@@ -115,7 +116,7 @@ def look_for(
                     continue
                 schema = schema_of(view)
                 leading = _leading(tables, schema, live)
-                if _look_in(found, tables, *sought, schema.references, leading, hasher, alone=live is None):
+                if _look_in(found, tables, *sought, schema, leading, hasher, live):
                     found.snapshots.append(view)
                 doubts |= leading.doubts
                 remarks |= dict.fromkeys(leading.remarks())
@@ -201,29 +202,45 @@ def _look_in(
     tables: StoredTables,
     table: StoredTable,
     key: Cells,
-    references: Sequence[Reference],
+    schema: LiveSchema,
     leading: Leading,
     hasher: ErasureHash,
-    *,
-    alone: bool,
+    live: Live | None,
 ) -> bool:
     """Note what one snapshot has of a subject; returns whether it has it."""
     itself = Reference("", table.name, table.key, table.name, table.key)
-    rows = list(leading.parents(itself, table, [key]))
+    there = with_computed(tables.tables, live, schema, schema.references) if live else dict(tables.tables)
+    rows = list(leading.parents(itself, there[table.name], [key]))
     if rows:
-        columns = {name: [c for c, _ in t.columns] for name, t in tables.tables.items()}
+        columns = {name: [c for c, _ in t.columns] for name, t in there.items()}
         cells = tuple(rows[0][columns[table.name].index(column)] for column in table.key)
         found.subject = hasher.rows(table.name, table.key)(cells)
         found.key, found.cells = table.key, cells
 
         def look(reference: Reference, values: Collection[Cells]) -> Iterator[Cells]:
-            return leading.children(reference, tables.tables[reference.table], values)
+            return leading.children(reference, there[reference.table], values)
 
-        belongings = follow_down(table.name, rows, columns, references, look, leading.is_plain, leading.is_own)
+        belongings = follow_down(table.name, rows, columns, schema.references, look, leading.is_plain, leading.is_own)
         _note(found, belongings, tables, hasher)
-        if alone:
+        found.apart |= dict.fromkeys(_unfollowed(schema.references, belongings, columns))
+        if live is None:
             found.apart |= dict.fromkeys(_apart(tables, (*belongings.deleting, *belongings.emptying)))
     return bool(rows)
+
+
+def _unfollowed(
+    references: Iterable[Reference], belongings: Belongings, columns: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """Sentences about references to rows that belong to a subject, where a snapshot has no values to follow them by."""
+    for r in references:
+        if r.parent not in belongings.rows or r.table not in columns:
+            continue
+        for name, needed in ((r.table, r.columns), (r.parent, r.parent_columns)):
+            if missing := [column for column in needed if column not in columns[name]]:
+                yield (
+                    f"rows of {r.table} that belong to those of {r.parent} were not looked for, and are not hidden: a snapshot"
+                    f" has no values of {name}.{missing[0]}"
+                )
 
 
 def _key(table: StoredTable, subject: Subject) -> Cells:
@@ -253,6 +270,8 @@ def _note(found: Found, belongings: Belongings, tables: StoredTables, hasher: Er
     )
     for action, followed in actions:
         for reference, values in followed.items():
+            if not {*reference.columns} <= {column for column, _ in tables.tables[reference.table].columns}:
+                continue  # rows that are restored have no values of what is computed: each is known by itself
             digest = hasher.rows(reference.table, reference.columns)
             cleared = reference.cleared if action == "null" else ()
             place = reference.table, reference.columns, action, cleared

@@ -15,6 +15,7 @@ from pathlib import Path
 from backupd.config.clock import stamp
 from backupd.engines.live import Live
 from backupd.errors import SafetyRefused, TryAgain, UsageError
+from backupd.jobs.computed import ComputedTable, with_computed
 from backupd.jobs.recoverroots import Wanted, find_roots
 from backupd.jobs.recoverscript import replace_private, write_private
 from backupd.jobs.stored import StoredTables
@@ -93,8 +94,12 @@ def prepare(
     schema = live.schema()
     _check_names(rules, schema, stored)
     references = (*schema.references, *_checked(virtual, schema))
-    tables = {n: Table.of(n, t, schema.tables[n]) for n, t in stored.tables.items() if n in schema.tables}
-    roots = find_roots(stored, tables, live, wanted, report)
+    found = with_computed(stored.tables, live, schema, references)
+    tables = {n: Table.of(n, t, schema.tables[n]) for n, t in found.items() if n in schema.tables}
+    roots = {
+        name: list(table.widened(rows)) if isinstance(table := found[name], ComputedTable) else rows
+        for name, rows in find_roots(stored, tables, live, wanted, report).items()
+    }
     told = _progress(report)
     report.phase("following references")
     leading = _leading(live, schema)

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from backupd.model import Cell, Cells, Change, LiveSchema, Reference
 from backupd.records.cells import Exact, exact, same
 from backupd.records.closure import Name, Rows, Table, Told, unfollowed, up
+from backupd.records.defaulted import Defaulted
 from backupd.records.leading import Leading
 from backupd.records.liverows import LiveRows, count_wholes, look_up, parents_there
 from backupd.records.moved import Moving
@@ -44,11 +45,13 @@ def make_plan(
     work = _Judging(down, schema, references, live, rules, leading)
     parents = up(down, references, work.judge, work.present, leading, told=told)
     entries = [*work.entries(down), *work.entries(parents)]
+    defaulted = Defaulted(down.tables, references, live, leading).settle(entries)
     moved = Moving(down, references, live, leading).settle(entries, rules)
     work.check_uniques(entries)
     warnings = [
         *unfollowed(down, references),
         *leading.remarks(),
+        *defaulted,
         *moved,
         *Settling(down, references, work.present, leading).settle(entries, rules),
     ]
@@ -202,9 +205,13 @@ class _Judging:
     # ---- references that were lost
 
     def _losing(self, table: Table) -> list[Reference]:
-        """References of a table that a database takes away when their parent is deleted."""
+        """References of a table that a database takes away when their parent is deleted, and leaves what is known in them."""
+        varying = {column.name for column in table.live.columns if column.varying}
         return [
-            r for r in self._references if r.table == table.name and r.losing and set(r.columns) <= {*table.compared}
+            r
+            for r in self._references
+            if r.table == table.name and r.losing and set(r.columns) <= {*table.compared}
+            if r.on_delete == "set null" or varying.isdisjoint(r.losing)
         ]
 
     def _lost(self, table: Table, reference: Reference) -> dict[str, Cell]:

@@ -16,7 +16,7 @@ from backupd.model import Cell, Cells, Change, LiveSchema, Reference
 from backupd.records.cells import cells_document
 from backupd.records.closure import Present, Rows, Table
 from backupd.records.leading import Leading
-from backupd.records.planorder import ordered
+from backupd.records.planorder import CellsOf, ordered, written_cells
 
 CHANGED = "it was changed since"
 Op = Literal["insert", "update", "repair", "conflict", "same", "skip"]
@@ -124,7 +124,7 @@ def write_plan(
     """Put the changes of judged records in order, and see what stands against them."""
     inserts = [e.change for e in entries if e.change is not None and e.change.kind == "insert"]
     updates = [e.change for e in entries if e.change is not None and e.change.kind == "update"]
-    order = ordered(inserts, schema.tables, references, leading)
+    order = ordered(inserts, schema.tables, references, leading, _cells_of(entries, tables))
     filled = sorted({change.table for change in inserts})
     obstacles = [text for name in filled for text in _obstacles(tables[name], rules)]
     written = sorted({*filled, *(change.table for change in updates)})
@@ -138,6 +138,19 @@ def write_plan(
         tuple(told),
         {name: schema.tables[name].triggers for name in written if schema.tables[name].triggers},
     )
+
+
+def _cells_of(entries: Sequence[Entry], tables: Mapping[str, Table]) -> CellsOf:
+    """What inserted rows have in columns: what is written, and what is known of those that are computed."""
+    rows = {id(entry.change): entry.row for entry in entries if entry.change is not None}
+
+    def found(change: Change, columns: Sequence[str]) -> Cells:
+        table = tables[change.table]
+        if {*columns} <= change.new.keys() or not table.has(columns):
+            return written_cells(change, columns)
+        return table.cells(rows[id(change)], columns)
+
+    return found
 
 
 def _below_others(
@@ -199,6 +212,11 @@ def insert_of(table: Table, row: Cells, rules: Rules) -> Change:
     return Change("insert", table.name, known, _NOTHING, new)
 
 
+def _leads(reference: Reference, change: Change) -> bool:
+    """Whether a change writes where its row refers to; of an inserted row that may be computed."""
+    return change.kind == "insert" or not change.new.keys().isdisjoint(reference.columns)
+
+
 class Settling:
     """Takes back what cannot be written since the parent that it refers to will not be there.
 
@@ -247,7 +265,7 @@ class Settling:
         parent, child = self._tables.get(reference.parent), self._tables[reference.table]
         leading: list[tuple[Cells, Entry]] = []
         for entry in entries:
-            if entry.table == child.name and entry.change is not None and {*reference.columns} & {*entry.change.new}:
+            if entry.table == child.name and entry.change is not None and _leads(reference, entry.change):
                 value = child.cells(entry.row, reference.columns)
                 if None not in value:
                     leading.append((value, entry))

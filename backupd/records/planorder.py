@@ -5,7 +5,7 @@ may be NULL, the row is written with NULL first and updated behind; where none m
 in one statement, or to check at the end.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 
@@ -28,8 +28,21 @@ class Ordered:
     circles: tuple[str, ...]
 
 
+CellsOf = Callable[[Change, Sequence[str]], Cells]
+"""What an inserted row has in some columns, those that the database computes among them, as far as that is known."""
+
+
+def written_cells(change: Change, columns: Sequence[str]) -> Cells:
+    """What an insert writes into some columns; NULL where it writes nothing."""
+    return tuple(change.new.get(column) for column in columns)
+
+
 def ordered(
-    inserts: Sequence[Change], tables: Mapping[str, LiveTable], references: Sequence[Reference], leading: Leading
+    inserts: Sequence[Change],
+    tables: Mapping[str, LiveTable],
+    references: Sequence[Reference],
+    leading: Leading,
+    cells_of: CellsOf = written_cells,
 ) -> Ordered:
     """Inserts in the order in which they can be carried out.
 
@@ -38,16 +51,19 @@ def ordered(
         tables: what the live database says of them.
         references: those that are checked, and others.
         leading: how values are compared along them.
+        cells_of: what stands in columns of an inserted row.
     """
-    if (levels := _levels(inserts, references, leading)) is not None:
+    if (levels := _levels(inserts, references, leading, cells_of)) is not None:
         return Ordered(tuple(inserts[at] for at in levels), ())
-    edges = list(_edges(inserts, references, leading))
+    edges = list(_edges(inserts, references, leading, cells_of))
     circles: set[str] = set()
     changes = list(_in_order(list(inserts), list(range(len(inserts))), edges, tables, circles))
     return Ordered(tuple(changes), tuple(sorted(circles)))
 
 
-def _levels(inserts: Sequence[Change], references: Sequence[Reference], leading: Leading) -> list[int] | None:
+def _levels(
+    inserts: Sequence[Change], references: Sequence[Reference], leading: Leading, cells_of: CellsOf
+) -> list[int] | None:
     """The order in which rows of tables that refer to no others in a circle are written, without a graph of all rows."""
     tables = {change.table for change in inserts}
     inside = [r for r in references if {r.table, r.parent} <= tables]
@@ -60,12 +76,14 @@ def _levels(inserts: Sequence[Change], references: Sequence[Reference], leading:
         return None
     depth = [0] * len(inserts)
     for name in names:  # all parents are known by then
-        for edge in _edges(inserts, [r for r in inside if r.table == name], leading):
+        for edge in _edges(inserts, [r for r in inside if r.table == name], leading, cells_of):
             depth[edge.child] = max(depth[edge.child], depth[edge.parent] + 1)
     return sorted(range(len(inserts)), key=lambda at: (depth[at], inserts[at].table, at))
 
 
-def _edges(inserts: Sequence[Change], references: Sequence[Reference], leading: Leading) -> Iterator[_Edge]:
+def _edges(
+    inserts: Sequence[Change], references: Sequence[Reference], leading: Leading, cells_of: CellsOf
+) -> Iterator[_Edge]:
     by_table: dict[str, list[int]] = {}
     for at, change in enumerate(inserts):
         by_table.setdefault(change.table, []).append(at)
@@ -73,19 +91,14 @@ def _edges(inserts: Sequence[Change], references: Sequence[Reference], leading: 
         children, parents = by_table.get(reference.table, []), by_table.get(reference.parent, [])
         if not children or not parents:
             continue
-        to = {at: cells for at in parents if (cells := _cells(inserts[at], reference.parent_columns)) is not None}
-        of = {at: cells for at in children if (cells := _cells(inserts[at], reference.columns)) is not None}
+        to = {at: cells for at in parents if None not in (cells := cells_of(inserts[at], reference.parent_columns))}
+        of = {at: cells for at in children if None not in (cells := cells_of(inserts[at], reference.columns))}
         names, parents_names = leading.sides(reference, {*of.values()}, {*to.values()})
         places = {parents_names[cells]: at for at, cells in to.items()}
         for at, value in of.items():
             parent = places.get(names[value]) if value in names else None
             if parent is not None and parent != at:
                 yield _Edge(at, parent, reference)
-
-
-def _cells(change: Change, columns: Sequence[str]) -> Cells | None:
-    found = tuple(change.new.get(column) for column in columns)
-    return None if None in found else found
 
 
 def _in_order(

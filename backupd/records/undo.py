@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from backupd.errors import IntegrityError
-from backupd.model import Cell, Change, ChangeKind, LiveSchema, LiveTable, Reference
+from backupd.model import Cell, Cells, Change, ChangeKind, LiveSchema, LiveTable, Reference
 from backupd.records.cells import Exact, cells_document, exact, parse_cells, same
 from backupd.records.leading import Leading
 from backupd.records.liverows import LiveRows, children_of, look_up
@@ -351,6 +351,24 @@ def _judge_wholes(table: LiveTable, entries: Sequence[UndoEntry], live: LiveRows
                 entry.op, entry.reason = "conflict", "it was changed since"
 
 
+def _deleted(reference: Reference, entries: Sequence[UndoEntry], live: LiveRows) -> dict[Cells, UndoEntry]:
+    """Rows that would be deleted, by what others refer to them by."""
+    found: dict[Cells, UndoEntry] = {}
+    computed: dict[tuple[str, ...], dict[Cells, UndoEntry]] = {}
+    for entry in entries:
+        known = {**entry.key, **entry.old}
+        value = tuple(known.get(column) for column in reference.parent_columns)
+        if not {*reference.parent_columns} <= known.keys():  # no undo file has what the database computes
+            said = {column: cell for column, cell in known.items() if cell is not None}
+            computed.setdefault(tuple(said), {})[tuple(said.values())] = entry
+        elif None not in value:
+            found[value] = entry
+    for by, some in computed.items():
+        for value, rows in look_up(live, reference.parent, reference.parent_columns, by, some).items():
+            found |= {row: some[value] for row in rows if None not in row}
+    return found
+
+
 def _guard_children(
     reference: Reference,
     by_table: Mapping[str, Sequence[UndoEntry]],
@@ -359,11 +377,7 @@ def _guard_children(
     leading: Leading,
 ) -> None:
     """Rows that somebody else has hung below a row meanwhile keep it from being deleted."""
-    deleted: dict[tuple[Cell, ...], UndoEntry] = {}
-    for entry in by_table.get(reference.parent, ()):
-        value = tuple({**entry.key, **entry.old}.get(column) for column in reference.parent_columns)
-        if entry.op == "delete" and None not in value:
-            deleted[value] = entry
+    deleted = _deleted(reference, [e for e in by_table.get(reference.parent, ()) if e.op == "delete"], live)
     child = schema.tables.get(reference.table)
     if not deleted or child is None:
         return

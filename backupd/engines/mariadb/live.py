@@ -143,6 +143,16 @@ class MariaLive:
         """The same values."""
         return {value: value for value in values}
 
+    def computed(
+        self,
+        table: str,
+        columns: Sequence[str],
+        by: Sequence[str],  # noqa: ARG002
+        values: Collection[Cells],  # noqa: ARG002
+    ) -> Mapping[Cells, Cells]:
+        """Nothing: of no column it is said what it is made of."""
+        raise Failed(f"{table}: {columns[0]!a} is computed by its own database", object_name=table)
+
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:
         """One transaction. Foreign keys are checked row by row; triggers cannot be kept from running.

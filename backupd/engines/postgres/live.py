@@ -13,7 +13,7 @@ import psycopg
 
 from backupd.engines import grouping
 from backupd.engines.base import ServerPlace
-from backupd.engines.postgres import live_across, live_checks, live_text
+from backupd.engines.postgres import live_across, live_checks, live_computed, live_text
 from backupd.engines.postgres.catalog import Session
 from backupd.engines.postgres.client import open_connection, patience
 from backupd.engines.postgres.live_rows import KEY_LOCK, ROW_LOCK, Rows
@@ -116,8 +116,22 @@ class PostgresLive:
         if not any(pair.spelling for pair in pairs):
             return {one: one for one in asked}
         self._rows.require_idle()
-        with self._errors(reference.table), patience(self._session):
+        with self._errors(reference.table), patience(self._session), self._nowhere():
             return live_across.become(self._session, pairs, asked, self._now().encoding)
+
+    def computed(
+        self, table: str, columns: Sequence[str], by: Sequence[str], values: Collection[Cells]
+    ) -> Mapping[Cells, Cells]:
+        """What generated columns are for values of the columns that they are made of.
+
+        Raises:
+            Failed, TryAgain, Unreachable: the database refused, or the column is not such a one.
+        """
+        known, encoding = self._known(table), self._now().encoding
+        self._rows.require_idle()
+        texts = [known.expressions[name] for name in columns]
+        with self._errors(table), patience(self._session), self._nowhere():
+            return live_computed.compute(self._session, known.relation, texts, by, values, encoding)
 
     @contextmanager
     def transaction(self, *, triggers: bool, deletes: bool = False) -> Iterator[None]:
@@ -332,12 +346,18 @@ class PostgresLive:
         if self._shape is None:
             with self._errors(self._name), patience(self._session):
                 self._rows.require_idle()
-                if self._inside:  # types are named with their schemas only if nothing is looked up in any
-                    self._run("SET LOCAL search_path TO ''")
-                self._shape = read_shape(self._session)
-                if self._inside:
-                    self._run("SET LOCAL search_path TO DEFAULT")
+                with self._nowhere():  # types are named with their schemas only if nothing is looked up in any
+                    self._shape = read_shape(self._session)
         return self._shape
+
+    @contextmanager
+    def _nowhere(self) -> Iterator[None]:
+        """Inside a transaction: names are looked up in no schema but PostgreSQL's own, as they are outside of one."""
+        if self._inside:
+            self._run("SET LOCAL search_path TO ''")
+        yield
+        if self._inside:
+            self._run("SET LOCAL search_path TO DEFAULT")
 
     def _known(self, table: str) -> Known:
         found = self._now().known.get(table)

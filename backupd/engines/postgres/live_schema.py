@@ -5,13 +5,14 @@ its partitions (or by itself, where rows can only be loaded through it), and its
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backupd.engines.postgres import catalog
 from backupd.engines.postgres.catalog import Relation, Session, Types
 from backupd.engines.postgres.live_defaults import fallbacks
+from backupd.engines.postgres.live_generated import expressions
 from backupd.engines.postgres.live_types import Facets, read_facets
 from backupd.engines.postgres.plan import loading_roots
 from backupd.model import Cell, LiveColumn, LiveSchema, LiveTable, OnDelete, Reference
@@ -90,6 +91,7 @@ class Known:
         facets: of each column.
         unstoppable: triggers that run in a replica's session, too.
         counters: by column, the sequences that number it: its own and those of the tables that it is a partition of.
+        expressions: of generated columns, as far as they may be evaluated, in SQL.
     """
 
     table: LiveTable
@@ -97,15 +99,19 @@ class Known:
     facets: Mapping[str, Facets]
     unstoppable: tuple[str, ...]
     counters: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    expressions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def only(self) -> str:
         """The table in SQL, without what inherits from it; of a partitioned table, with its partitions."""
         return _only(self.relation)
 
-    def with_fallbacks(self, values: Mapping[str, Cell]) -> "Known":
-        """The same, with what ON DELETE SET DEFAULT writes."""
-        columns = tuple(replace(c, fallback=values[c.name]) if c.name in values else c for c in self.table.columns)
+    def with_fallbacks(self, lost: Collection[str], values: Mapping[str, Cell]) -> "Known":
+        """The same, with what ON DELETE SET DEFAULT writes into the columns that it is about."""
+        columns = tuple(
+            replace(c, fallback=values.get(c.name), varying=c.default and c.name not in values) if c.name in lost else c
+            for c in self.table.columns
+        )
         return replace(self, table=replace(self.table, columns=columns))
 
 
@@ -177,7 +183,8 @@ def read_shape(session: Session) -> Shape:
     encoding = str(row[0])
     for name, columns in _defaulted(references).items():
         if (one := known.get(name)) is not None:
-            known[name] = one.with_fallbacks(fallbacks(session, one.relation.oid, sorted(columns), encoding))
+            values = fallbacks(session, one.relation.oid, sorted(columns), encoding)
+            known[name] = one.with_fallbacks(columns, values)
     schema = LiveSchema({name: one.table for name, one in known.items()}, references, encoding)
     return Shape(schema, known, keys, encoding)
 
@@ -208,6 +215,7 @@ class _Details:
         self._triggers = grouped(_TRIGGERS, 2)
         self._sequences = grouped(_SEQUENCES, 0)
         self._keys = catalog.keys(session, oids)
+        self._expressions = expressions(session, oids)
         self._facets = read_facets(session, [by_oid[oid] for oid in oids], types)
 
     def known(self, relation: Relation, *, keyless: bool) -> Known:
@@ -215,6 +223,7 @@ class _Details:
         key = () if keyless else self._keys.get(relation.oid, ())
         counters = self._counters(relation)
         said = {name: (identity, default) for name, identity, default in self._columns.get(relation.oid, ())}
+        made = self._expressions.get(relation.oid, {})
         columns = []
         for column in relation.columns:
             identity, default = said.get(column.name, ("", False))
@@ -227,6 +236,7 @@ class _Details:
                     generated=column.generated,
                     identity=identity == "a",
                     counter=bool(identity) or column.name in counters,
+                    made_of=made[column.name][1] if column.name in made else None,
                     equality=self._facets[relation.oid][column.name].equality,
                 )
             )
@@ -240,7 +250,8 @@ class _Details:
             tuple(name for name, enabled in triggers if enabled in _ORDINARY),
         )
         unstoppable = tuple(name for name, enabled in triggers if enabled in _REPLICA)
-        return Known(table, relation, self._facets[relation.oid], unstoppable, counters)
+        texts = {name: text for name, (text, _) in made.items()}
+        return Known(table, relation, self._facets[relation.oid], unstoppable, counters, texts)
 
     def _counters(self, relation: Relation) -> dict[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {}
