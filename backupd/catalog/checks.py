@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, insert, or_, select
+from sqlalchemy import Row, and_, delete, insert, or_, select
 
 from backupd.catalog.database import Database
 from backupd.catalog.documents import canonical, parsed
@@ -86,6 +86,11 @@ class Verifications:
             query = query.where(verifications.c.policy == policy)
         with self._database.read() as connection:
             return [_verification(row) for row in connection.execute(query)]
+
+    def purge(self, before: datetime) -> int:
+        """Forget those that ended before then; returns how many."""
+        with self._database.write() as connection:
+            return connection.execute(delete(verifications).where(verifications.c.ended < before)).rowcount
 
 
 class Drills:

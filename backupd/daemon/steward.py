@@ -7,17 +7,13 @@ from functools import partial
 from backupd.catalog.alerts import Alert
 from backupd.catalog.opening import Catalog
 from backupd.config.clock import stamp
-from backupd.daemon.commands import can
 from backupd.jobs import notices
 from backupd.jobs.status import SourceStatus, age, sentence, worst_first
 from backupd.notify.base import Notice
 from backupd.policy.model import Policy
-from backupd.policy.proving import can_verify
 from backupd.policy.words import written
 
 AGAIN = timedelta(days=1)
-_ABOUT_REPOSITORY = ("prune", "refresh")
-"""Kinds of jobs whose failure is told under their own names."""
 
 
 def promised_names(policies: Iterable[Policy]) -> frozenset[str]:
@@ -168,14 +164,10 @@ def _concerns(alert: Alert, policy: Policy | None) -> bool:
     if alert.event in {"rpo_breach", "brake"}:
         return mine
     if alert.event == "failure":
-        return mine or (name in _ABOUT_REPOSITORY and _does(policy, name))
+        # without this host's keys it may still be another's work, which shares the catalog
+        return mine or name == "refresh" or (name == "prune" and policy.retention is not None)
     if alert.event == "notify_failed":
         return alert.source in policy.notifiers
     if alert.event == "verify_failed":
-        return any(name == f"level {verify.level}" and can_verify(policy, verify.level) for verify in policy.verify)
+        return alert.source in {f"level {verify.level}" for verify in policy.verify}
     return True
-
-
-def _does(policy: Policy, kind: str) -> bool:
-    """Whether this host still prunes or looks at a policy's repository: what it does no more, nobody here sees mended."""
-    return can(policy, kind) and (kind != "prune" or policy.retention is not None)

@@ -79,7 +79,7 @@ class Viewer:
         standings = Standings(catalog, now)
         statuses = worst_first([status for policy in policies for status in standings.of(policy)], now)
         worst = max((status.level for status in statuses), default=Level.WARN)
-        alerts = catalog.alerts.list_open()
+        alerts = standings.alerts
         return Overview(
             at=now,
             version=VERSION,

@@ -1,9 +1,10 @@
 """How the verifications that policies promise stand, as the catalog knows: when they passed, what failed, what is next."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from backupd.catalog.alerts import Alert
 from backupd.catalog.checks import Verification
 from backupd.catalog.opening import Catalog
 from backupd.config.clock import stamp
@@ -48,12 +49,12 @@ class Proof:
 
 
 class Proofs:
-    """What the catalog knows of verifications, read once."""
+    """What the catalog knows of verifications, read once; `alerts` are those that are open."""
 
-    def __init__(self, catalog: Catalog, now: datetime) -> None:
+    def __init__(self, catalog: Catalog, alerts: Iterable[Alert], now: datetime) -> None:
         self._now, self._planned = now, catalog.plans.planned()
         self._good: Mapping[tuple[str, str], Verification] = catalog.verifications.newest(ok_only=True)
-        alerts = [alert for alert in catalog.alerts.list_open() if alert.event == "verify_failed"]
+        alerts = [alert for alert in alerts if alert.event == "verify_failed"]
         self._failed = {(alert.policy, alert.source): alert.sentence for alert in alerts}
         levels = [(alert.policy, (alert.source or "").removeprefix("level ")) for alert in alerts]
         self._damaged = {place for place in levels if catalog.verifications.damage(*place)}

@@ -117,11 +117,8 @@ def test_what_nobody_promises_any_more_is_no_alert(watch: Watch) -> None:
     watch.told.take()
     assert watch.look(NOW + DAY, policy("crm", "db")) == []
     assert watch.open() == [("failure", "crm", "db"), ("failure", "crm", "prune")]
-    watch.catalog.alerts.open("verify_failed", "crm", "level content", "s", NOW)
-    keys = {"write": "file:/keys/write.key", "check": "file:/keys/check.key"}
-    verify = [{"level": "content", "every": "1d"}]
-    watch.steward.adopt([policy("crm", "db", verify=verify, keys=keys)], NOW)
-    assert watch.open() == [("failure", "crm", "db")], "what this host has no key for any more, or no rule"
+    watch.steward.adopt([policy("crm", "db")], NOW)
+    assert watch.open() == [("failure", "crm", "db")], "nothing is pruned without a rule"
 
 
 def test_a_brake_is_told_daily_until_its_release_was_seen(watch: Watch) -> None:
