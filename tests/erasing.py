@@ -7,9 +7,9 @@ from backupd.engines.live import Live
 from backupd.engines.sqlite_database import LazyDatabase
 from backupd.engines.sqlite_references import read_relations
 from backupd.jobs.compare import StoredSide
-from backupd.jobs.comparepages import Groups
 from backupd.jobs.erasing import Found, add_erasure, erasure_from, look_for, records_hash
 from backupd.jobs.erasure import Erasures, read_ledger
+from backupd.jobs.pagefile import Groups
 from backupd.jobs.storedtables import opened_tables
 from backupd.model import LiveSchema
 from backupd.records.references import parse_reference
@@ -38,7 +38,7 @@ def erase(
     def schema(view: SnapshotView) -> LiveSchema:
         side = StoredSide(repo, view, cache)
         if side.content["engine"] == "sqlite":
-            return read_relations(side.file(Groups(), side.refs()))
+            return read_relations(side.file(Groups()))
         given = LiveSchema({}, tuple(map(parse_reference, references)))
         return given if live is None else live.schema()
 

@@ -79,6 +79,50 @@ def triggered(*triggers: str) -> Case:
     )
 
 
+def rewritten(*triggers: str) -> Case:
+    """Triggers make other rows of rows without a key: the undo finds them all the same."""
+    return Case(
+        "rewritten",
+        "rw_c:1",
+        "rw_c rw_v",
+        "create table rw_c (id int primary key);"
+        "create table rw_v (c int, x varchar(9), foreign key (c) references rw_c(id) on delete cascade);"
+        "insert into rw_c values (1), (2); insert into rw_v values (1, 'a'), (1, 'a'), (2, 'a')",
+        "delete from rw_c where id = 1",
+        {"insert": 3},
+        more=triggers,
+        triggers=True,
+        same=False,
+    )
+
+
+def moved(*triggers: str) -> Case:
+    """A trigger gives what comes back another key: nobody would find it again."""
+    return Case(
+        "moved",
+        "mo_c:1",
+        "mo_c",
+        "create table mo_c (id int primary key, n int); insert into mo_c values (1, 1)",
+        "delete from mo_c",
+        {"insert": 1},
+        more=triggers,
+        triggers=True,
+        refused=True,
+    )
+
+
+ROUNDED = Case(
+    "rounded",
+    "rd_c:1",
+    "rd_c rd_v",
+    "create table rd_c (id int primary key);"
+    "create table rd_v (c int, x decimal(10,4), foreign key (c) references rd_c(id) on delete cascade);"
+    "insert into rd_c values (1); insert into rd_v values (1, 1.2345), (1, 2.5)",
+    "delete from rd_c",
+    {"insert": 3},
+    altered="alter table rd_v {} decimal(10,2)",
+    refused=True,
+)
 CIRCLE = Case(
     "circle",
     "ro_o:1",
@@ -191,6 +235,9 @@ MARIADB = [
         "create trigger tr_i before insert on tr_c for each row set new.stamp = 'made'",
         "create trigger tr_u before update on tr_n for each row set new.stamp = if(new.c is null, new.stamp, 'back')",
     ),
+    rewritten("create trigger rw_i before insert on rw_v for each row set new.x = 'made'"),
+    moved("create trigger mo_i before insert on mo_c for each row set new.id = new.id + 100"),
+    replace(ROUNDED, altered=ROUNDED.altered.format("modify x")),
     Case(
         "spelled",
         "sp_c:ADA",
@@ -370,6 +417,15 @@ POSTGRES = [
         "create function tr_f() returns trigger language plpgsql as $$ begin new.stamp = 'made'; return new; end $$",
         "create trigger tr_i before insert on tr_c for each row execute function tr_f()",
     ),
+    rewritten(
+        "create function rw_f() returns trigger language plpgsql as $$ begin new.x = 'made'; return new; end $$",
+        "create trigger rw_i before insert on rw_v for each row execute function rw_f()",
+    ),
+    moved(
+        "create function mo_f() returns trigger language plpgsql as $$ begin delete from mo_c; return new; end $$",
+        "create trigger mo_i after insert on mo_c for each row execute function mo_f()",
+    ),
+    replace(ROUNDED, altered=ROUNDED.altered.format("alter x type")),
     Case(
         "spelled",
         "sp_c:ADA",
@@ -733,6 +789,8 @@ SQLITE = [
         "create trigger tr_u after update of c on tr_n when new.c is not null"
         " begin update tr_n set stamp = 'back' where id = new.id; end",
     ),
+    rewritten("create trigger rw_i after insert on rw_v begin update rw_v set x = 'made' where rowid = new.rowid; end"),
+    moved("create trigger mo_i after insert on mo_c begin update mo_c set id = id + 100; end"),
     Case(
         "spelled",
         "sp_c:ADA",

@@ -28,6 +28,7 @@ from backupd.jobs.recoverroots import Wanted
 from backupd.jobs.recoverscript import script_lines
 from backupd.jobs.stored import StoredTables
 from backupd.jobs.storedtables import opened_tables
+from backupd.model import Cells
 from backupd.records.plan import Rules
 from backupd.records.references import parse_reference
 from backupd.records.subject import parse_subject
@@ -167,6 +168,19 @@ def test_every_case_comes_back_and_goes_again(tmp_path: Path, server: Server | S
         if isinstance(server, Postgres):
             erased_across_types(kit, view, live)
         erased_with_all_spellings(kit, server, view, live)
+        many_spellings_are_told_apart(live)
+
+
+def many_spellings_are_told_apart(live: Live) -> None:
+    """More of them than one statement asks of, long ones too: those are one that the column takes for one."""
+    words = [f"{'long' * 500 if n % 50 == 0 else ''}word {n}" for n in range(1_100)]
+    texts = [one for word in words for one in (word, word.upper())]
+    values: list[Cells] = [(text if live.engine == "sqlite" else text.encode(),) for text in texts]
+    found = live.alike("sp_c", ["name"], [*values, (None,)])
+    assert found.keys() == set(values)
+    numbers = [found[value] for value in values]
+    assert numbers[::2] == numbers[1::2]
+    assert len(set(numbers)) == len(words)
 
 
 def nothing_but_letters_is_taken_for_granted(server: Maria) -> None:

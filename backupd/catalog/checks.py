@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, and_, delete, insert, or_, select
 
 from backupd.catalog.database import Database
 from backupd.catalog.documents import canonical, parsed
@@ -69,6 +69,16 @@ class Verifications:
             found = [_verification(row) for row in connection.execute(query)]
         return {(one.policy, one.level): one for one in found}
 
+    def damage(self, policy: str, level: str) -> Verification | None:
+        """The newest one at this level that found problems, unless one that found nothing has ended since."""
+        mine = and_(verifications.c.policy == policy, verifications.c.level == level)
+        told = select(verifications).where(mine, or_(verifications.c.ok, verifications.c.problems > 0))
+        with self._database.read() as connection:
+            row = connection.execute(
+                told.order_by(verifications.c.ended.desc(), verifications.c.id.desc()).limit(1)
+            ).first()
+        return None if row is None or row.ok else _verification(row)
+
     def list(self, *, policy: str | None = None, limit: int = 100) -> Sequence[Verification]:
         """Verifications, those that ended last first."""
         query = select(verifications).order_by(verifications.c.ended.desc(), verifications.c.id.desc()).limit(limit)
@@ -76,6 +86,11 @@ class Verifications:
             query = query.where(verifications.c.policy == policy)
         with self._database.read() as connection:
             return [_verification(row) for row in connection.execute(query)]
+
+    def purge(self, before: datetime) -> int:
+        """Forget those that ended before then; returns how many."""
+        with self._database.write() as connection:
+            return connection.execute(delete(verifications).where(verifications.c.ended < before)).rowcount
 
 
 class Drills:

@@ -18,7 +18,7 @@ class Plans:
     def planned(self) -> dict[str, datetime]:
         """Of each task's name the time."""
         with self._database.read() as connection:
-            return dict(connection.execute(select(plans.c.name, plans.c.at)).tuples().all())
+            return dict(connection.execute(select(plans.c.name, plans.c.at)).all())
 
     def remember(self, times: Mapping[str, datetime]) -> None:
         """That tasks were planned for these times."""
@@ -28,6 +28,11 @@ class Plans:
             for name, at in times.items():
                 if not self._database.insert_new(connection, plans, name=name, at=at):
                     connection.execute(update(plans).where(plans.c.name == name).values(at=at))
+
+    def forget(self, name: str) -> None:
+        """What was remembered under this name is over."""
+        with self._database.write() as connection:
+            connection.execute(delete(plans).where(plans.c.name == name))
 
     def purge(self, before: datetime, keep: Collection[str] = ()) -> int:
         """Forget tasks that were last planned before then, but for those to keep: what a policy still has may be rare."""

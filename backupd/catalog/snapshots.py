@@ -115,7 +115,7 @@ class Snapshots:
             table.c.repository, table.c.source, func.max(table.c.taken_at), func.max(table.c.drilled_at), func.count()
         )
         with self._database.read() as connection:
-            rows = connection.execute(which.where(_GOOD).group_by(table.c.repository, table.c.source)).tuples()
+            rows = connection.execute(which.where(_GOOD).group_by(table.c.repository, table.c.source))
             return {(repository, source): (taken, drilled, n) for repository, source, taken, drilled, n in rows}
 
     def days(self, since: datetime) -> dict[tuple[str, str], dict[date, int]]:
@@ -124,7 +124,7 @@ class Snapshots:
         found: dict[tuple[str, str], dict[date, int]] = {}
         with self._database.read() as connection:
             rows = connection.execute(select(*by, func.count()).where(_GOOD, table.c.taken_at >= since).group_by(*by))
-            for repository, source, number, count in rows.tuples():
+            for repository, source, number, count in rows:
                 found.setdefault((repository, source), {})[date_of(number)] = count
         return found
 

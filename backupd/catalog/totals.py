@@ -100,7 +100,7 @@ def _summed(connection: Connection, bounds: Sequence[float], *which: ColumnEleme
     )
     return [
         Totals(p, s, o, int(c), int(n), int(read), int(stored), float(seconds))
-        for p, s, o, c, n, read, stored, seconds in connection.execute(query).tuples()
+        for p, s, o, c, n, read, stored, seconds in connection.execute(query)
     ]
 
 
@@ -114,7 +114,4 @@ def days(database: Database, since: datetime, kind: str = "run") -> list[Day]:
         .group_by(runs.c.policy, runs.c.source, day)
     )
     with database.read() as connection:
-        return [
-            Day(p, s, date_of(n), int(fine), int(all_ - fine))
-            for p, s, n, fine, all_ in connection.execute(query).tuples()
-        ]
+        return [Day(p, s, date_of(n), int(fine), int(all_ - fine)) for p, s, n, fine, all_ in connection.execute(query)]

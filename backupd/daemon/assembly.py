@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 from backupd.catalog.opening import Catalog
 from backupd.catalog.queue import JobSpec
@@ -31,6 +32,7 @@ from backupd.daemon.workers import Command, Workers, worker_name
 from backupd.errors import BackupdError, Failed, UsageError
 from backupd.jobs.standings import Standings
 from backupd.jobs.status import SourceStatus
+from backupd.jobs.undofiles import remove_old
 from backupd.policy.model import Policy
 from backupd.wiring import CATALOG, open_catalog
 
@@ -113,6 +115,7 @@ def _equip(options: Options, parts: Parts, signals: Signals, stack: ExitStack) -
         command = partial(_command, options, state)
         parts.workers = Workers(parts.name, options.slots, catalog.queue, command, start, books, parts.log, parts.ticks)
     parts.adopted = partial(_adopted, catalog, steward, parts.clock)
+    parts.tidy = partial(_tidy, options.state, catalog, parts.log)
 
 
 def _adopted(catalog: Catalog, steward: Steward | None, clock: Callable[[], datetime], found: InForce) -> None:
@@ -121,6 +124,13 @@ def _adopted(catalog: Catalog, steward: Steward | None, clock: Callable[[], date
     catalog.audit.append("backupd", "policies", found.digest, clock(), {"policies": names, "version": VERSION})
     if steward is not None:
         steward.adopt(found, clock())
+
+
+def _tidy(state: Path, catalog: Catalog, log: Logger, now: datetime) -> None:
+    """Undo files hold customers' records: those whose time is over go."""
+    for path in remove_old(state, now):
+        log.info("an undo file is removed, as its time is over", file=path.name)
+        catalog.audit.append("backupd", "undo-removed", path.name, now)
 
 
 def _named(state: State, name: str) -> Policy | None:

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from backupd.catalog.checks import Verification
 from backupd.catalog.opening import Catalog
 from backupd.catalog.queue import Claim, JobSpec
 from backupd.catalog.runs import RunEnd
 from backupd.daemon import endings
 from backupd.daemon.child import Ended
 from backupd.daemon.endings import Document
+from backupd.daemon.proofs import Found, Proofs
 from backupd.daemon.workers import TAKEN
 from backupd.errors import BackupdError, Exit
 from backupd.jobs import notices
@@ -77,6 +77,7 @@ class Books:
         ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._catalog, self._policy, self._tell, self._ending = catalog, policy, tell, ending
+        self._proofs = Proofs(catalog, tell)
         self._settled: dict[tuple[str, str], _Settled] = {}
 
     def begun(self, claim: Claim, now: datetime) -> None:
@@ -155,7 +156,7 @@ class Books:
         """A job is over, and nobody wrote down how: it failed for good, and people hear of it."""
         policy = self._policy(spec.policy)
         if policy is not None and spec.kind == "verify":
-            self._verify_failed(policy, spec, job, now, why, 0)
+            self._proofs.lost(policy, spec, job, now, why)
         elif policy is not None:
             self._failed(policy, spec, job, RunEnd("lost", "lost", int(Exit.FAILED), why), now)
 
@@ -218,24 +219,10 @@ class Books:
     # ---- the rest
 
     def _verify(self, over: _Over) -> None:
-        if not over.done and over.again is not None:
-            return
-        policy, claim, end, now = over.policy, over.claim, over.end, over.now
-        level = str(claim.spec.payload.get("level", ""))
-        problems = endings.problems_in(over.document)
-        begun = endings.moment(claim.spec.payload.get("due")) or now
-        self._catalog.verifications.add(Verification(policy.policy, level, min(begun, now), now, over.done, problems))
-        if not over.done:
-            said = f"{problems} problems" if problems else end.error_message or "it could not be done"
-            self._verify_failed(policy, claim.spec, claim.id, now, said, problems)
-        elif self._catalog.alerts.close("verify_failed", policy.policy, _level(claim.spec), now):
-            self._tell(policy, notices.verify_passed(policy.policy, claim.id, now, level=level))
-
-    def _verify_failed(self, policy: Policy, spec: JobSpec, job: str, now: datetime, said: str, problems: int) -> None:
-        opened = self._catalog.alerts.open("verify_failed", policy.policy, _level(spec), said, now)
-        level = str(spec.payload.get("level", ""))
-        self._tell(policy, notices.verify_failed(policy.policy, job, now, level=level, problems=problems))
-        self._catalog.alerts.mark_told(opened.alert.id, now)
+        claim = over.claim
+        if over.done or over.again is None:
+            found = Found(claim.spec, claim.id, over.end, endings.problems_in(over.document))
+            self._proofs.ended(over.policy, found, over.now)
 
     def _other(self, over: _Over) -> None:
         """A prune, or a look at the repository."""
@@ -254,8 +241,3 @@ class Books:
         gone = endings.forgotten_in(document)
         if seen is not None and gone:
             self._catalog.snapshots.remove(seen.repository, gone)
-
-
-def _level(spec: JobSpec) -> str:
-    """What an alert of a verification is about."""
-    return f"level {spec.payload.get('level', '')}"

@@ -9,10 +9,10 @@ from backupd.config.policies import repository_of
 from backupd.config.secretrefs import path_of
 from backupd.errors import UsageError
 from backupd.policy.model import Policy, Verify
+from backupd.policy.proving import KEY_OF_LEVEL, can_verify
 
 KEY_OF = {"run": ("write",), "prune": ("prune",), "refresh": ("check", "prune", "write", "read")}
 """Of each kind of job the keys of which a policy must name one for it to be this host's work."""
-KEY_OF_LEVEL = {"structure": ("check", "read"), "bytes": ("check", "read"), "content": ("read",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,7 @@ class Here:
 
 def can(policy: Policy, kind: str, level: str = "") -> bool:
     """Whether this host has the key for a kind of job of a policy: what it has not is left to another host."""
-    wanted = KEY_OF_LEVEL[level] if kind == "verify" else KEY_OF[kind]
-    return any(getattr(policy.keys, role) for role in wanted)
+    return can_verify(policy, level) if kind == "verify" else any(getattr(policy.keys, role) for role in KEY_OF[kind])
 
 
 def arguments(kind: str, policy: Policy, source: str | None, payload: Mapping[str, Any], here: Here) -> list[str]:

@@ -128,13 +128,20 @@ class AlertView:
 
 @dataclass(frozen=True, slots=True)
 class VerificationView:
-    """One level at which a policy has its repository checked."""
+    """One level at which a policy has its repository checked.
+
+    Attributes:
+        failed: the newest one failed.
+        next_at: when it is checked next, or tried again.
+    """
 
     policy: str
     level: str
     last_ok: datetime | None
     every_seconds: float
     overdue: bool = False
+    failed: bool = False
+    next_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,17 +62,25 @@ class Planner:
 
     def plan(self, now: datetime) -> list[JobSpec]:
         """Submit what is due; returns the jobs that are new."""
-        found = []
-        for task in self._tasks:
-            for planned in task.timing.due(self._planned[task.name], now):
-                job = self._submit(task, planned, now)
-                if job is not None:
-                    found.append(job)
-        return found
+        jobs = [
+            self._submit(task, planned, now)
+            for task in self._tasks
+            for planned in task.timing.due(self._planned[task.name], now)
+        ]
+        return [job for job in [*jobs, *self._failed(now)] if job is not None]
 
-    def _submit(self, task: Task, planned: Planned, now: datetime) -> JobSpec | None:
+    def _failed(self, now: datetime) -> Iterator[JobSpec | None]:
+        """Verifications that failed, and whose time to be tried again has come."""
+        checks = [task for task in self._tasks if task.verify is not None]
+        known = {**self._memory.planned(), **self._planned} if checks else {}
+        for task in checks:
+            at = task.again(known)
+            if at is not None and at <= now:
+                yield self._submit(task, Planned(at, at), now, again=True)
+
+    def _submit(self, task: Task, planned: Planned, now: datetime, *, again: bool = False) -> JobSpec | None:
         """Remembered only once it is in the queue: a crash in between finds the job's key there already."""
-        job = task.job(planned)
+        job = task.job(planned, again=again)
         new = self._queue.submit(job, now)
         self._set(task, planned.at)
         return job if new else None

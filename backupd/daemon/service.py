@@ -70,6 +70,7 @@ class Parts:
         check: raises if it makes no sense to go on with this catalog.
         name: of this process, for people.
         adopted: writes down which policies are about to be in force.
+        tidy: removes from the state folder what is to be kept there for so long only.
     """
 
     catalog: Catalog
@@ -86,6 +87,7 @@ class Parts:
     check: Callable[[], None] = field(default=lambda: None)
     name: str = "backupd"
     adopted: Callable[[InForce], None] = field(default=lambda _policies: None)
+    tidy: Callable[[datetime], None] = field(default=lambda _now: None)
 
 
 class Loop:
@@ -100,6 +102,8 @@ class Loop:
         self._options, self._parts = options, parts
         self._plan, self._recover, self._look = Every(LOOK.total_seconds()), Every(30), Every(60)
         self._claim, self._beat, self._purge = Every(2), Every(30), Every(6 * 3600)
+        self._tidy = Every(6 * 3600)
+        self._tidy.due(parts.ticks())  # not at once: after a start the clock may be wrong until somebody sets it
         watchdog = parts.systemd.watchdog
         self._alive = Every(watchdog / 3 if watchdog else 3600)
         self._reload_at: float | None = None
@@ -193,6 +197,8 @@ class Loop:
             parts.workers.fill(now)
         if parts.look is not None and self._look.due(ticks, now=ended):
             parts.systemd.status(parts.look(policies, now))
+        if self._tidy.due(ticks):
+            parts.tidy(now)
         if self._beat.due(ticks):
             parts.catalog.heartbeats.beat(parts.name, now)
 
@@ -211,6 +217,7 @@ class Loop:
         catalog, before, month = self._parts.catalog, now - KEPT, now - timedelta(days=30)
         catalog.runs.purge(before)
         catalog.alerts.purge(before)
+        catalog.verifications.purge(before)
         catalog.outbox.purge(month)
         catalog.queue.purge(month)
         catalog.plans.purge(before, planner.names | promised_names(self._parts.state.policies or ()))

@@ -14,8 +14,6 @@ from backupd.policy.model import Policy
 from backupd.policy.words import written
 
 AGAIN = timedelta(days=1)
-_ABOUT_REPOSITORY = ("prune", "refresh")
-"""Kinds of jobs whose failure is told under their own names."""
 
 
 def promised_names(policies: Iterable[Policy]) -> frozenset[str]:
@@ -166,7 +164,8 @@ def _concerns(alert: Alert, policy: Policy | None) -> bool:
     if alert.event in {"rpo_breach", "brake"}:
         return mine
     if alert.event == "failure":
-        return mine or name in _ABOUT_REPOSITORY
+        # without this host's keys it may still be another's work, which shares the catalog
+        return mine or name == "refresh" or (name == "prune" and policy.retention is not None)
     if alert.event == "notify_failed":
         return alert.source in policy.notifiers
     if alert.event == "verify_failed":

@@ -12,15 +12,14 @@ from backupd.catalog.queue import JobSpec, Json
 from backupd.config.clock import stamp
 from backupd.config.policies import repository_of
 from backupd.daemon.commands import can, verify_payload
-from backupd.policy.model import Policy
+from backupd.policy.model import Policy, Verify
+from backupd.policy.proving import awaited, regular, verify_timing
 from backupd.policy.schedule import Planned, Timing
 
 DAY = timedelta(days=1)
 LONGEST = timedelta(days=1)
 """A job that the policy does not limit may take so long: one that hangs must not hold its lock for ever, unheard of."""
 PRIORITY = {"restore": 100, "run": 10, "refresh": 5, "drill": 3, "verify": 2, "prune": 1}
-_SPREAD = timedelta(hours=2)
-"""Over so much time what comes every so often is spread, so that two hundred policies do not come at midnight together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,7 @@ class Task:
         timing: when.
         source: the source's name, of a run.
         payload: what else the job must know.
+        verify: of a verification what the policy says of it.
     """
 
     kind: str
@@ -40,6 +40,7 @@ class Task:
     timing: Timing
     source: str | None = None
     payload: Mapping[str, Json] = field(default_factory=dict)
+    verify: Verify | None = None
 
     @property
     def name(self) -> str:
@@ -51,8 +52,8 @@ class Task:
         """Jobs with the same one never run at once: one source's runs, one repository's prunes."""
         return f"{self.kind}:{repository_of(self.policy)}:{self.source or ''}"
 
-    def job(self, planned: Planned) -> JobSpec:
-        """The job of one time."""
+    def job(self, planned: Planned, *, again: bool = False) -> JobSpec:
+        """The job of one time; `again` if it is no time of its own, but another try after it failed."""
         schedule = self.policy.schedule
         most = (schedule.max_duration if schedule and self.kind == "run" else None) or LONGEST
         return (
@@ -63,7 +64,7 @@ class Task:
                 f"{self.name}:{stamp(planned.at)}",
                 self.lock,
                 PRIORITY[self.kind],
-                {**self.payload, "due": stamp(planned.at)},
+                {**self.payload, "due": stamp(planned.at), **({"again": True} if again else {})},
                 max_attempts=self.policy.retries.attempts,
                 max_seconds=most.total_seconds(),
             )
@@ -72,6 +73,10 @@ class Task:
     def next_start(self, now: datetime) -> datetime | None:
         """When it starts next, after `now`."""
         return self.timing.next_start(now)
+
+    def again(self, planned: Mapping[str, datetime]) -> datetime | None:
+        """When it is to be tried again, of a verification that failed; `planned` is for when everything was planned last."""
+        return awaited(self.policy, self.verify, planned) if self.verify is not None else None
 
 
 def tasks_of(policies: Iterable[Policy]) -> list[Task]:
@@ -85,13 +90,8 @@ def _tasks(policy: Policy) -> Iterator[Task]:
             yield Task("run", policy, policy.timing(source.name), source.name)
     for verify in policy.verify:
         if can(policy, "verify", verify.level):
-            timing = _regular(f"verify:{policy.policy}:{verify.level}:{verify.sample:g}", verify.every)
-            yield Task("verify", policy, timing, payload=verify_payload(verify))
+            yield Task("verify", policy, verify_timing(policy, verify), payload=verify_payload(verify), verify=verify)
     if policy.retention and can(policy, "prune"):
-        yield Task("prune", policy, _regular(f"prune:{policy.policy}", DAY))
+        yield Task("prune", policy, regular(f"prune:{policy.policy}", DAY))
     if can(policy, "refresh"):
-        yield Task("refresh", policy, _regular(f"refresh:{policy.policy}", DAY))
-
-
-def _regular(key: str, every: timedelta) -> Timing:
-    return Timing(key, every=every, jitter=min(_SPREAD, every / 2))
+        yield Task("refresh", policy, regular(f"refresh:{policy.policy}", DAY))

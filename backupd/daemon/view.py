@@ -34,6 +34,7 @@ from backupd.daemon.wording import quoted
 from backupd.jobs.standings import Standings
 from backupd.jobs.status import DAYS, Level, SourceStatus, sentence, worst_first
 from backupd.policy.model import Policy
+from backupd.policy.proving import OVERDUE
 from backupd.policy.schedule import Timing
 
 _STALE = timedelta(minutes=3)
@@ -41,8 +42,6 @@ _GONE = timedelta(days=1)
 """A worker that was not heard of for so long is no worker any more: each start of a daemon is one of its own."""
 _SPARKS = 14
 _RECENT = 25
-_OVERDUE = 1.5
-"""A proof is overdue after so many times the time within which it was promised."""
 STALLED = 120.0
 """Seconds without a round after which the loop is not alive."""
 
@@ -80,7 +79,7 @@ class Viewer:
         standings = Standings(catalog, now)
         statuses = worst_first([status for policy in policies for status in standings.of(policy)], now)
         worst = max((status.level for status in statuses), default=Level.WARN)
-        alerts = catalog.alerts.list_open()
+        alerts = standings.alerts
         return Overview(
             at=now,
             version=VERSION,
@@ -97,7 +96,7 @@ class Viewer:
             brakes=tuple(_brakes(policies, standings)),
             alerts=tuple(AlertView(a.event, a.policy, a.source, a.opened, a.sentence) for a in alerts),
             notify_failing=any(alert.event == "notify_failed" for alert in alerts),
-            verifications=tuple(self._verifications(policies, now)),
+            verifications=tuple(_verifications(policies, standings)),
             repositories=tuple(_repositories(policies, standings)),
             recent=tuple(_recent(catalog.runs.list(limit=_RECENT))),
             totals=tuple(self._totals()),
@@ -123,7 +122,7 @@ class Viewer:
             seen = standings.seen.get(policy.policy)
             drill = drills.get(place)
             every = policy.drill.every if policy.drill else None
-            late = every is not None and (status.drilled_at is None or now - status.drilled_at > every * _OVERDUE)
+            late = every is not None and (status.drilled_at is None or now - status.drilled_at > every * OVERDUE)
             stored = [run.end.stored_bytes or 0 for run in reversed(sparks.get(place, ())) if run.end]
             found.append(
                 SourceView(
@@ -159,20 +158,6 @@ class Viewer:
         oldest = self.catalog.queue.oldest_due(now)
         counts = tuple((state, count) for state, count in self.catalog.queue.counts().items())
         return QueueView(counts, max(0.0, (now - oldest).total_seconds()) if oldest else 0.0)
-
-    def _verifications(self, policies: Iterable[Policy], now: datetime) -> Iterator[VerificationView]:
-        newest, since = self.catalog.verifications.newest(ok_only=True), self.catalog.plans.planned()
-        for policy in policies:
-            for level, every in {verify.level: verify.every for verify in policy.verify}.items():
-                good = newest.get((policy.policy, level))
-                if good is None and not can(policy, "verify", level):
-                    continue  # left to a host that has the key: nothing is known of it here
-                begun = min(
-                    (at for name, at in since.items() if name.startswith(f"since:{policy.policy}/")), default=now
-                )
-                last = good.ended if good else None
-                late = now - (last or begun) > every * _OVERDUE
-                yield VerificationView(policy.policy, level, last, every.total_seconds(), late)
 
     def _totals(self) -> Iterator[RunTotals]:
         groups: dict[tuple[str, str], RunTotals] = {}
@@ -241,6 +226,21 @@ def _due_days(timing: Timing, today: date) -> frozenset[date]:
         day = planned.at.astimezone(UTC).date()
         found.add(day)
         start = datetime(day.year, day.month, day.day, 23, 59, 59, tzinfo=UTC)
+
+
+def _verifications(policies: Iterable[Policy], standings: Standings) -> Iterator[VerificationView]:
+    for policy in policies:
+        for proof in standings.proofs.of(policy):
+            every = proof.verify.every.total_seconds()
+            yield VerificationView(
+                policy.policy,
+                proof.verify.level,
+                proof.last_ok,
+                every,
+                proof.overdue,
+                bool(proof.failed),
+                proof.next_at,
+            )
 
 
 def _brakes(policies: Iterable[Policy], standings: Standings) -> Iterator[BrakeView]:

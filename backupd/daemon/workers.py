@@ -143,7 +143,9 @@ class Workers:
     def _room(self) -> _Room | None:
         restores = sum(slot.claim.spec.kind in RESTORES for slot in self._slots.values())
         shared = len(self._slots) - min(1, restores)
-        if shared < self._most:
+        # a process that was told to stop since its job is another's may not have yet, and the next job may be that very one
+        is_stopping = any(slot.why == TAKEN and slot.end is None for slot in self._slots.values())
+        if shared < self._most and not is_stopping:
             return _Room(None)
         return None if restores else _Room(RESTORES)
 
@@ -158,7 +160,7 @@ class Workers:
             self._books.refused(claim, error, now)
             return
         most, ticks = claim.spec.max_seconds, self._ticks()
-        self._slots[claim.id] = _Slot(claim, child, now, ticks, ticks + most if most else None, now)
+        self._slots[claim.token] = _Slot(claim, child, now, ticks, ticks + most if most else None, now)
         self._log.info("job begins", job=claim.id, attempt=claim.attempt, pid=child.pid, **_what(claim.spec))
 
     def _listen(self, slot: _Slot) -> None:

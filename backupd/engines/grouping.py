@@ -1,12 +1,16 @@
-"""Which changes of a list depend on later ones: inserts that refer to rows behind them, deletes of rows that later ones refer to.
+"""Which changes of a list depend on later ones: inserts that refer to rows behind them, deletes of rows that later ones refer to;
+and which of the others one statement can do together.
 
 Pure: knows references and cells, and no database.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from backupd.model import Cells, Change, Reference
+from backupd.model import Cells, Change, LiveTable, Reference
+
+_ROWS, _SIZE = {"insert": 200, "delete": 50}, 1 << 18
+"""One statement does so many changes at most, of so many bytes: a delete compares each row that it finds with each it means."""
 
 
 def dependencies(run: Sequence[Change], references: Iterable[Reference]) -> list[list[int]]:
@@ -51,6 +55,47 @@ def parts(needed: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
             cuts.append(place)
         reach = max((reach, place, *others))
     return list(pairwise([*cuts, len(needed)])) if needed else []
+
+
+def bundles(
+    run: Sequence[Change], of: Sequence[tuple[int, int]], alike: Callable[[Change], object]
+) -> Iterator[tuple[int, int, bool]]:
+    """Parts, neighbours of one change each put together as far as one statement can do them; says which were put together.
+
+    Args:
+        run: the changes.
+        of: their parts, as `parts` gives them.
+        alike: the same for changes that can be put together; None for one that stands by itself.
+    """
+    at = 0
+    while at < len(of):
+        first, last = of[at]
+        at += 1
+        name = alike(run[first]) if last == first + 1 else None
+        size = _size(run[first])
+        while name is not None and at < len(of) and last - first < _ROWS[run[first].kind] and of[at][1] == last + 1:
+            size += _size(run[last])
+            if size > _SIZE or alike(run[last]) != name:
+                break
+            last, at = last + 1, at + 1
+        yield first, last, last > first + 1 and name is not None
+
+
+def bundled(change: Change, table: LiveTable, references: Iterable[Reference]) -> object:
+    """What `alike` of `bundles` may say of a change: inserts of the same columns, and deletes by key of rows of one table.
+
+    A table that refers to itself loses its rows one by one: what a database does by itself at a delete would be in their midst.
+    """
+    if change.kind == "insert" and change.new:
+        return change.table, frozenset(change.new)
+    itself = any(change.table == r.table == r.parent for r in references)
+    by_key = bool(table.key) and {*change.key} == {*table.key}
+    return change.table if change.kind == "delete" and by_key and not itself else None
+
+
+def _size(change: Change) -> int:
+    cells = (*change.new.values(), *change.old.values())
+    return sum(len(cell) if isinstance(cell, bytes) else 8 for cell in cells)
 
 
 def cells_of(change: Change, names: Sequence[str]) -> Cells:

@@ -20,25 +20,25 @@ class Index:
     """The rows of a table by the values of some columns.
 
     Args:
-        kinds: what SQL compares these columns as.
+        keys: of how many columns.
         width: how many values a row has.
         pages: how much it may hold.
     """
 
-    def __init__(self, kinds: Sequence[str], width: int, pages: int) -> None:
+    def __init__(self, keys: int, width: int, pages: int) -> None:
         self._link = apsw.Connection(":memory:")
         for pragma in ("temp_store=MEMORY", "journal_mode=OFF", f"max_page_count={pages}"):
             self._link.execute(f"PRAGMA {pragma}").fetchall()
-        keys = [f"k{n}" for n in range(len(kinds))]
+        names = [f"k{n}" for n in range(keys)]
         kept = [f"c{n}" for n in range(width)]
-        made = [f"{key} {kind}" for key, kind in zip(keys, kinds, strict=True)]
-        # the keys stand beside the row: their columns compare as the table's do, the others hold what they are given
-        columns = ", ".join([*made, "n INTEGER", *kept])
+        # The keys stand beside the row, which holds what it is given: a text that is a number is found as that number, for
+        # what stands on the other side may have it compared so; SQLite looks at what is found once more.
+        columns = ", ".join([*(f"{name} NUMERIC" for name in names), "n INTEGER", *kept])
         self._link.execute(
-            f"CREATE TABLE i ({columns}, PRIMARY KEY ({', '.join([*keys, 'n'])})) WITHOUT ROWID"
+            f"CREATE TABLE i ({columns}, PRIMARY KEY ({', '.join([*names, 'n'])})) WITHOUT ROWID"
         ).fetchall()
-        self._insert = f"INSERT INTO i VALUES ({', '.join('?' * (len(keys) + 1 + width))})"  # noqa: S608
-        self._found = f"SELECT {', '.join(kept)} FROM i WHERE {' AND '.join(f'{key} = ?' for key in keys)}"  # noqa: S608
+        self._insert = f"INSERT INTO i VALUES ({', '.join('?' * (keys + 1 + width))})"  # noqa: S608
+        self._found = f"SELECT {', '.join(kept)} FROM i WHERE {' AND '.join(f'{name} = ?' for name in names)}"  # noqa: S608
         self._cursor = self._link.cursor()
 
     def fill(self, rows: Iterator[Sequence[Cells]], places: Sequence[int]) -> bool:
@@ -96,7 +96,7 @@ class Indexes:
         """None if there is no room for it."""
         if self._left < 1:
             return None
-        index = Index([table.columns[at][1] for at in look.by], len(look.used), self._left)
+        index = Index(len(look.by), len(look.used), self._left)
         if not index.fill(table.batches(Look(look.used)), [look.used.index(at) for at in look.by]):
             return None
         self._left -= index.pages

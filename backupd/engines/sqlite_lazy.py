@@ -20,7 +20,7 @@ _SECTOR = 512
 _CODECS = {"UTF-8": "utf-8", "UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
 _LITERAL = re.compile(r"[+-]?\s*[0-9.]+(e[+-]?[0-9]+)?|x?'([^']|'')*'|null|true|false", re.IGNORECASE)
 _TABLES = (
-    "SELECT s.name, s.rootpage, l.wr, l.type FROM sqlite_schema AS s JOIN pragma_table_list AS l ON l.name = s.name"
+    "SELECT s.name, s.rootpage, l.wr, l.type, l.strict FROM sqlite_schema AS s JOIN pragma_table_list AS l ON l.name = s.name"
     " WHERE s.type = 'table' AND l.schema = 'main' AND l.type IN ('table', 'virtual')"
     " AND s.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY s.name"
 )
@@ -29,6 +29,12 @@ _COLUMNS = (
 )
 _KEY_INDEX = "SELECT name FROM pragma_index_list(?, 'main') WHERE origin = 'pk'"
 _ORDER = "SELECT cid FROM pragma_index_xinfo(?, 'main') ORDER BY seqno"
+_AFFINITIES = (
+    ("INTEGER", ("INT",)),
+    ("TEXT", ("CHAR", "CLOB", "TEXT")),
+    ("BLOB", ("BLOB",)),
+    ("REAL", ("REAL", "FLOA", "DOUB")),
+)
 _OTHERS = "SELECT type, name, sql FROM sqlite_schema WHERE type <> 'table' AND sql IS NOT NULL"
 _numbers = itertools.count(1)
 
@@ -121,11 +127,11 @@ def schema_of(link: apsw.Connection) -> PagedSchema:
     with scratch_connection() as scratch:
         encoding = _CODECS.get(str(link.pragma("encoding")), "utf-8")
         tables, virtual = [], []
-        for name, root, without, kind in link.execute(_TABLES).fetchall():
+        for name, root, without, kind, strict in link.execute(_TABLES).fetchall():
             if kind == "virtual":
                 virtual.append(str(name))
             elif isinstance(root, int) and root > 0:
-                tables.append(_table(link, scratch, str(name), root, bool(without)))
+                tables.append(_table(link, scratch, str(name), root, (bool(without), bool(strict))))
         others = {f"{kind} {name}": str(sql) for kind, name, sql in link.execute(_OTHERS).fetchall()}
         return PagedSchema(encoding, tuple(tables), tuple(virtual), others)
 
@@ -140,14 +146,16 @@ def scratch_connection() -> Iterator[apsw.Connection]:
         connection.close(True)
 
 
-def _table(link: apsw.Connection, scratch: apsw.Connection, name: str, root: int, without_rowid: bool) -> PagedTable:
+def _table(
+    link: apsw.Connection, scratch: apsw.Connection, name: str, root: int, options: tuple[bool, bool]
+) -> PagedTable:
+    without_rowid, strict = options
     found = link.execute(_COLUMNS, (name,)).fetchall()
     places = {cid: at for at, (cid, *_) in enumerate(found)}
     columns = tuple(
-        PagedColumn(
-            str(column), str(kind or ""), _is_real(str(kind or "")), literal_default(scratch, str(kind or ""), default)
-        )
+        PagedColumn(str(column), str(kind or ""), affine, literal_default(scratch, affine, default))
         for _, column, kind, default, _ in found
+        for affine in (affinity(str(kind or ""), strict=strict),)
     )
     key = [(int(str(pk)), at) for at, (*_, pk) in enumerate(found) if pk]
     index = link.execute(_KEY_INDEX, (name,)).fetchall()
@@ -161,21 +169,23 @@ def _table(link: apsw.Connection, scratch: apsw.Connection, name: str, root: int
     return PagedTable(name, root, columns, names, alias, storage, not without_rowid)
 
 
-def _is_real(kind: str) -> bool:
-    """Whether a column has the affinity REAL, by SQLite's rules for declared types."""
+def affinity(kind: str, *, strict: bool) -> str:
+    """The affinity of a column of a declared type ("Datatypes In SQLite", section 3.1; "STRICT Tables", section 2)."""
     word = kind.upper()
-    if any(part in word for part in ("INT", "CHAR", "CLOB", "TEXT", "BLOB")):
-        return False
-    return any(part in word for part in ("REAL", "FLOA", "DOUB"))
+    if strict and word == "ANY":
+        return "BLOB"
+    for name, parts in _AFFINITIES:
+        if any(part in word for part in parts):
+            return name
+    return "NUMERIC" if word else "BLOB"
 
 
-def literal_default(scratch: apsw.Connection, kind: str, text: object) -> int | float | str | bytes | None:
-    """The value of a default that is a literal, as a column of that type holds it. Only such a one can be added later."""
+def literal_default(scratch: apsw.Connection, affine: str, text: object) -> int | float | str | bytes | None:
+    """The value of a default that is a literal, as a column of that affinity holds it. Only such a one can be added later."""
     if not isinstance(text, str) or not _LITERAL.fullmatch(text.strip().strip("()").strip()):
         return None
-    declared = kind if re.fullmatch(r"[A-Za-z0-9_ (),]*", kind) else ""
     try:
-        scratch.execute(f"CREATE TEMP TABLE d (x {declared} DEFAULT ({text}))").fetchall()
+        scratch.execute(f"CREATE TEMP TABLE d (x {affine} DEFAULT ({text}))").fetchall()
         value = scratch.execute("INSERT INTO temp.d DEFAULT VALUES RETURNING x").fetchall()[0][0]
     except apsw.Error:
         return None

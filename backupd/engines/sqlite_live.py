@@ -11,11 +11,12 @@ from pathlib import Path
 
 import apsw
 
+from backupd.engines.sqlite_alike import numbered
 from backupd.engines.sqlite_open import harden, require_regular, result_code, source_errors
 from backupd.engines.sqlite_schema import read_live_schema
 from backupd.engines.sqlite_text import literal, name, selections
 from backupd.errors import BackupdError, Failed, SafetyRefused, SourceIncomplete, TryAgain, Unreachable
-from backupd.model import Cell, Cells, Change, LiveSchema, LiveTable
+from backupd.model import CELLS, Cell, Cells, Change, LiveSchema, LiveTable
 
 _CODECS = {"UTF-8": "utf-8", "UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
 _LATER = frozenset({apsw.SQLITE_BUSY, apsw.SQLITE_LOCKED, apsw.SQLITE_PROTOCOL})
@@ -76,9 +77,12 @@ class SqliteLive:
             yield from self._read(text, bindings, len(columns))
 
     def alike(self, table: str, columns: Sequence[str], values: Collection[Cells]) -> Mapping[Cells, int]:
-        """SQLite's own rules need no asking; those of a program of somebody else nobody else knows."""
-        self._table(table)
-        return {value: number for number, value in enumerate(values)} if columns else {}
+        """For each value of some columns a number: equal ones for values that SQLite's own rules take for one, in these columns.
+
+        Rules of the program that made the file nobody else knows: by them only the same values are one.
+        """
+        known = {column.name: column.equality for column in self._table(table).columns}
+        return numbered([known.get(column, CELLS) for column in columns], values) if columns else {}
 
     @property
     def across(self) -> None:

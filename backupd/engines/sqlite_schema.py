@@ -5,11 +5,11 @@ from typing import Literal
 
 import apsw
 
-from backupd.engines.sqlite_lazy import literal_default, scratch_connection
+from backupd.engines.sqlite_lazy import affinity, literal_default, scratch_connection
 from backupd.model import Equality, Kind, LiveColumn, LiveSchema, LiveTable, OnDelete, Reference
 
 _TABLES = (
-    "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
+    "SELECT name, wr, strict FROM pragma_table_list WHERE schema = 'main' AND type = 'table'"
     " AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
 )
 _COLUMNS = (
@@ -23,6 +23,7 @@ _KEYS = (
     'SELECT id, "table", "from", "to", on_delete, on_update FROM pragma_foreign_key_list(?, \'main\') ORDER BY id, seq'
 )
 _KINDS: Mapping[str, Kind] = {"NOCASE": "nocase", "RTRIM": "padded"}
+_COMPARED: Mapping[str, Literal["", "text"]] = {"TEXT": "text", "BLOB": ""}
 _ON_DELETE: Mapping[str, OnDelete] = {"CASCADE": "cascade", "SET NULL": "set null", "SET DEFAULT": "set default"}
 
 
@@ -30,7 +31,7 @@ def read_live_schema(link: apsw.Connection) -> tuple[LiveSchema, Mapping[tuple[s
     """The tables, what refers to what, and the name of each foreign key by its table and the number that SQLite gives it."""
     with scratch_connection() as scratch:
         found = link.execute(_TABLES).fetchall()
-        tables = {str(name): _table(link, scratch, str(name), bool(without)) for name, without in found}
+        tables = {str(t): _table(link, scratch, str(t), (bool(without), bool(strict))) for t, without, strict in found}
     known = {name.lower(): name for name in tables}
     references: list[Reference] = []
     numbers: dict[tuple[str, int], str] = {}
@@ -41,7 +42,8 @@ def read_live_schema(link: apsw.Connection) -> tuple[LiveSchema, Mapping[tuple[s
     return LiveSchema(tables, tuple(references)), numbers
 
 
-def _table(link: apsw.Connection, scratch: apsw.Connection, name: str, without_rowid: bool) -> LiveTable:
+def _table(link: apsw.Connection, scratch: apsw.Connection, name: str, options: tuple[bool, bool]) -> LiveTable:
+    without_rowid, strict = options
     rows = link.execute(_COLUMNS, (name,)).fetchall()
     key = [str(column) for column, *_, pk, _ in sorted(rows, key=lambda row: int(str(row[4]))) if pk]
     indexes = link.execute(_UNIQUES, (name,)).fetchall()
@@ -56,11 +58,12 @@ def _table(link: apsw.Connection, scratch: apsw.Connection, name: str, without_r
             default=default is not None or column == alias,
             generated=hidden != 0,
             counter=column == alias,
-            fallback=(fallback := literal_default(scratch, str(kind or ""), default)),
+            fallback=(fallback := literal_default(scratch, affine, default)),
             varying=fallback is None and str(default or "NULL").strip("() ").upper() != "NULL",
-            equality=_equality(link, name, str(column), str(kind or "")),
+            equality=_equality(link, name, str(column), affine),
         )
         for column, kind, required, default, pk, hidden in rows
+        for affine in (affinity(str(kind or ""), strict=strict),)
     )
     uniques = []
     for index, origin in indexes:
@@ -71,19 +74,9 @@ def _table(link: apsw.Connection, scratch: apsw.Connection, name: str, without_r
     return LiveTable(name, columns, tuple(key), tuple(dict.fromkeys(uniques)), triggers)
 
 
-def _equality(link: apsw.Connection, table: str, column: str, kind: str) -> Equality:
+def _equality(link: apsw.Connection, table: str, column: str, affine: str) -> Equality:
     collation = link.column_metadata("main", table, column)[1]
-    return Equality(_KINDS.get(collation.upper(), "cells"), affinity(kind))
-
-
-def affinity(kind: str) -> Literal["", "text", "number"]:
-    """What a column of a declared type makes of a value that it is compared with ("Datatypes In SQLite", section 3.1)."""
-    word = kind.upper()
-    if "INT" in word:
-        return "number"
-    if any(part in word for part in ("CHAR", "CLOB", "TEXT")):
-        return "text"
-    return "" if not word or "BLOB" in word else "number"
+    return Equality(_KINDS.get(collation.upper(), "cells"), _COMPARED.get(affine, "number"))
 
 
 def _references(

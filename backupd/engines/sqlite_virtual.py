@@ -3,7 +3,9 @@
 Equal values, ranges and an order are handed on; SQLite checks the rows that come itself, but for their order.
 """
 
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import apsw
 
@@ -16,6 +18,25 @@ _MOST_NUMBERED = 2_000_000
 """Rows that a statement may tell apart by a number, of one look at a table."""
 _LOW = frozenset({apsw.SQLITE_INDEX_CONSTRAINT_GT, apsw.SQLITE_INDEX_CONSTRAINT_GE})
 _HIGH = frozenset({apsw.SQLITE_INDEX_CONSTRAINT_LT, apsw.SQLITE_INDEX_CONSTRAINT_LE})
+_NUMERIC = frozenset({"INTEGER", "REAL", "NUMERIC"})
+_NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*", re.ASCII)
+
+
+def _is_exact(kind: str, value: object) -> bool:
+    """Whether what equals a value is what holds it.
+
+    A text and a number are compared as numbers or as texts, by what stands on the other side, and nobody tells what that is.
+    """
+    if kind in _NUMERIC:
+        return True
+    if kind == "TEXT":
+        return isinstance(value, str | bytes)
+    return isinstance(value, bytes) or (isinstance(value, str) and not _NUMBER.fullmatch(value))
+
+
+def _is_end(kind: str, constant: object) -> bool:
+    """Whether a range that ends at a value, if it is known, is one of what is held."""
+    return kind in _NUMERIC or isinstance(constant, str if kind == "TEXT" else bytes)
 
 
 class _Cursor:
@@ -140,7 +161,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 class _Terms:
     """What a statement says of a table's columns, as far as it can be handed on."""
 
-    def __init__(self, index: apsw.IndexInfo) -> None:
+    def __init__(self, index: apsw.IndexInfo, kinds: Sequence[str]) -> None:
+        self.sure: set[int] = set()
         self.equal: dict[int, int] = {}
         self.low: dict[int, int] = {}
         self.high: dict[int, int] = {}
@@ -148,14 +170,16 @@ class _Terms:
             if not index.get_aConstraint_usable(n) or index.get_aConstraint_collation(n) != "BINARY":
                 continue
             op, column = index.get_aConstraint_op(n), index.get_aConstraint_iColumn(n)
+            if column < 0:
+                continue
+            kind, constant = kinds[column], index.get_aConstraint_rhs(n)
             if op == apsw.SQLITE_INDEX_CONSTRAINT_EQ:
-                self.equal.setdefault(column, n)
-            elif op in _LOW:
+                if self.equal.setdefault(column, n) == n and _is_exact(kind, constant):
+                    self.sure.add(column)
+            elif op in _LOW and _is_end(kind, constant):
                 self.low.setdefault(column, n)
-            elif op in _HIGH:
+            elif op in _HIGH and _is_end(kind, constant):
                 self.high.setdefault(column, n)
-        for known in (self.equal, self.low, self.high):
-            known.pop(-1, None)
         self.sorted = [(index.get_aOrderBy_iColumn(n), index.get_aOrderBy_desc(n)) for n in range(index.nOrderBy)]
 
     def ends(self, column: int) -> str:
@@ -167,6 +191,8 @@ class _Terms:
 
         Only columns whose value is handed on have one value for each look: what SQLite keeps for itself may be one of an IN.
         """
+        if not self.sure.issuperset(handed):
+            return 0
         wanted = [(column, down) for column, down in self.sorted if column not in handed]
         columns = [column for column in order if column not in handed]
         if not wanted or [column for column, _ in wanted] != columns[: len(wanted)] or len({d for _, d in wanted}) > 1:
@@ -180,7 +206,7 @@ class _Table:
         self.chosen = False
 
     def BestIndexObject(self, index: apsw.IndexInfo) -> bool:  # noqa: N802
-        terms = _Terms(index)
+        terms = _Terms(index, [kind for _, kind in self._table.columns])
         by, column, order = self._best(terms)
         ends = terms.ends(column) if column >= 0 else ""
         sides = {"l": terms.low, "h": terms.high}
@@ -226,12 +252,15 @@ class _Table:
         look = plan.look(values)
         if look is None:
             return iter(())
+        exact = all(
+            _is_exact(self._table.columns[at][1], value) for at, value in zip(look.by, look.values, strict=True)
+        )
         alone = look.by and look.order is None and look.column is None
-        if self._indexes is not None and alone and look.by not in map(tuple, self._table.quick):
+        if self._indexes is not None and alone and not (exact and look.by in map(tuple, self._table.quick)):
             plan.index = self._indexes.made(self._table, look)
             if plan.index is not None:
                 return iter((plan.index.rows(values),))
-        return self._table.batches(look)
+        return self._table.batches(look if exact else replace(look, by=(), values=(), column=None, low=None, high=None))
 
     def Open(self) -> _Cursor:  # noqa: N802
         return _Cursor(self)

@@ -46,6 +46,8 @@ def file_type(kind: str, affinity: str) -> str:
     if affinity == "NUMERIC":
         word = kind.upper().partition("(")[0].strip()
         return {"DATE": "DATE", "DATETIME": "TIMESTAMP", "TIMESTAMP": "TIMESTAMP"}.get(word, "DOUBLE")
+    if affinity == "BLOB" and "BLOB" not in kind.upper():  # of no type, or of any
+        return "VARCHAR"
     return _FILE.get(affinity, "VARCHAR")
 
 

@@ -5,7 +5,6 @@ sealed, nameless temporary files. Rows reach the caller as records, and never a 
 """
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -13,11 +12,15 @@ from typing import TypeVar
 
 from backupd.crypto.chunks import Kind
 from backupd.errors import IntegrityError
-from backupd.jobs.comparepages import Groups, PageFile, ReadSchema, compare_files, stored_file
+from backupd.jobs.comparepages import ReadSchema, compare_files
 from backupd.jobs.comparison import LONGEST_ROW, Asked, Comparison, TableDiff, TooLong
+from backupd.jobs.pagefile import Groups, PageFile, stored_file
+from backupd.jobs.processes import shared, usable
 from backupd.jobs.restore import AHEAD_BATCHES, BATCH, hold_on_to_memory, open_content, opened, read_ahead
 from backupd.jobs.tableshapes import Match, SchemaChange, check_engines, match_tables, moment_of
+from backupd.records.pagediff import GROUP
 from backupd.records.shapes import Projection
+from backupd.repo.chunklist import ChunkList
 from backupd.repo.codecs import RowDelta, split_rows
 from backupd.repo.comparing import RowStreams, Unit, differing_rows, remaining, units
 from backupd.repo.nodes import ChunkRef
@@ -27,6 +30,8 @@ from backupd.repo.trees import walk
 from backupd.report import Reporter
 
 KEPT, FETCHERS = 32, 8
+MANY_BATCHES = 32
+"""So many pay for other processes: a fork takes some milliseconds."""
 _T = TypeVar("_T")
 _SCRIPTS = frozenset({"schema.sql", "after.sql"})
 _COUNTER = re.compile(rb" AUTO_INCREMENT=\d+")
@@ -57,21 +62,40 @@ class StoredSide:
         """Chunks of rows."""
         return opened(iter(refs), Kind.ROWS, self.reader, self.cache)
 
-    def taken(self, refs: Iterable[ChunkRef], take: Callable[[Sequence[bytes]], _T]) -> Iterator[_T]:
-        """What is taken of chunks of rows, of some at once, in their order; they are fetched ahead, and read once.
+    def taken(
+        self, refs: Sequence[ChunkRef], take: Callable[[Sequence[bytes]], _T], *, alone: bool = False
+    ) -> Iterator[_T]:
+        """What is taken of chunks of rows, of some at once, in their order; each is read once.
 
         They are opened here and not by threads: what is taken of them in Python would only keep those waiting for each other.
+        Of many in files of this machine, other processes open their share, unless it is to be done `alone`: what is taken is
+        large, or much is done with it here.
         """
         hold_on_to_memory()
+        batches = [refs[n : n + BATCH] for n in range(0, len(refs), BATCH)]
+        if alone or len(batches) < MANY_BATCHES or not self.cache.local or (processes := usable()) == 1:
+            yield from self._taken_here(batches, take)
+            return
+        cache = PackCache(self._repo, sparse=True)
+        reader = ChunkReader(self._repo, cache, self.view.object.envelope)
+
+        def some(batch: Sequence[ChunkRef]) -> tuple[_T, int]:
+            before = cache.fetched_bytes
+            return take([reader.read(ref, Kind.ROWS) for ref in batch]), cache.fetched_bytes - before
+
+        with closing(cache):
+            for found, fetched in shared(batches, some, processes=processes):
+                self.cache.fetched_bytes += fetched
+                yield found
+
+    def _taken_here(self, batches: Sequence[Sequence[ChunkRef]], take: Callable[[Sequence[bytes]], _T]) -> Iterator[_T]:
         reader = ChunkReader(self._repo, self.cache, self.view.object.envelope)
-        rest, expected = iter(refs), deque[list[ChunkRef]]()
-        while True:
-            while len(expected) < AHEAD_BATCHES and (batch := list(islice(rest, BATCH))):
-                reader.expect(batch)
-                expected.append(batch)
-            if not expected:
-                return
-            yield take([reader.read(ref, Kind.ROWS) for ref in expected.popleft()])
+        for batch in batches[:AHEAD_BATCHES]:
+            reader.expect(batch)
+        for n, batch in enumerate(batches):
+            for ahead in batches[n + AHEAD_BATCHES : n + AHEAD_BATCHES + 1]:
+                reader.expect(ahead)
+            yield take([reader.read(ref, Kind.ROWS) for ref in batch])
 
     def deltas(self, refs: Iterable[ChunkRef]) -> Iterator[RowDelta]:
         """Row deltas."""
@@ -94,8 +118,8 @@ class StoredSide:
                 held = []
         yield from map(split_rows, self.opened(held))
 
-    def refs(self) -> list[ChunkRef]:
-        """The chunks of the database file.
+    def refs(self, kept: Groups) -> ChunkList:
+        """The chunks of the database file; their list is read as it is asked.
 
         Raises:
             IntegrityError: the snapshot is none of a file.
@@ -103,10 +127,12 @@ class StoredSide:
         roots = self.view.structure.streams
         if [root.kind for root in roots] != [Kind.PAGES]:
             raise IntegrityError(f"snapshot {self.view.id[:12]} is no database file", object_name=self.view.object.name)
-        return list(walk(roots[0].top, Kind.PAGES, self.reader.node_loader(), totals=roots[0].totals))
+        load, name = self.reader.node_loader(), self.view.object.name
+        return ChunkList(roots[0], GROUP, load, owner=self.owner, nodes=kept.nodes, name=name)
 
-    def file(self, kept: Groups, refs: Sequence[ChunkRef]) -> PageFile:
-        """The database file of these chunks, read as its pages are asked for."""
+    def file(self, kept: Groups) -> PageFile:
+        """The database file, read as its pages are asked for."""
+        refs = self.refs(kept)
         return stored_file(refs, self.view.structure.streams[0].size, self.reader, kept)
 
     def scripts(self) -> dict[str, str | None]:
@@ -239,7 +265,7 @@ def _files(was: StoredSide, now: StoredSide, asked: Asked, read_schema: ReadSche
     if digests[0] is not None and digests[0] == digests[1] and asked.table in (None, *names):
         return Comparison([TableDiff(name) for name in names if asked.table in (None, name)])
     kept = Groups()
-    return compare_files(was.file(kept, was.refs()), now.file(kept, now.refs()), read_schema, asked, report)
+    return compare_files(was.file(kept), now.file(kept), read_schema, asked, report)
 
 
 def _other_definitions(old: StoredSide, new: StoredSide) -> Iterator[SchemaChange]:

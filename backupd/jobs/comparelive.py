@@ -15,8 +15,9 @@ from backupd.engines.base import Source, StreamInfo, View
 from backupd.errors import SourceIncomplete
 from backupd.jobs.capture import LARGE_ROWS, PIECE, SMALL_ROWS, SMALL_TABLE, Readers
 from backupd.jobs.compare import FETCHERS, StoredSide
-from backupd.jobs.comparepages import Groups, PageFile, ReadSchema, compare_files
+from backupd.jobs.comparepages import ReadSchema, compare_files
 from backupd.jobs.comparison import LONGEST_ROW, Asked, Comparison, TableDiff, TooLong
+from backupd.jobs.pagefile import Groups, PageFile
 from backupd.jobs.spill import SealedFile
 from backupd.jobs.tableshapes import Match, Moment, check_engines, match_tables, moment_of
 from backupd.records.difference import BUDGET, Difference
@@ -260,7 +261,7 @@ def _left(side: StoredSide, table: _Table) -> Iterator[Unit]:
 
 def _file(side: StoredSide, source: Source, asked: Asked, read_schema: ReadSchema, report: Reporter) -> Comparison:
     kept = Groups()
-    stored = side.refs()
+    stored = list(side.refs(kept))
     known = {ref.id: ref for ref in stored}
     name = ChunkNamer.of(side.secrets.id_key, Kind.PAGES).name
     names: list[bytes] = []
@@ -290,6 +291,6 @@ def _file(side: StoredSide, source: Source, asked: Asked, read_schema: ReadSchem
         if names == [ref.id for ref in stored] and asked.table is None:
             return Comparison([TableDiff(table["name"]) for table in side.content["tables"]])
         live = PageFile(names, size, read, kept, ahead)
-        return compare_files(side.file(kept, stored), live, read_schema, asked, report)
+        return compare_files(side.file(kept), live, read_schema, asked, report)
     finally:
         spool.close()

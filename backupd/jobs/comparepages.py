@@ -1,116 +1,22 @@
 """Compare two versions of an SQLite file, stored or live; see `records.pagediff`.
 
-Pages are fetched in the groups in which they are stored, when they are asked for. Must never write a page anywhere but
-into sealed, nameless temporary files.
+Must never write a page anywhere but into sealed, nameless temporary files.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
-from backupd.crypto.chunks import Kind
-from backupd.errors import IntegrityError, UsageError
+from backupd.errors import UsageError
 from backupd.jobs.comparison import Asked, Comparison, TableDiff
+from backupd.jobs.pagefile import PageFile
 from backupd.jobs.tableshapes import SchemaChange, column_changes
 from backupd.model import Bytes, PagedSchema, PagedTable
-from backupd.records.pagediff import GROUP, Compared, PageDiff, Side
+from backupd.records.pagediff import Compared, PageDiff, Side
 from backupd.records.sqliterecords import RecordShape
-from backupd.repo.nodes import ChunkRef
-from backupd.repo.reading import ChunkReader
 from backupd.report import Reporter
 
-GROUPS_KEPT = 512
 ReadSchema = Callable[[Bytes], PagedSchema]
 """What a database file says of its tables; the engine's."""
-Groups = OrderedDict[bytes, bytes]
-"""The groups that were read last, by their names; both versions share them."""
-
-
-class PageFile:
-    """A database file in groups of 64 KiB.
-
-    Args:
-        names: of the groups, in order: groups of one name hold the same.
-        size: bytes of the file.
-        read: reads the group of a number.
-        kept: groups that were read already.
-        ahead: told of groups that will be read soon.
-
-    Raises:
-        IntegrityError: it does not begin as a database does.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[bytes],
-        size: int,
-        read: Callable[[int], bytes],
-        kept: Groups,
-        ahead: Callable[[Sequence[int]], None] = lambda _: None,
-    ) -> None:
-        self._names, self.size, self._read, self._kept, self._ahead = names, size, read, kept, ahead
-        self.page_size = self.usable = 4096
-        if size:
-            head = self.read(0, 100)
-            self.page_size = int.from_bytes(head[16:18], "big")
-            self.page_size = 65_536 if self.page_size == 1 else self.page_size
-            if len(head) < 100 or self.page_size not in {1 << n for n in range(9, 17)} or head[20] > 32:
-                raise IntegrityError("the pages are not those of an SQLite database")
-            self.usable = self.page_size - head[20]
-        self.count = size // self.page_size
-
-    def name(self, group: int) -> bytes | None:
-        """The name of a group; None behind the end."""
-        return self._names[group] if group < len(self._names) else None
-
-    def _group(self, group: int) -> bytes:
-        name = self._names[group]
-        found = self._kept.get(name)
-        if found is None:
-            found = self._kept[name] = self._read(group)
-            if len(self._kept) > GROUPS_KEPT:
-                self._kept.popitem(last=False)
-        else:
-            self._kept.move_to_end(name)
-        return found
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Some bytes; fewer at the end."""
-        parts = []
-        end = min(offset + length, self.size)
-        while offset < end:
-            group, at = divmod(offset, GROUP)
-            part = self._group(group)[at : at + end - offset]
-            if not part:
-                raise IntegrityError("the pages are cut")
-            parts.append(part)
-            offset += len(part)
-        return b"".join(parts)
-
-    def page(self, number: int) -> bytes:
-        """A page."""
-        group, at = divmod((number - 1) * self.page_size, GROUP)
-        return self._group(group)[at : at + self.page_size]
-
-    def expect(self, numbers: Iterable[int]) -> None:
-        """Pages that will be read soon."""
-        groups = sorted({(number - 1) * self.page_size // GROUP for number in numbers})
-        self._ahead([g for g in groups if g < len(self._names) and self._names[g] not in self._kept])
-
-
-def stored_file(refs: Sequence[ChunkRef], size: int, reader: ChunkReader, kept: Groups) -> PageFile:
-    """The file of a snapshot.
-
-    Raises:
-        IntegrityError: its chunks are not whole groups.
-    """
-    if any(ref.plain_length != GROUP for ref in refs[:-1]):
-        raise IntegrityError("the chunks of the database file are not whole groups of pages")
-
-    def ahead(groups: Sequence[int]) -> None:
-        reader.expect([refs[group] for group in groups])
-
-    return PageFile([r.id for r in refs], size, lambda group: reader.read(refs[group], Kind.PAGES), kept, ahead)
 
 
 def compare_files(old: PageFile, new: PageFile, read_schema: ReadSchema, asked: Asked, report: Reporter) -> Comparison:
@@ -131,7 +37,7 @@ def compare_files(old: PageFile, new: PageFile, read_schema: ReadSchema, asked: 
             else:
                 tables.append(table)
         report.phase("comparing pages", max(old.size, new.size))
-        PageDiff(old, new, tables).run(report.advance)
+        PageDiff(old, new, old.same(new), tables).run(report.advance)
         for table in tables:
             if table.fault is not None:
                 found.tables.append(TableDiff(table.name, reason=f"cannot be compared: {table.fault}"))

@@ -8,12 +8,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
+from operator import itemgetter
 from typing import Protocol
 
 from backupd.errors import UsageError
-from backupd.jobs.query import RowTable, affinity, fitting
+from backupd.jobs.query import RowTable, fitting
 from backupd.jobs.stored import StoredTable
+from backupd.jobs.storedfile import StoredFileTable
 from backupd.jobs.storedrows import StoredRows
 from backupd.model import Cells
 
@@ -134,7 +137,7 @@ def sql_columns(table: StoredTable) -> list[tuple[str, str]]:
     """A table's columns as SQL knows them."""
     if isinstance(table, StoredRows):
         return RowTable(table).columns
-    return [(name, affinity(kind)) for name, kind in table.columns]
+    return table.affinities if isinstance(table, StoredFileTable) else list(table.columns)
 
 
 def matching(table: StoredTable, what: Meant, ask_rows: AskRows) -> Iterator[Cells]:
@@ -146,9 +149,14 @@ def matching(table: StoredTable, what: Meant, ask_rows: AskRows) -> Iterator[Cel
     with closing(ask_rows(table.name, sql_columns(table), what.sql)) as test:
         rows = iter(rows)
         while batch := list(islice(rows, _BATCH)):
-            shown = [table.shown(row) for row in batch]
+            yield from (batch[n] for n in test.fitting(partial(_taken, table, batch)))
 
-            def taken(used: Sequence[int], shown: Sequence[Cells] = shown) -> Sequence[Cells]:
-                return [tuple([fitting(row[at]) for at in used]) for row in shown]
 
-            yield from (batch[n] for n in test.fitting(taken))
+def _taken(table: StoredTable, rows: Sequence[Cells], used: Sequence[int]) -> Sequence[Cells]:
+    """The columns wanted of rows, as SQL knows them."""
+    if not isinstance(table, StoredFileTable):
+        shown = [table.shown(row) for row in rows]
+        return [tuple([fitting(row[at]) for at in used]) for row in shown]
+    if len(used) > 1:  # a file's values are SQLite's own
+        return list(map(itemgetter(*used), rows))
+    return [tuple([row[at] for at in used]) for row in rows]

@@ -14,7 +14,7 @@ from backupd.config.clock import fine_stamp
 from backupd.crypto.erasure import ErasureHash
 from backupd.crypto.primitives import random_bytes
 from backupd.engines.live import Live
-from backupd.errors import Failed, MissingRight, UsageError
+from backupd.errors import BackupdError, Failed, MissingRight, UsageError
 from backupd.jobs.computed import with_computed
 from backupd.jobs.erasure import ROLES
 from backupd.jobs.stored import StoredTable, StoredTables
@@ -99,19 +99,24 @@ def look_for(
 
     Raises:
         Failed: none of them has it.
-        UsageError: its table has no key, or another number of columns in it.
+        UsageError: its table has no key, or another number of columns in it, in each of them.
     """
     found = Found()
     doubts: set[tuple[str, Cells]] = set()
     remarks: dict[str, None] = {}
+    strange: list[BackupdError] = []
     for view in views:
         report.phase(f"looking through the snapshot of {view.structure.taken_at}")
         found.looked += 1
         try:
             with open_tables(view) as tables:
+                sought = _sought(tables, subject)
+                if isinstance(sought, BackupdError):
+                    strange.append(sought)
+                    continue
                 schema = schema_of(view)
                 leading = _leading(tables, schema, live)
-                if _look_in(found, tables, subject, schema, leading, hasher, live):
+                if _look_in(found, tables, *sought, schema, leading, hasher, live):
                     found.snapshots.append(view)
                 doubts |= leading.doubts
                 remarks |= dict.fromkeys(leading.remarks())
@@ -127,12 +132,30 @@ def look_for(
             " name the live database with --from, which knows"
         )
     if not found.snapshots:
-        raise Failed(
-            f"no snapshot of the source has this record of {subject.table}",
-            object_name=subject.table,
-            hint="see that table and key are right; what no snapshot holds need not be erased",
+        raise next((error for error in strange if isinstance(error, UsageError)), _unknown(subject))
+    if strange:
+        report.warning(
+            f"{len(strange):,} of {found.looked:,} snapshots have no table {subject.table}, or one with another key:"
+            " if the record was called otherwise there, it is not hidden; add it as they call it, too"
         )
     return found
+
+
+def _unknown(subject: Subject) -> Failed:
+    return Failed(
+        f"no snapshot of the source has this record of {subject.table}",
+        object_name=subject.table,
+        hint="see that table and key are right; what no snapshot holds need not be erased",
+    )
+
+
+def _sought(tables: StoredTables, subject: Subject) -> tuple[StoredTable, Cells] | BackupdError:
+    """A subject's table and key in one snapshot, or why it is not known there."""
+    table = tables.tables.get(subject.table)
+    try:
+        return _unknown(subject) if table is None else (table, _key(table, subject))
+    except UsageError as error:
+        return error
 
 
 def _leading(tables: StoredTables, schema: LiveSchema, live: Live | None) -> Leading:
@@ -179,17 +202,14 @@ def _by_type(kind: str) -> Equality:
 def _look_in(
     found: Found,
     tables: StoredTables,
-    subject: Subject,
+    table: StoredTable,
+    key: Cells,
     schema: LiveSchema,
     leading: Leading,
     hasher: ErasureHash,
     live: Live | None,
 ) -> bool:
     """Note what one snapshot has of a subject; returns whether it has it."""
-    table = tables.tables.get(subject.table)
-    if table is None:
-        return False
-    key = _key(table, subject)
     itself = Reference("", table.name, table.key, table.name, table.key)
     there = with_computed(tables.tables, live.across if live else None, schema, schema.references)
     rows = list(leading.parents(itself, there[table.name], [key]))

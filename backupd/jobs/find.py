@@ -1,7 +1,8 @@
 """One record through time: over all snapshots of a source, oldest first, where it was, what it was, and when it was not there.
 
-A chunk in which it was looked for once is not opened again for another snapshot that has it too. Records reach the
-caller only. A table whose shape or whose key changed is told of; a snapshot without the table is one without the record.
+A chunk in which it was looked for once is not opened again for another snapshot that has it too, and a file is not asked
+again in which all that was read for the last answer is the same. Records reach the caller only. A table whose shape or
+whose key changed is told of; a snapshot without the table is one without the record.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,8 +11,8 @@ from dataclasses import dataclass, field
 
 from backupd.errors import UsageError
 from backupd.jobs.compare import FETCHERS
-from backupd.jobs.comparepages import Groups
 from backupd.jobs.conditions import AskRows, Meant, Where, doubt, matching, meant
+from backupd.jobs.pagefile import Groups
 from backupd.jobs.query import RowTable
 from backupd.jobs.stored import Erased
 from backupd.jobs.storedfile import OpenFile, StoredFileTable
@@ -25,6 +26,8 @@ from backupd.repo.reading import PackCache
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.report import Reporter
 
+_GROUPS = 1536
+"""Groups of pages that are kept: of a table of up to 96 MiB only what changed is read in the next snapshot."""
 _Names = tuple[bytes, ...]
 _Record = tuple[tuple[str, ...], tuple[Value, ...]]
 """Names of columns, and values."""
@@ -101,7 +104,7 @@ def find(
     """
     cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
     try:
-        search, kept = _Search(asked, ask_rows), Groups()
+        search, kept = _Search(asked, ask_rows), Groups(_GROUPS)
         for view in views:
             report.phase(f"looking into {view.id[:12]}")
             try:
@@ -126,7 +129,7 @@ class _Search:
         self._asked, self._ask_rows, self.found = asked, ask_rows, Found()
         self._open: list[Version] = []
         self._seen: dict[object, dict[_Names, list[_Record]]] = {}
-        self._file: tuple[object, list[_Record]] | None = None
+        self._file: tuple[object, StoredFileTable, list[_Record]] | None = None
         self._shape: tuple[tuple[tuple[str, str], ...], tuple[str, ...]] | None = None
         self._error: UsageError | None = None
 
@@ -164,11 +167,15 @@ class _Search:
         return sorted(found, key=lambda record: [order(v) for v in record[1]])
 
     def _of_file(self, table: StoredFileTable, what: Meant) -> Iterable[_Record]:
-        place = what.by, what.value, what.sql, table.columns, table.key, table.content, table.erased
-        if self._file is None or self._file[0] != place:
+        place = what.by, what.value, what.sql, table.columns, table.key, table.erased
+        last = self._file
+        if last is not None and last[0] == place and table.reads_as(last[1]):
+            found = last[2]
+        else:
             columns = tuple(name for name, _ in table.columns)
-            self._file = place, [(columns, table.shown(row)) for row in matching(table, what, self._ask_rows)]
-        return self._file[1]
+            found = [(columns, table.shown(row)) for row in matching(table, what, self._ask_rows)]
+        self._file = place, table, found
+        return found
 
     def _of_chunks(self, table: StoredRows, what: Meant) -> Iterator[_Record]:
         values = [what.value] if what.by else []

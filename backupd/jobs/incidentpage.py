@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 
 from backupd.errors import IntegrityError
+from backupd.repo.format import parse_json
 from backupd.repo.statements import Stated, verify_statement
 from backupd.repo.trust import Trust, decode_trust
 
@@ -130,13 +131,15 @@ def carried(data: bytes) -> dict[str, Any]:
             signed = json.loads(base64.b64decode(found[1], validate=True)) if found else None
             if not isinstance(signed, dict) or page(signed) != text:
                 raise IntegrityError("the page does not show what was signed", hint="ask for the JSON file")
-            return signed
-        document = json.loads(text)
+        else:
+            signed = parse_json(data, "the report")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
-        document = None
-    if not isinstance(document, dict):
+        signed = None
+    if not isinstance(signed, dict):
         raise IntegrityError("this is no report of an incident")
-    return document
+    if signed.keys() != {"statement", "signatures", "trust"}:
+        raise IntegrityError("the report holds more, or less, than what is signed")
+    return signed
 
 
 def check_report(signed: Mapping[str, Any], repository: bytes, root: bytes, lowest: int) -> tuple[Stated, Trust]:

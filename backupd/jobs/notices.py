@@ -197,13 +197,27 @@ def rpo_kept(policy: str, source: str, at: datetime, *, rpo: timedelta, last_goo
     return _notice("rpo_breach", "ok", policy, source, title, lines, at, resolved=True)
 
 
-def verify_failed(policy: str, run: str, at: datetime, *, level: str, problems: int) -> Notice:
-    """A verification found problems, or could not be done (with none)."""
+def verify_failed(
+    policy: str, run: str, at: datetime, *, level: str, problems: int, again: datetime | None = None
+) -> Notice:
+    """A verification found problems, or could not be done (with none).
+
+    Args:
+        policy, run, at: what failed when.
+        level: of the verification.
+        problems: that it found.
+        again: when it is done again.
+    """
     found = _plural(problems, "problem") if problems else "no problem, but could not be done"
-    lines = [
-        f"The verification (level {level}) of {when(at)} found {found}.",
-        "Run `backupctl verify` to see the objects; the next run stores again what is still in the source.",
-    ]
+    lines = [f"The verification (level {level}) of {when(at)} found {found}."]
+    if problems:
+        lines.append(
+            "Run `backupctl verify` to see the objects; the next run stores again what is still in the source."
+        )
+    else:
+        lines.append("See its log for what was in the way, or run `backupctl verify`.")
+    if again is not None:
+        lines.append(f"It is {'looked at' if problems else 'tried'} again at {when(again)}.")
     title = f"Verification of {policy} failed"
     return _notice("verify_failed", "breach" if problems else "warn", policy, None, title, lines, at, run)
 

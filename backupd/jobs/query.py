@@ -29,12 +29,6 @@ _INEXACT = 2**53
 """From here on a REAL may stand for several whole numbers."""
 _PIECE = 2_000_000
 """Bytes of rows that are handed on together."""
-_AFFINITIES = (
-    ("INTEGER", ("INT",)),
-    ("TEXT", ("CHAR", "CLOB", "TEXT")),
-    ("BLOB", ("BLOB",)),
-    ("REAL", ("REAL", "FLOA", "DOUB")),
-)
 
 
 class RowTable:
@@ -144,7 +138,7 @@ class RowTable:
 
     def _taken(self, lines: Sequence[bytes], used: Sequence[int]) -> Sequence[Cells]:
         """The columns wanted of rows: column by column where no cell is written in a special way."""
-        if not used:
+        if not used or not lines:
             return [()] * len(lines)
         last = used[-1] + 1
         if not any(b"\\" in line for line in lines):
@@ -185,7 +179,7 @@ class FileTable:
 
     def __init__(self, table: StoredFileTable) -> None:
         self._table, self.name = table, table.name
-        self.columns = [(name, affinity(kind)) for name, kind in table.columns]
+        self.columns = table.affinities
         at = {name: place for place, (name, _) in enumerate(table.columns)}
         self.quick = [tuple(at[name] for name in by) for by in table.quick if set(by) <= at.keys()]
         self.orders = [tuple(at[name] for name in by) for by in table.orders if set(by) <= at.keys()]
@@ -220,15 +214,6 @@ class FileTable:
 
 def _plain(value: object) -> Cell:
     return value if isinstance(value, int | float | str | bytes) else None
-
-
-def affinity(kind: str) -> str:
-    """What SQLite compares a column of a declared type as."""
-    word = kind.upper()
-    for name, parts in _AFFINITIES:
-        if any(part in word for part in parts):
-            return name
-    return "NUMERIC" if word else ""
 
 
 Table = RowTable | FileTable

@@ -19,6 +19,7 @@ from backupd.jobs.computed import ComputedTable, with_computed
 from backupd.jobs.recoverroots import Wanted, find_roots
 from backupd.jobs.recoverscript import replace_private, write_private
 from backupd.jobs.stored import StoredTables
+from backupd.jobs.undofiles import FOLDER, kept_as_long
 from backupd.model import Cells, Change, LiveSchema, Reference
 from backupd.records.closure import Rows, Table, down
 from backupd.records.judging import make_plan
@@ -180,7 +181,15 @@ def _refuse_triggers(found: Mapping[str, Sequence[str]], triggers: bool | None) 
 
 
 def carry_out(
-    recovery: Recovery, live: Live, snapshot: str, undo: Path, now: datetime, report: Reporter, *, triggers: bool | None
+    recovery: Recovery,
+    live: Live,
+    snapshot: str,
+    undo: Path,
+    now: datetime,
+    report: Reporter,
+    *,
+    triggers: bool | None,
+    until: str = "",
 ) -> Applied:
     """Carry a plan out.
 
@@ -192,6 +201,7 @@ def carry_out(
         now: the time.
         report: progress.
         triggers: whether they run; None where there are none.
+        until: until when the undo file is kept.
 
     Raises:
         SafetyRefused: it must not be carried out, or broke what belongs together.
@@ -208,7 +218,8 @@ def carry_out(
         known = recovery.rows, recovery.schema, recovery.references
         return make_plan(*known, live, recovery.rules, recovery.leading).changes
 
-    return _carry_out(live, plan.changes, plan.changes, again, snapshot, undo, now, report, triggers=triggers)
+    kept = Undo(live.engine, live.identity, stamp(now), snapshot, triggers, tuple(plan.changes), until=until)
+    return _carry_out(live, plan.changes, again, kept, undo, report)
 
 
 def _stale() -> TryAgain:
@@ -220,16 +231,13 @@ def _stale() -> TryAgain:
 
 def _carry_out(
     live: Live,
-    changes: Sequence[Change],
     carried: Sequence[Change],
     again: Callable[[], Sequence[Change]],
-    snapshot: str,
+    told: Undo,
     undo: Path,
-    now: datetime,
     report: Reporter,
-    *,
-    triggers: bool | None,
 ) -> Applied:
+    changes, triggers = told.changes, told.triggers
     written = sorted({change.table for change in changes})
     # A PostgreSQL that keeps triggers from running checks no foreign key of any kind: only then are all rows looked at.
     unchecked = live.engine == "postgresql" and triggers is False
@@ -237,12 +245,12 @@ def _carry_out(
     try:
         deletes = any(change.kind == "delete" for change in changes)
         with live.transaction(triggers=triggers is not False, deletes=deletes):
-            if tuple(again()) != tuple(changes):
+            if tuple(again()) != changes:
                 raise _stale()
             schema = live.schema()
             before = set(live.orphans(written)) if unchecked else set()
-            work = Written(changes, schema, live)
-            kept = Undo(live.engine, live.identity, stamp(now), snapshot, triggers, tuple(changes), work.standing)
+            work = Written(changes, schema, live, triggers=triggers is not False)
+            kept = replace(told, standing=work.standing)
             write_private(undo, undo_lines(kept))
             ready = True
             report.phase("writing")
@@ -257,8 +265,8 @@ def _carry_out(
                     f"rows would break {', '.join(new[:_SHOWN])}: nothing was written",
                     hint="the parents that they refer to are not in the snapshot",
                 )
-            if (told := work.told(live)) is not None:
-                replace_private(undo, undo_lines(replace(kept, changes=told[0], standing=told[1])))
+            if (after := work.told(live)) is not None:
+                replace_private(undo, undo_lines(replace(kept, changes=after[0], standing=after[1])))
             ready = False  # from here on the end of the transaction decides, and the file has to stay
     except BaseException:
         if ready:
@@ -272,7 +280,7 @@ def _carry_out(
 
 def undo_place(state: Path, now: datetime) -> Path:
     """A new file for an undo in the state folder."""
-    return state / "undo" / f"{now.strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(4)}.jsonl"
+    return state / FOLDER / f"{now.strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(4)}.jsonl"
 
 
 # ---- taking back
@@ -317,14 +325,15 @@ def take_back(
     *,
     triggers: bool | None,
     virtual: Sequence[Reference] = (),
+    plan: UndoPlan | None = None,
 ) -> tuple[UndoPlan, Applied]:
-    """Take a recovery back, in one transaction with an undo file of its own.
+    """Take a recovery back, in one transaction with an undo file of its own; `plan` is what was planned before, if it was.
 
     Raises:
         SafetyRefused: rows were changed since, or nobody said whether triggers run.
         TryAgain, Failed: as of `carry_out`.
     """
-    plan = prepare_undo(undo, live, virtual)
+    plan = plan or prepare_undo(undo, live, virtual)
     if count := plan.counts["conflict"]:
         raise SafetyRefused(
             f"{count:,} of the rows were changed since by somebody else: nothing was written",
@@ -340,4 +349,6 @@ def take_back(
 
     # A PostgreSQL that keeps triggers from running cascades nothing, either.
     carried = plan.changes if live.engine == "postgresql" and triggers is False else plan.carried
-    return plan, _carry_out(live, plan.changes, carried, again, undo.snapshot, place, now, report, triggers=triggers)
+    until = kept_as_long(undo, now)
+    told = Undo(live.engine, live.identity, stamp(now), undo.snapshot, triggers, tuple(plan.changes), until=until)
+    return plan, _carry_out(live, carried, again, told, place, report)

@@ -1,11 +1,12 @@
 """How sources stand, by what the catalog knows: fast, and as new as the last run and the last look at the repositories."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 from backupd.catalog.opening import Catalog
 from backupd.catalog.repositories import Seen
 from backupd.config.clock import stamp
+from backupd.jobs.proven import Proofs
 from backupd.jobs.status import (
     DAYS,
     Braked,
@@ -19,6 +20,8 @@ from backupd.jobs.status import (
 )
 from backupd.policy.model import Policy
 
+_ABOUT_REPOSITORY = ("prune", "refresh")
+"""Kinds of jobs whose failure is told under their own names."""
 LOOKED_AT = timedelta(days=3)
 """A repository at which nobody looked for longer is not called well."""
 
@@ -35,6 +38,8 @@ class Standings:
     def __init__(self, catalog: Catalog, now: datetime, *, strips: bool = True) -> None:
         self._now = now
         self.seen: Mapping[str, Seen] = catalog.repositories.all()
+        self.alerts = catalog.alerts.list_open()
+        self.proofs = Proofs(catalog, self.alerts, now)
         self.counts: dict[tuple[str, str], int] = {}
         self._known: dict[str, dict[str, Known]] = {}
         for (repository, source), (taken, drilled, count) in catalog.snapshots.standing().items():
@@ -77,7 +82,22 @@ class Standings:
         for status in found if trouble else []:
             more = f" (and {len(trouble) - 1} more)" if len(trouble) > 1 else ""
             status.worse(Level.WARN, f"its repository is not whole: {trouble[0]}{more}")
+        self.proofs.tell(policy, found)
+        for said in self._failing(policy):
+            for status in found:
+                status.worse(Level.WARN, said)
         return found
+
+    def _failing(self, policy: Policy) -> Iterator[str]:
+        """What fails besides runs, each of which is told of by its snapshot that is missing."""
+        names = {source.name for source in policy.sources}
+        for alert in self.alerts:
+            if alert.policy != policy.policy:
+                continue
+            if alert.event == "failure" and alert.source in _ABOUT_REPOSITORY and alert.source not in names:
+                yield f"its {alert.source} fails since {stamp(alert.opened)}: {alert.sentence}"
+            elif alert.event == "notify_failed":
+                yield f"the notifier {alert.source} fails since {stamp(alert.opened)}, and whoever it tells hears of nothing"
 
 
 def _short(days: int, seen: Seen) -> str:

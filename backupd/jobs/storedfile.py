@@ -10,7 +10,7 @@ from typing import Protocol
 
 from backupd.errors import UsageError
 from backupd.jobs.compare import StoredSide
-from backupd.jobs.comparepages import Groups
+from backupd.jobs.pagefile import Groups, PageFile
 from backupd.jobs.stored import Erased, StoredTable, shown_of
 from backupd.model import Bytes, Cell, Cells, PagedSchema, PagedTable
 from backupd.records.values import Value
@@ -62,14 +62,19 @@ class StoredFileTable:
         database: the open file.
         table: what it says of the table.
         erased: what is hidden.
-        content: equal for files that are equal.
+        pages: what it is read from.
+        owner: under equal owners, equal pages have equal names.
     """
 
-    def __init__(self, database: FileDatabase, table: PagedTable, erased: Erased | None, content: object) -> None:
-        self._database, self._table = database, table
-        self.erased, self.content = erased, content
+    def __init__(
+        self, database: FileDatabase, table: PagedTable, erased: Erased | None, pages: PageFile, owner: object
+    ) -> None:
+        self._database, self._table, self._pages = database, table, pages
+        self.erased, self.owner = erased, owner
         self.name = table.name
         self.columns: tuple[tuple[str, str], ...] = tuple((column.name, column.type) for column in table.columns)
+        self.affinities = [(column.name, column.affinity) for column in table.columns]
+        """Names of the columns, and what SQLite compares them as."""
         self.key = table.key
         names = [column.name for column in table.columns]
         self._hidden = erased.hidden(table.name, names, table.key) if erased else None
@@ -78,6 +83,10 @@ class StoredFileTable:
     def hides(self) -> bool:
         """Whether rows are hidden."""
         return self._hidden is not None
+
+    def reads_as(self, earlier: "StoredFileTable") -> bool:
+        """Whether whoever asks it what an earlier version was asked reads the same, whatever else changed in the file."""
+        return self.owner == earlier.owner and self._pages.reads_as(earlier._pages)
 
     @property
     def quick(self) -> tuple[tuple[str, ...], ...]:
@@ -136,21 +145,20 @@ class StoredFileTable:
             raise UsageError(f"table {self.name} has no column {column}", object_name=self.name)
         if (given := _BYTES.fullmatch(text)) is not None:
             return bytes.fromhex(given[1])
-        cell = _with_affinity(text, self.columns[found][1])
+        kind, affinity = self.columns[found][1], self.affinities[found][1]
+        # in a column of any value a number means the number; SQL says which one is meant
+        cell = _with_affinity(text, "NUMERIC" if kind.upper() == "ANY" else affinity)
         if found == self._table.alias and not isinstance(cell, int):
             raise UsageError(f"the column {column} of {self.name} holds whole numbers only", object_name=self.name)
         return cell
 
 
-def _with_affinity(text: str, kind: str) -> Cell:
-    """What a column of a declared type holds for a text, by SQLite's rules ("Datatypes In SQLite", section 3)."""
-    word = kind.upper()
-    if "INT" not in word and any(part in word for part in ("CHAR", "CLOB", "TEXT", "BLOB")):
+def _with_affinity(text: str, affinity: str) -> Cell:
+    """What a column of an affinity holds for a text, by SQLite's rules ("Datatypes In SQLite", section 3)."""
+    if affinity in ("TEXT", "BLOB") or not _NUMBER.fullmatch(text):
         return text
-    if not word or not _NUMBER.fullmatch(text):
-        return text
-    real = "INT" not in word and any(part in word for part in ("REAL", "FLOA", "DOUB"))
-    if _WHOLE.fullmatch(text) and abs(int(text)) < 2**63:
+    real = affinity == "REAL"
+    if _WHOLE.fullmatch(text) and -(2**63) <= int(text) < 2**63:
         return float(text) if real else int(text)
     number = float(text)
     return int(number) if not real and number.is_integer() and abs(number) < 2**53 else number
@@ -168,16 +176,15 @@ class StoredFileTables:
         self.left_out: tuple[str, ...] = ()
         if side.view.structure.streams[0].size == 0:
             return
-        refs = side.refs()
-        database = self._database = open_file(side.file(kept, refs))
+        pages = side.file(kept)
+        database = self._database = open_file(pages)
         try:
             schema = database.schema()
         except BaseException:
             database.close()
             raise
         self.left_out = schema.virtual
-        content = side.owner, tuple(ref.id for ref in refs)
-        self.rows = {table.name: StoredFileTable(database, table, erased, content) for table in schema.tables}
+        self.rows = {table.name: StoredFileTable(database, table, erased, pages, side.owner) for table in schema.tables}
 
     @property
     def tables(self) -> Mapping[str, StoredTable]:

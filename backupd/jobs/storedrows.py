@@ -120,7 +120,7 @@ class StoredRows:
             return
         chosen = self._filter(by, values)
         if chosen is None:
-            for chunks in self._taken(units, list):
+            for chunks in self._taken(units, list, alone=True):
                 yield from map(split_rows, chunks)
         elif not chosen.empty:
             yield from self._taken(units, chosen)
@@ -210,7 +210,7 @@ class StoredRows:
         for unit in held:
             yield unit, self._whole(unit) if len(unit) > 1 else next(opened)
 
-    def _taken(self, found: Iterator[Unit], take: _Take) -> Iterator[list[bytes]]:
+    def _taken(self, found: Iterator[Unit], take: _Take, *, alone: bool = False) -> Iterator[list[bytes]]:
         """What is taken of chunks, and of long rows as wholes."""
         few = list(islice(found, FEW_CHUNKS))
         if len(few) < FEW_CHUNKS:
@@ -221,12 +221,12 @@ class StoredRows:
         for unit in chain(few, found):
             held.append(unit)
             if len(unit) > 1 or len(held) >= _MOST_AHEAD:
-                yield from self._taken_ahead(held, take)
+                yield from self._taken_ahead(held, take, alone=alone)
                 held = []
-        yield from self._taken_ahead(held, take)
+        yield from self._taken_ahead(held, take, alone=alone)
 
-    def _taken_ahead(self, held: Sequence[Unit], take: _Take) -> Iterator[list[bytes]]:
-        yield from self._side.taken((unit[0] for unit in held if len(unit) == 1), take)
+    def _taken_ahead(self, held: Sequence[Unit], take: _Take, *, alone: bool) -> Iterator[list[bytes]]:
+        yield from self._side.taken([unit[0] for unit in held if len(unit) == 1], take, alone=alone)
         for unit in held:
             if len(unit) > 1:
                 yield take([self._whole(unit)])

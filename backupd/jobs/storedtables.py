@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from backupd.jobs.compare import FETCHERS, StoredSide
-from backupd.jobs.comparepages import Groups
+from backupd.jobs.pagefile import Groups
 from backupd.jobs.stored import Erased
 from backupd.jobs.storedfile import OpenFile, StoredFileTable, StoredFileTables
 from backupd.jobs.storedrows import StoredRows, StoredRowTables
@@ -46,12 +46,12 @@ def open_tables(
 
 @contextmanager
 def opened_tables(
-    repo: Repository, view: SnapshotView, *, open_file: OpenFile, erased: Erased | None
+    repo: Repository, view: SnapshotView, *, open_file: OpenFile, erased: Erased | None, kept: Groups | None = None
 ) -> Iterator[OpenTables]:
     """The same with a cache of its own, closed at the end."""
     cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
     try:
-        tables = open_tables(repo, view, cache, open_file=open_file, erased=erased)
+        tables = open_tables(repo, view, cache, open_file=open_file, erased=erased, kept=kept)
         try:
             yield tables
         finally:

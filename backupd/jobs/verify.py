@@ -187,7 +187,10 @@ class _Verify:
         names = sorted(there)
         if self.sample < 100 and names:
             count = max(1, round(len(names) * self.sample / 100))
-            names = sorted(random.SystemRandom().sample(names, count))
+            # those known to be bad come along: that nothing is found must not mean that nobody looked there
+            known = self.repo.bad_packs(Tally())
+            bad = {digest for digest in names if pack_name(digest) in known}
+            names = sorted(bad.union(random.SystemRandom().sample(names, count)))
         self.report.phase("reading packs", sum(there[n].size for n in names))
         self.result.packs, self.result.chunks, self.result.size = len(names), 0, 0
         waiting = iter(names)
@@ -318,7 +321,7 @@ def verify(
         repo: opened with the check right, with the read right for CONTENT.
         level: how deep.
         only: one snapshot instead of everything.
-        sample: per cent of the packs that are read, chosen at random.
+        sample: per cent of the packs that are read, chosen at random; those known to be bad are always read.
         now: the time, for the record of bad packs.
         report: progress and problems.
 

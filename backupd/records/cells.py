@@ -43,20 +43,19 @@ def parse_cell(value: object) -> Cell:
     Raises:
         ValueError: it is none.
     """
-    match value:
-        case bool():
-            raise ValueError("a cell is no truth value")
-        case None | int() | float() | str():
-            return value
-        case {"base64": str(text), **rest} if not rest:
-            try:
-                return base64.b64decode(text, validate=True)
-            except binascii.Error as error:
-                raise ValueError("no base64") from error
-        case {"float": ("inf" | "-inf" | "nan") as word, **rest} if not rest:
-            return float(word)
-        case _:
-            raise ValueError("no cell")
+    if isinstance(value, bool):
+        raise ValueError("a cell is no truth value")
+    if value is None or isinstance(value, int | float | str):
+        return value
+    ((name, text),) = value.items() if isinstance(value, dict) and len(value) == 1 else (("", None),)
+    if name == "base64" and isinstance(text, str):
+        try:
+            return binascii.a2b_base64(text, strict_mode=True)
+        except binascii.Error as error:
+            raise ValueError("no base64") from error
+    if name == "float" and text in ("inf", "-inf", "nan"):
+        return float(text)
+    raise ValueError("no cell")
 
 
 def parse_cells(value: object) -> dict[str, Cell]:

@@ -52,6 +52,8 @@ class Table:
     key: tuple[str, ...]
     compared: tuple[str, ...]
     places: Mapping[str, int] = field(repr=False)
+    key_places: Mapping[str, int] = field(repr=False)
+    compared_places: Mapping[str, int] = field(repr=False)
 
     @classmethod
     def of(cls, name: str, stored: StoredRows, live: LiveTable) -> "Table":
@@ -60,7 +62,8 @@ class Table:
         compared = tuple(c.name for c in live.columns if c.name in places and not c.generated)
         there = {c.name for c in live.columns}
         key = next((key for key in (live.key, stored.key) if key and set(key) <= set(places) & there), ())
-        return cls(name, stored, live, key, compared, places)
+        of_key, of_compared = ({column: places[column] for column in some} for some in (key, compared))
+        return cls(name, stored, live, key, compared, places, of_key, of_compared)
 
     def has(self, columns: Iterable[str]) -> bool:
         """Whether the snapshot's rows have all these columns."""

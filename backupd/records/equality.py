@@ -15,7 +15,11 @@ from backupd.model import Cell, Cells, Equality
 MANY = 64
 """With so many doubtful values nothing is left out by looking at beginnings any more."""
 _PLAIN = re.compile(rb"[\x20-\x7e]*")
-_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?\s*")
+_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?\s*", re.ASCII)
+_LONGEST = 64
+"""Letters of a number that is read here."""
+_EXACT = 1e15
+"""Whole numbers below it are written by all versions of SQLite in the same way."""
 _UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LOWERED = str.maketrans(_UPPER, _UPPER.lower())
 
@@ -52,6 +56,8 @@ def fold(cell: Cell, equality: Equality) -> Fold:
     if equality.kind == "numbers":
         return Fold(_number(cell.decode("ascii", "replace")) if isinstance(cell, bytes) else cell)
     found = _with_affinity(cell, equality.affinity)
+    if found is None and cell is not None:
+        return Fold(b"", whole=False, sure=False)
     if equality.kind == "padded":
         found = (
             found.rstrip(b" ") if isinstance(found, bytes) else found.rstrip(" ") if isinstance(found, str) else found
@@ -70,12 +76,26 @@ def _letters(cell: bytes, *, proven: bool) -> Fold:
 
 
 def _with_affinity(cell: Cell, affinity: str) -> Cell:
-    """What SQLite compares instead of a value ("Datatypes In SQLite", section 4.2)."""
-    if affinity == "text" and isinstance(cell, int | float):
+    """What SQLite compares instead of a value ("Datatypes In SQLite", section 4.2); None where versions of it differ."""
+    if affinity == "text" and isinstance(cell, int):
         return str(cell)
-    if affinity == "number" and isinstance(cell, str) and _NUMBER.fullmatch(cell):
-        return int(cell) if cell.strip().lstrip("+-").isdigit() else float(cell)
+    if affinity == "text" and isinstance(cell, float):
+        return f"{cell:.1f}" if cell.is_integer() and 0 < abs(cell) < _EXACT else None
+    if affinity == "number" and isinstance(cell, str):
+        if "\0" in cell:
+            return None
+        return _exactly(cell) if _NUMBER.fullmatch(cell) else cell
     return cell
+
+
+def _exactly(text: str) -> Cell:
+    """The number that a text stands for, if reading it rounds nothing."""
+    if len(text) > _LONGEST:
+        return None
+    if text.strip().lstrip("+-").isdigit() and -(2**63) <= int(text) < 2**63:
+        return int(text)
+    number = float(text)
+    return number if Decimal(number) == Decimal(text.strip()) else None
 
 
 def _number(text: str) -> object:

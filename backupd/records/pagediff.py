@@ -9,7 +9,6 @@ of a record that was read, or of the free list; if one is not, all long records 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from backupd.model import PagedTable
 from backupd.records.btree import (
@@ -30,13 +29,6 @@ from backupd.records.sqliterecords import RecordShape
 
 GROUP = 65_536
 _LOCK_BYTE = 1 << 30
-
-
-class Version(Pages, Protocol):
-    """One version of a file, in groups of 64 KiB that have names: groups of one name are the same."""
-
-    def name(self, group: int) -> bytes | None:
-        """The name of a group; None behind the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +60,13 @@ class PageDiff:
     """The comparison of two versions.
 
     Args:
-        old, new: the versions.
+        old, new: the versions, in groups of 64 KiB.
+        same: of each group that both have, whether it is known to be the same.
         tables: what is compared; told of each row in `Compared.difference`.
     """
 
-    def __init__(self, old: Version, new: Version, tables: Sequence[Compared]) -> None:
-        self._old, self._new, self._tables = old, new, tables
+    def __init__(self, old: Pages, new: Pages, same: Sequence[int], tables: Sequence[Compared]) -> None:
+        self._old, self._new, self._same, self._tables = old, new, same, tables
         self._aligned = old.page_size == new.page_size
         self._owners = array("I", bytes(4 * (old.count + 1))), array("I", bytes(4 * (new.count + 1)))
         self._orphans: set[int] = set()
@@ -98,7 +91,7 @@ class PageDiff:
         if self._orphans:
             self._long_records()
 
-    def _groups(self, pages: Version) -> int:
+    def _groups(self, pages: Pages) -> int:
         return -(-pages.count * pages.page_size // GROUP)
 
     def _own(self, compared: Compared, number: int, side: Side, pages: Pages, owners: "array[int]") -> None:
@@ -114,8 +107,7 @@ class PageDiff:
         """Pages of another size have nothing in common: all rows of both are counted."""
         for side, owners, times in zip((self._old, self._new), self._owners, (-1, 1), strict=True):
             for page, owner in enumerate(owners):
-                if owner:
-                    self._rows(side, page, owner, times)
+                self._rows(side, self._cells(side, page, owner), owner, times)
 
     def _numbers(self, group: int) -> range:
         per = GROUP // self._old.page_size
@@ -123,7 +115,7 @@ class PageDiff:
 
     def _group(self, group: int) -> None:
         numbers = self._numbers(group)
-        same = self._old.name(group) == self._new.name(group)
+        same = group < len(self._same) and bool(self._same[group])
         was, now = (owners[numbers.start : numbers.stop] for owners in self._owners)
         if same and was == now and all(self._tables[owner - 1].skips for owner in set(was) if owner):
             return
@@ -140,35 +132,49 @@ class PageDiff:
                 self._orphans.add(page)
         if was == now and same and (not was or self._tables[was - 1].skips):
             return
-        if was:
-            self._rows(self._old, page, was, -1)
-        if now:
-            self._rows(self._new, page, now, 1)
+        before = self._cells(self._old, page, was)
+        after = self._cells(self._new, page, now)
+        if was == now and was and self._tables[was - 1].skips:
+            before, after = _apart(before, after)
+        self._rows(self._old, before, was, -1)
+        self._rows(self._new, after, now, 1)
 
     def _equal(self, page: int) -> bool:
         if page > min(self._old.count, self._new.count):
             return False
         return self._old.page(page) == self._new.page(page)
 
-    def _rows(self, pages: Version, page: int, owner: int, times: int) -> None:
-        """Count the rows that begin in a page."""
+    def _cells(self, pages: Pages, page: int, owner: int) -> list[Cell]:
+        """The records that begin in a page; none if it belongs to no table, or to one that cannot be compared."""
+        if not owner or self._tables[owner - 1].fault is not None:
+            return []
+        try:
+            return list(cells(pages, page))
+        except Damaged as error:
+            self._tables[owner - 1].fault = error.message
+            return []
+
+    def _rows(self, pages: Pages, found: Sequence[Cell], owner: int, times: int) -> None:
+        """Count the rows of some records."""
+        if not found:
+            return
         compared = self._tables[owner - 1]
         side = compared.old if times < 0 else compared.new
         if compared.fault is not None or side is None:
             return
         try:
-            found = [side.shape.row(cell.rowid, self._record(pages, cell, times > 0)) for cell in cells(pages, page)]
+            rows = [side.shape.row(cell.rowid, self._record(pages, cell, times > 0)) for cell in found]
         except (Damaged, TooLarge) as error:
             compared.fault = error.message
             return
-        compared.difference.add(found, times)
+        compared.difference.add(rows, times)
 
-    def _record(self, pages: Version, cell: Cell, new: bool) -> bytes:
+    def _record(self, pages: Pages, cell: Cell, new: bool) -> bytes:
         return (
             b"".join([cell.local, *(part for _, part in self._rest(pages, cell, new))]) if cell.overflow else cell.local
         )
 
-    def _rest(self, pages: Version, cell: Cell, new: bool) -> Iterator[tuple[int, bytes]]:
+    def _rest(self, pages: Pages, cell: Cell, new: bool) -> Iterator[tuple[int, bytes]]:
         """The pages that the rest of a record is in. Each is part of one record, so what is read is never more than the file."""
         if cell.size > LARGEST:
             raise TooLarge(f"a record has more than {LARGEST // 1024**2} MiB, too many to be compared")
@@ -227,3 +233,15 @@ class PageDiff:
         was = self._record(self._old, cell, False)
         compared.difference.add([compared.old.shape.row(cell.rowid, was)], -1)
         compared.difference.add([compared.new.shape.row(cell.rowid, now)], 1)
+
+
+def _apart(before: list[Cell], after: list[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """What two versions of a page have not in common: equal records cancel out before they are rows, if all of them lie in it."""
+    was, now = ({(cell.rowid, cell.local): cell for cell in found if not cell.overflow} for found in (before, after))
+    long = [[cell for cell in found if cell.overflow] for found in (before, after)]
+    if len(was) + len(long[0]) < len(before) or len(now) + len(long[1]) < len(after):
+        return before, after  # one stands there twice, as in no sound page
+    return (
+        [*(cell for place, cell in was.items() if place not in now), *long[0]],
+        [*(cell for place, cell in now.items() if place not in was), *long[1]],
+    )

@@ -23,14 +23,15 @@ class _Row:
     """
 
     key: Cells
-    old: dict[str, Cell] | None
+    old: Mapping[str, Cell] | None
     new: Mapping[str, Cell] | None
     written: Set[str] = frozenset()
 
     def add(self, change: Change) -> None:
         """One change more."""
         if self.old is not None:
-            self.old = {**change.key, **change.old, **self.old}
+            is_all = not self.old and change.old.keys() >= change.key.keys()
+            self.old = change.old if is_all else {**change.key, **change.old, **self.old}
         self.written = self.written | change.new.keys() if self.written else change.new.keys()
         if change.kind == "insert":
             self.new = change.new
@@ -49,7 +50,10 @@ def without_parent(changes: Sequence[Change], schema: LiveSchema, live: LiveRows
         live: its rows, as they are now.
         leading: how values are compared along references.
     """
-    rows = {name: _together(changes, table) for name, table in schema.tables.items()}
+    by_table: dict[str, list[Change]] = {}
+    for change in changes:
+        by_table.setdefault(change.table, []).append(change)
+    rows = {name: _together(by_table.get(name, ()), table) for name, table in schema.tables.items()}
     groups: dict[object, list[Reference]] = {}
     for r in schema.references:  # one to a partitioned table is one to each of its partitions
         if r.declared and {r.parent, r.table} <= rows.keys():
@@ -70,15 +74,14 @@ def without_parent(changes: Sequence[Change], schema: LiveSchema, live: LiveRows
 
 
 def _together(changes: Iterable[Change], table: LiveTable) -> list[_Row]:
-    """The rows of a table that were changed."""
+    """The rows of a table, by the changes of that table."""
     found: dict[object, _Row] = {}
     for place, change in enumerate(changes):
-        if change.table == table.name:
-            key = tuple(change.key.get(column) for column in table.key)
-            row = found.get(key or place)
-            if row is None:
-                row = found[key or place] = _Row(key, None if change.kind == "insert" else {}, {})
-            row.add(change)
+        key = tuple(change.key.get(column) for column in table.key)
+        row = found.get(key or place)
+        if row is None:
+            row = found[key or place] = _Row(key, None if change.kind == "insert" else {}, {})
+        row.add(change)
     return list(found.values())
 
 

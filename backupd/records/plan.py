@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from backupd.model import Cell, Cells, Change, LiveSchema, Reference
+from backupd.model import Cell, Cells, Change, LiveSchema, NamedCells, Reference
 from backupd.records.cells import cells_document
 from backupd.records.closure import Present, Rows, Table
 from backupd.records.leading import Leading
@@ -206,9 +206,9 @@ def _drift(table: Table) -> Iterator[str]:
 
 def insert_of(table: Table, row: Cells, rules: Rules) -> Change:
     """The change that brings a row back."""
-    new = {column: row[table.places[column]] for column in table.compared} | rules.added(table.name)
-    key = table.key if table.identity(row) is not None else ()
-    known = {column: row[table.places[column]] for column in key} if key else new
+    brought, added = NamedCells(table.compared_places, row), rules.added(table.name)
+    new: Mapping[str, Cell] = {**brought, **added} if added else brought
+    known = NamedCells(table.key_places, row) if table.identity(row) is not None else new
     return Change("insert", table.name, known, _NOTHING, new)
 
 

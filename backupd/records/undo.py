@@ -6,13 +6,15 @@ that a file whose changes never came about undoes nothing.
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, cast
 
 from backupd.errors import IntegrityError
-from backupd.model import Cell, Cells, Change, ChangeKind, LiveSchema, LiveTable, Reference
+from backupd.model import Cell, Cells, Change, ChangeKind, LiveSchema, LiveTable, NamedCells, Reference
 from backupd.records.cells import Exact, cells_document, exact, parse_cells, same
 from backupd.records.leading import Leading
 from backupd.records.liverows import LiveRows, children_of, look_up
@@ -22,6 +24,10 @@ FORMAT = "backupd-undo/1"
 UndoOp = Literal["insert", "update", "delete", "conflict", "same"]
 _NEWER = "it has values in columns that came later"
 _KINDS = ("insert", "update", "delete")
+_NOTHING: Mapping[str, Cell] = {}
+"""What stands where a row comes, or is left where one goes; one for all of them."""
+_TOGETHER = 1000
+"""So many rows are asked for at once: what is known of them in all columns need not be known of all at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,8 @@ class Undo:
         snapshot: the id of the snapshot that the rows came from; empty for what an undo did.
         triggers: whether triggers ran; None where no table had any.
         changes: in the order in which they were carried out.
+        standing: of each change, how many equal rows stood there before, where that matters.
+        until: until when the file is kept (RFC 3339); empty if nobody said.
     """
 
     engine: str
@@ -43,6 +51,7 @@ class Undo:
     triggers: bool | None
     changes: tuple[Change, ...] = field(repr=False)
     standing: tuple[int | None, ...] = ()
+    until: str = ""
 
 
 def undo_lines(undo: Undo) -> Iterator[bytes]:
@@ -55,9 +64,10 @@ def undo_lines(undo: Undo) -> Iterator[bytes]:
         "time": undo.time,
         "snapshot": undo.snapshot,
         "triggers": undo.triggers,
+        **({"until": undo.until} if undo.until else {}),
     }
     standing = undo.standing or (None,) * len(undo.changes)
-    for values in (head, *map(_document, undo.changes, standing)):
+    for values in chain([head], map(_document, undo.changes, standing)):  # never all of them at once
         line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
         digest.update(line)
         yield line
@@ -81,30 +91,18 @@ def parse_undo(lines: Iterable[bytes]) -> Undo:
     Raises:
         IntegrityError: it is cut, damaged, or no such file.
     """
-    digest = hashlib.sha256()
-    documents: list[dict[str, object]] = []
+    digest, reading = hashlib.sha256(), _Reading()
     held = b""
     try:
         for line in lines:
             if held:
                 digest.update(held)
-                documents.append(_object(held))
+                reading.take(_object(held))
             held = line
         end = _object(held)
-        if end.get("sha256") != digest.hexdigest() or end.get("changes") != len(documents) - 1:
+        if end.get("sha256") != digest.hexdigest() or end.get("changes") != len(reading.changes):
             raise ValueError("cut")
-        head, *rest = documents
-        if head.get("format") != FORMAT:
-            raise ValueError("another format")
-        changes = tuple(map(_change, rest))
-        standing = tuple(n if isinstance(n := one.get("standing"), int) else None for one in rest)
-        if all(n is None for n in standing):
-            standing = ()
-        triggers = head["triggers"]
-        engine, identity, time, snapshot = (str(head[name]) for name in ("engine", "database", "time", "snapshot"))
-        return Undo(
-            engine, identity, time, snapshot, triggers if isinstance(triggers, bool) else None, changes, standing
-        )
+        return reading.undo()
     except (ValueError, KeyError, RecursionError):
         raise IntegrityError(
             "that is no whole undo file: it is cut, damaged, or something else",
@@ -119,12 +117,46 @@ def _object(line: bytes) -> dict[str, object]:
     return value
 
 
-def _change(value: Mapping[str, object]) -> Change:
-    kind = value["kind"]
-    if kind not in _KINDS or not isinstance(value["table"], str):
-        raise ValueError("no change")
-    cells = (parse_cells(value[name]) for name in ("key", "old", "new"))
-    return Change(cast(ChangeKind, kind), value["table"], *cells)
+class _Reading:
+    """Makes an undo of documents; rows of the same columns share their names."""
+
+    def __init__(self) -> None:
+        self._head: Mapping[str, object] | None = None
+        self._places: dict[tuple[str, ...], dict[str, int]] = {}
+        self._standing: list[int | None] = []
+        self.changes: list[Change] = []
+
+    def take(self, value: Mapping[str, object]) -> None:
+        """The next line: the first one says what the file is, each other one is a change."""
+        if self._head is None:
+            if value.get("format") != FORMAT:
+                raise ValueError("another format")
+            self._head = value
+            return
+        kind, table = value["kind"], value["table"]
+        if kind not in _KINDS or not isinstance(table, str):
+            raise ValueError("no change")
+        cells = (self._cells(value[name]) for name in ("key", "old", "new"))
+        self.changes.append(Change(cast(ChangeKind, kind), sys.intern(table), *cells))
+        count = value.get("standing")
+        self._standing.append(count if isinstance(count, int) else None)
+
+    def _cells(self, value: object) -> Mapping[str, Cell]:
+        found = parse_cells(value)
+        names = tuple(found)
+        places = self._places.setdefault(names, {name: at for at, name in enumerate(names)})
+        return NamedCells(places, tuple(found.values())) if names else _NOTHING
+
+    def undo(self) -> Undo:
+        """All of it."""
+        head = self._head
+        if head is None:
+            raise ValueError("empty")
+        standing = () if all(n is None for n in self._standing) else tuple(self._standing)
+        triggers = head["triggers"] if isinstance(head["triggers"], bool) else None
+        engine, identity, time, snapshot = (str(head[name]) for name in ("engine", "database", "time", "snapshot"))
+        until = str(head.get("until", ""))
+        return Undo(engine, identity, time, snapshot, triggers, tuple(self.changes), standing, until)
 
 
 def inverse(changes: Sequence[Change]) -> tuple[Change, ...]:
@@ -135,9 +167,9 @@ def inverse(changes: Sequence[Change]) -> tuple[Change, ...]:
 def _inverse(change: Change) -> Change:
     match change.kind:
         case "insert":
-            return Change("delete", change.table, change.key, change.new, {})
+            return Change("delete", change.table, change.key, change.new, _NOTHING)
         case "delete":
-            return Change("insert", change.table, change.key, {}, change.old)
+            return Change("insert", change.table, change.key, _NOTHING, change.old)
         case "update":
             key = {column: change.new.get(column, value) for column, value in change.key.items()}
             return Change("update", change.table, key, change.new, change.old)
@@ -158,9 +190,9 @@ class UndoEntry:
     kind: ChangeKind
     table: str
     key: Mapping[str, Cell] = field(repr=False)
-    old: dict[str, Cell] = field(repr=False)
-    new: dict[str, Cell] = field(repr=False)
-    places: list[int] = field(default_factory=list)
+    old: Mapping[str, Cell] = field(repr=False)
+    new: Mapping[str, Cell] = field(repr=False)
+    places: tuple[int, ...] = ()
     reason: str = ""
     standing: int | None = None
 
@@ -206,7 +238,9 @@ def make_undo_plan(
         by_table.setdefault(entry.table, []).append(entry)
     for name, some in by_table.items():
         table = schema.tables[name]
-        _judge_keyed(table, [e for e in some if table.key and {*e.key} == {*table.key}], live)
+        keyed = [e for e in some if table.key and {*e.key} == {*table.key}]
+        for at in range(0, len(keyed), _TOGETHER):
+            _judge_keyed(table, keyed[at : at + _TOGETHER], live)
         _judge_wholes(table, [e for e in some if not (table.key and {*e.key} == {*table.key})], live)
     for reference in references:
         _guard_children(reference, by_table, schema, live, leading)
@@ -219,12 +253,17 @@ def make_undo_plan(
 
 def _without_cascaded(changes: Sequence[Change], references: Sequence[Reference]) -> Iterator[Change]:
     """Leave out what the database deletes by itself with a row before it: rows of a circle, for otherwise children go first."""
-    cascading = [r for r in references if r.declared and r.on_delete == "cascade"]
-    children: dict[tuple[Reference, Exact], list[int]] = {}
+    deletes: dict[str, list[int]] = {}
     for at, change in enumerate(changes):
-        for r in cascading:
-            if change.kind == "delete" and r.table == change.table:
-                children.setdefault((r, exact(change.old.get(c) for c in r.columns)), []).append(at)
+        if change.kind == "delete":
+            deletes.setdefault(change.table, []).append(at)
+    children: dict[Reference, dict[Exact, list[int]]] = {}
+    for r in references:
+        below, above = deletes.get(r.table, ()), deletes.get(r.parent, ())
+        if r.declared and r.on_delete == "cascade" and below and above and below[-1] > above[0]:
+            found = children[r] = {}
+            for at in below:
+                found.setdefault(exact(changes[at].old.get(c) for c in r.columns), []).append(at)
     gone: set[int] = set()
     for at, change in enumerate(changes):
         if at in gone:
@@ -233,10 +272,10 @@ def _without_cascaded(changes: Sequence[Change], references: Sequence[Reference]
         waiting = [change] if change.kind == "delete" else []
         while waiting:
             parent = waiting.pop()
-            for r in cascading:
+            for r, found in children.items():
                 value = exact({**parent.key, **parent.old}.get(c) for c in r.parent_columns)
-                below = children.get((r, value), ()) if r.parent == parent.table else ()
-                new = [n for n in below if n > at and n not in gone]
+                places = found.get(value, ()) if r.parent == parent.table else ()
+                new = [n for n in places if n > at and n not in gone]
                 gone.update(new)
                 waiting += [changes[n] for n in new]
 
@@ -258,20 +297,19 @@ def _rows(changes: Sequence[Change]) -> list[UndoEntry]:
         waiting = current.get((change.table, _named(change.key)))
         entry = waiting.pop() if waiting and change.kind != "insert" else None
         if entry is None:
-            old, new = dict(change.old), dict(change.new)
-            entry = UndoEntry(change.kind, change.kind, change.table, change.key, old, new)
+            entry = UndoEntry(change.kind, change.kind, change.table, change.key, change.old, change.new)
             entries.append(entry)
         elif change.kind == "delete":
             entry.old = {**change.old, **entry.old}
             entry.op = entry.kind = "delete"
-            entry.new = {}
+            entry.new = _NOTHING
         else:
             entry.old = {**{c: v for c, v in change.old.items() if c not in entry.new}, **entry.old}
-            entry.new |= change.new
+            entry.new = {**entry.new, **change.new}
             if entry.kind == "insert":
-                entry.old = {}
+                entry.old = _NOTHING
                 entry.key = {c: change.new.get(c, v) for c, v in entry.key.items()}
-        entry.places.append(place)
+        entry.places = (*entry.places, place)
         if change.kind == "delete":
             continue
         now = {column: change.new.get(column, value) for column, value in change.key.items()}
@@ -388,8 +426,11 @@ def _guard_children(
     ]
     columns = child.key or tuple(c.name for c in child.columns if not c.generated)
     expected = Counter(exact({**e.key, **e.old}.get(c) for c in columns) for e in leaving)
-    for value, rows in children_of(live, leading, reference, columns, deleted).items():
-        for row in rows:
+    values = list(deleted)
+    together = _TOGETHER if leading.is_column(reference) else len(values)  # where all rows are read, they are read once
+    for at in range(0, len(values), together):
+        found = children_of(live, leading, reference, columns, values[at : at + together])
+        for value, row in ((value, row) for value, rows in found.items() for row in rows):
             if expected[exact(row)] > 0:
                 expected[exact(row)] -= 1
             else:

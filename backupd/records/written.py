@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from backupd.errors import SafetyRefused
 from backupd.model import Cell, Cells, Change, LiveSchema, LiveTable
 from backupd.records.cells import Exact, exact, same
 from backupd.records.liverows import LiveRows, look_up
@@ -41,10 +42,12 @@ class Written:
         changes: in their order.
         schema: of the live database.
         live: its rows, before anything is changed.
+        triggers: whether triggers run.
     """
 
-    def __init__(self, changes: Sequence[Change], schema: LiveSchema, live: LiveRows) -> None:
+    def __init__(self, changes: Sequence[Change], schema: LiveSchema, live: LiveRows, *, triggers: bool = True) -> None:
         self._schema = schema
+        self._triggers = triggers
         by_table: dict[str, list[int]] = {}
         for place, change in enumerate(changes):
             by_table.setdefault(change.table, []).append(place)
@@ -84,8 +87,9 @@ class Written:
         return {key: dict(zip(columns, rows[0], strict=True)) for key, rows in found.items()}
 
     def _read_wholes(self, name: str, live: LiveRows) -> "_Wholes":
+        table = self._schema.tables[name]
         changes = [self._changes[place] for place in self._whole[name]]
-        return _Wholes.read(self._schema.tables[name], changes, live)
+        return _Wholes.read(table, None if self._triggers and table.triggers else changes, live)
 
     def _count(self) -> tuple[int | None, ...]:
         found: list[int | None] = [None] * len(self._changes)
@@ -107,11 +111,14 @@ class Written:
 
         Args:
             live: the rows, now that everything was carried out.
+
+        Raises:
+            SafetyRefused: a row is not there as it was written, so that nobody could find it again.
         """
         changes, standing = list(self._changes), list(self.standing)
-        for name in sorted(self._open):
-            now = self._read(name, live)
-            for place, change in self._told_keyed(name, now):
+        for name in sorted({*self._open, *self._whole}):
+            now = self._read(name, live) if name in self._open else {}
+            for place, change in self._told_keyed(name, now) if name in self._open else ():
                 changes[place] = change
             if name not in self._whole:
                 continue
@@ -133,7 +140,22 @@ class Written:
                 # what another change of the same row writes is that one's to tell
                 others = {column for n in places if n != place for column in self._changes[n].new}
                 was, there = before.get(key), now.get(_key(table, {**change.key, **change.new}))
+                if there is None and change.kind != "delete" and place == places[-1]:
+                    raise _lost(name)
                 yield place, _retold(change, was, there, others)
+
+
+def _lost(table: str) -> SafetyRefused:
+    return SafetyRefused(
+        f"{table}: a row would not be there as it was written: nothing was written",
+        object_name=table,
+        hint="a trigger makes another row of it, or a column's type another value: see --triggers, and compare the types",
+    )
+
+
+def _cells_of(cells: _Row) -> tuple[tuple[str, ...], Exact]:
+    names = tuple(sorted(cells))
+    return names, exact(cells[name] for name in names)
 
 
 def _key(table: LiveTable, cells: _Row) -> Cells:
@@ -162,27 +184,31 @@ class _Wholes:
     Args:
         columns: of the rows.
         rows: the rows.
+        table: whose they are.
     """
 
-    def __init__(self, columns: tuple[str, ...], rows: Counter[Exact]) -> None:
-        self.columns, self.rows = columns, rows
+    def __init__(self, columns: tuple[str, ...], rows: Counter[Exact], table: str = "") -> None:
+        self.columns, self.rows, self._table = columns, rows, table
         self._places: dict[tuple[str, ...], tuple[int, ...]] = {}
         self._indexed: dict[tuple[str, ...], dict[Exact, list[Exact]]] = {}
 
     @classmethod
-    def read(cls, table: LiveTable, changes: Iterable[Change], live: LiveRows) -> "_Wholes":
-        """Those that are what a change says in all columns that it names, before or after; reads all of the table."""
+    def read(cls, table: LiveTable, changes: Iterable[Change] | None, live: LiveRows) -> "_Wholes":
+        """Those that are what a change says in all columns that it names, before or after; None for all that there are.
+
+        Reads all of the table.
+        """
         columns = writable(table)
         wanted: dict[tuple[int, ...], set[Exact]] = {}
-        for change in changes:
+        for change in changes or ():
             for cells in filter(None, (_before(change), _after(change))):
                 places = tuple(at for at, name in enumerate(columns) if name in cells)
                 wanted.setdefault(places, set()).add(exact(cells[columns[at]] for at in places))
         found: Counter[Exact] = Counter()
         for row in live.rows(table.name, columns):
-            if any(exact(row[at] for at in places) in some for places, some in wanted.items()):
+            if changes is None or any(exact(row[at] for at in places) in some for places, some in wanted.items()):
                 found[exact(row)] += 1
-        return cls(columns, found)
+        return cls(columns, found, table.name)
 
     def having(self, names: tuple[str, ...], row: Exact) -> list[Exact]:
         """The rows that have these cells in some columns."""
@@ -198,15 +224,14 @@ class _Wholes:
         return sum(self.rows[one] for one in self.having(names, row))
 
     def told(self, changes: Sequence[Change], now: "_Wholes") -> Iterator[tuple[Change, int | None]]:
-        """Changes with all columns of the rows that came and went, and how many equal ones stood there before each."""
-        went = _Wholes(self.columns, self.rows - now.rows)
-        came = _Wholes(self.columns, now.rows - self.rows)
+        """Changes with all columns of the rows that came and went, and how many equal ones stood there before each.
+
+        Raises:
+            SafetyRefused: a row that was written is not among those that came.
+        """
         standing = Counter(self.rows)
-        for change in changes:
-            before, after = _before(change), _after(change)
-            old = went.taken(before) if before else None
-            new = came.taken(after, old, change.new) if after else None
-            if (before and old is None) or (after and new is None):
+        for change, old, new in self._paired(changes, now):
+            if (_before(change) and old is None) or (_after(change) and new is None):
                 yield change, None
                 continue
             count = standing[old or new or ()]
@@ -219,6 +244,30 @@ class _Wholes:
                 yield replace(change, key=was, old=was), count
             else:
                 yield _apart(change, was, was, now_), None
+
+    def _paired(self, changes: Sequence[Change], now: "_Wholes") -> Sequence[tuple[Change, Exact | None, Exact | None]]:
+        """Changes with the rows that went and came for them: what triggers made of rows are those that are left.
+
+        Somebody else's new row may be among those: then it is not known which are meant.
+        """
+        went = _Wholes(self.columns, self.rows - now.rows)
+        came = _Wholes(self.columns, now.rows - self.rows)
+        passed = {_cells_of(_before(change)) for change in changes}  # what others change again need not be there
+        pairs: list[tuple[Change, Exact | None, Exact | None]] = []
+        for change in changes:
+            before, after = _before(change), _after(change)
+            old = went.taken(before) if before else None
+            pairs.append((change, old, came.taken(after, old, change.new) if after else None))
+        without = [
+            place
+            for place, (change, _, new) in enumerate(pairs)
+            if new is None and (after := _after(change)) and _cells_of(after) not in passed
+        ]
+        if without and len(without) != came.rows.total():
+            raise _lost(self._table)
+        for place in without:
+            pairs[place] = *pairs[place][:2], came.taken({})
+        return pairs
 
     def _cells(self, row: Exact | None) -> _Row:
         return {} if row is None else dict(zip(self.columns, (cell for _, cell in row), strict=True))

@@ -156,6 +156,11 @@ class PackCache:
         self.uses: dict[bytes, int] | None = None
         self.fetched_bytes = 0
 
+    @property
+    def local(self) -> bool:
+        """Whether it reads files of this machine, by nobody's thread but the reader's."""
+        return self._local is not None
+
     def prefetch(self, digest: bytes) -> None:
         """Begin to fetch a pack unless it is here already; what is wrong with it, whoever needs it is told."""
         if self._sparse:

@@ -30,6 +30,13 @@ def note(text: str) -> None:
     sys.stderr.write(plain(text) + "\n")
 
 
+def data(text: str) -> None:
+    """Data for programs, as it is; on a terminal what it holds must not command that."""
+    if sys.stdout.isatty():
+        text = "".join(plain(line) + "\n" for line in text.removesuffix("\n").removesuffix("\r").split("\n"))
+    sys.stdout.write(text)
+
+
 def document(verb: str, values: Mapping[str, Any], *, ok: bool = True) -> None:
     """The JSON document of a verb."""
     sys.stdout.write(_document(verb, values, ok) + "\n")
@@ -37,7 +44,12 @@ def document(verb: str, values: Mapping[str, Any], *, ok: bool = True) -> None:
 
 def _document(verb: str, values: Mapping[str, Any], ok: bool) -> str:
     whole = {"schema": f"backupctl/{verb.replace(' ', '-')}/1", "ok": ok, **values}
-    return json.dumps(whole, indent=2, ensure_ascii=_narrow())
+    return "\n".join(map(_unspoken, json.dumps(whole, indent=2, ensure_ascii=_narrow()).split("\n")))
+
+
+def _unspoken(line: str) -> str:
+    """A line of a document; JSON itself leaves some control characters, and marks of direction, as they are."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def _narrow() -> bool:
@@ -46,7 +58,7 @@ def _narrow() -> bool:
 
 def item(value: object) -> str:
     """An item of a long list in a document."""
-    return "    " + json.dumps(value, ensure_ascii=_narrow())
+    return "    " + _unspoken(json.dumps(value, ensure_ascii=_narrow()))
 
 
 def long_document(verb: str, values: Mapping[str, Any], name: str, items: Iterable[str]) -> None:

@@ -93,6 +93,8 @@ def _say_end(values: Mapping[str, Any], otherwise: str) -> None:
     if values["applied"]:
         output.say("done in one transaction")
         output.say(f"undo with: backupctl recover --undo {values['undo']} --into ... --apply")
+        if values.get("undo_until"):
+            output.say(f"that file holds records in the clear; it is removed after {values['undo_until']}")
     elif not values.get("sql"):
         output.say(otherwise)
 
@@ -109,21 +111,20 @@ def _read(cell: "Cell") -> "Value":
     return cell.decode("utf-8", "backslashreplace") if isinstance(cell, bytes) else cell
 
 
+def undo_records(plan: "UndoPlan") -> Iterator[dict[str, Any]]:
+    """What is taken back as a document has it, row by row: there may be many."""
+    for entry in plan.entries:
+        yield {
+            "op": entry.op,
+            "table": entry.table,
+            "key": _plain_key(map(_read, entry.key.values())),
+            **({"reason": entry.reason} if entry.reason else {}),
+        }
+
+
 def undo_values(plan: "UndoPlan") -> dict[str, Any]:
-    """What is taken back, as a document has it."""
-    return {
-        "plan": [
-            {
-                "op": entry.op,
-                "table": entry.table,
-                "key": _plain_key(map(_read, entry.key.values())),
-                **({"reason": entry.reason} if entry.reason else {}),
-            }
-            for entry in plan.entries
-        ],
-        "counts": plan.counts,
-        "triggers": {name: list(some) for name, some in plan.triggers.items()},
-    }
+    """The rest of it."""
+    return {"counts": plan.counts, "triggers": {name: list(some) for name, some in plan.triggers.items()}}
 
 
 def say_undo(settings: Settings, plan: "UndoPlan", values: Mapping[str, Any]) -> None:

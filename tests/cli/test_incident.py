@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from backupd.errors import IntegrityError
+from backupd.jobs.incidentpage import carried
 from tests.cli.kit import User
 from tests.servers.listening import listening
 
@@ -126,6 +128,7 @@ def test_rights_and_refusals(user: User) -> None:
     for role in ("check", "prune", "write"):
         assert user.run(*words, key=role).code == 12
     assert user.run("incident", "open", "--source", "nobody", "--reason", "x", key="read").code == 2
+    assert "still to come" in user.run(*words, "--detected", "2999-01-01", key="read").err
     assert user.run("incident", "note", "abcd", "x", key="read").code == 1
     assert user.run(*words, "--dry-run", key="read").code == 0
     assert user.run("incident", "list", "--json", key="check").document["incidents"] == []
@@ -271,6 +274,10 @@ def test_a_breach_is_reported_signed_and_checked_offline(user: User) -> None:
         assert "by read key" in checked.out
         path.write_text(path.read_text().replace("2026-11-23T10", "2026-11-29T10"))
         assert user.run("incident", "report", "--verify", str(path), "--key", key, env=elsewhere).code == 4
+        if suffix == "json":  # what is not signed has no place in it, and no reader may be shown the first of two
+            for added in (' "note": "nothing was lost",', ' "statement": {"summary": "nothing was lost"},'):
+                with pytest.raises(IntegrityError):
+                    carried(path.read_bytes().replace(b"{", b"{" + added.encode(), 1))
     assert user.run(*words, "--out", "out", key="read").code == 20
 
 

@@ -103,11 +103,20 @@ def test_the_worst_day(made: tuple[User, Path]) -> None:
     back = user.run("recover", "--undo", str(undo), "--into", str(path), "--apply", "--triggers", "off", "--json")
     assert back.code == 0, back.err + back.out
     assert back.document["counts"]["delete"] == inserted
-    assert Path(back.document["undo"]).stat().st_mode & 0o777 == 0o600
+    redo = Path(back.document["undo"])
+    assert redo.stat().st_mode & 0o777 == 0o600
+    kept = user.run("status", "--config", "policies", "--json", key="read").document["undo_files"]
+    assert [file["file"] for file in kept] == [str(redo)]
+    redo.write_bytes(redo.read_bytes().replace(b'"until":"20', b'"until":"19'))
     assert rows(path) == between
     edited(path, "INSERT INTO Customer (CustomerId, FirstName, LastName, Email) VALUES (3, 'New', 'One', 'n@x')")
+    planned = user.run(*words, key="read")
+    assert "--apply, or the daemon, removes 1 undo file whose time is over" in planned.err
+    assert redo.exists()
     conflict = user.run(*words, "--apply", "--triggers", "on", key="read")
     assert conflict.code == 20
+    assert "removed 1 undo file whose time is over" in conflict.err
+    assert not redo.exists()
     assert "it was changed since; FirstName, LastName" in conflict.out
     assert "1 record is in conflict in Customer" in conflict.err
     edited(path, "DELETE FROM Customer WHERE CustomerId = 3")

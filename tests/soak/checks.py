@@ -47,12 +47,13 @@ def at_the_end(hosts: list[Host], catalog: Catalog, world: World, log: Log, begi
     jobs = catalog.queue.list(limit=1_000_000)
     world.count("jobs", len(jobs))
     for task in tasks_of(policies):
-        _fire_times(
-            task, [job for job in jobs if job.spec.key.startswith(f"{task.name}:")], hosts[0].looks, log, world, begin
-        )
+        mine = [job for job in jobs if job.spec.key.startswith(f"{task.name}:")]
+        own = [job for job in mine if not job.spec.payload.get("again")]
+        _fire_times(task, own, hosts[0].looks, log, world, begin)
+        _tried_again(task, mine, world)
     _jobs(jobs, catalog, world)
     _snapshots(hosts, catalog, world)
-    _told(catalog, world, {task.name: task for task in tasks_of(policies)})
+    _told(catalog, world)
     for job in world.children:
         if job.over and not job.closed:
             world.wrong.append(f"the process of {job.spec.key} was never let go of")
@@ -150,13 +151,26 @@ def _snapshots(hosts: list[Host], catalog: Catalog, world: World) -> None:
             world.count("sources that are protected at the end")
 
 
-def _told(catalog: Catalog, world: World, tasks: dict[str, Task]) -> None:
-    """Nobody waits to be told, and nothing is wrong any more, but for a verification whose next time has not come yet."""
+def _tried_again(task: Task, jobs: list[Job], world: World) -> None:
+    """What failed for good is tried again within a day and a bit, and nothing is tried again but that."""
+    late = timedelta(days=1, hours=15)  # the machine may sleep for nine hours, and no daemon be there for three
+    bad = [job for job in jobs if job.state in {"failed", "lost", "incomplete"}]
+    for job in jobs:
+        if job.spec.payload.get("again"):
+            world.count("verifications that were tried again")
+            known = [other for other in bad if other.submitted < job.submitted + timedelta(hours=3)]
+            if not known and job.submitted > world.now() - REMEMBERED:
+                world.wrong.append(f"{job.spec.key} was tried again, though nothing had failed")
+    for job in bad if task.kind == "verify" else []:
+        assert job.ended is not None
+        later = [other for other in jobs if int(other.id) > int(job.id) and other.submitted < job.ended + late]
+        if not later and world.now() > job.ended + late:
+            world.wrong.append(f"{job.spec.key} failed at {job.ended}, and was not tried again")
+
+
+def _told(catalog: Catalog, world: World) -> None:
+    """Nobody waits to be told, and nothing is wrong any more."""
     for alert in catalog.alerts.list_open():
-        again = tasks.get(f"verify:{alert.policy}:{alert.source.removeprefix('level ')}:100")
-        if alert.event == "verify_failed" and again and (again.next_start(alert.opened) or world.now()) >= world.now():
-            world.count("verifications that failed, and whose next time is to come")
-            continue
         world.wrong.append(f"{alert.event} of {alert.policy}/{alert.source} is open since {alert.opened}")
     waiting = catalog.outbox.list(waiting_only=True, limit=10_000)
     if len(waiting) > 5:

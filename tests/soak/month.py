@@ -128,6 +128,11 @@ class Month:
                 )
                 storage.until = world.ticks + chance.choice([600, 3600, 6 * 3600, 30 * 3600])
                 world.count("times a storage had trouble")
+        if world.happens(2e-3):
+            storage = chance.choice(list(world.repositories.values()) or [None])  # type: ignore[list-item]
+            if storage is not None:
+                storage.damaged = world.ticks + chance.choice([1, 2, 5]) * DAY
+                world.count("times a storage was damaged")
         if world.happens(8e-4):
             world.broken_notifiers[chance.choice(["ops", "beat"])] = world.ticks + chance.choice([600, 4 * 3600])
             world.count("times a notifier had trouble")

@@ -91,6 +91,7 @@ class Storage:
     Attributes:
         snapshots: those published, by id.
         trouble: the exit code of whatever is tried until `until`.
+        damaged: until then a verification finds something.
     """
 
     place: str
@@ -99,6 +100,7 @@ class Storage:
     pruned: set[str] = field(default_factory=set)
     trouble: Exit | None = None
     until: float = 0.0
+    damaged: float = 0.0
     seq: int = 0
 
     def publish(self, source: str, world: World) -> Snapshot:
@@ -165,6 +167,9 @@ class Job:
         if self._fate == "trouble":
             return _failed(int(self._storage.trouble or Exit.TRY_AGAIN))
         self._world.count(f"{self.spec.kind} processes that did their work")
+        if self.spec.kind == "verify" and self._world.ticks < self._storage.damaged and not self._world.calm:
+            self._world.count("verifications that found damage")
+            return Ended(4, {"error": {"code": "integrity", "exit": 4, "message": "simulated"}, "problems": [{}]})
         return Ended(0, {"ok": True, "seconds": self._takes, **getattr(self, f"_{self.spec.kind}")()})
 
     def _run(self) -> dict[str, Any]:

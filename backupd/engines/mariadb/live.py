@@ -13,7 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 import pymysql
 from pymysql.cursors import SSCursor
 
-from backupd.engines import grouping
+from backupd.engines import grouping, rowproof
 from backupd.engines.base import ServerPlace
 from backupd.engines.mariadb import live_text
 from backupd.engines.mariadb.client import (
@@ -30,11 +30,14 @@ from backupd.engines.mariadb.client import (
 )
 from backupd.engines.mariadb.live_checks import explained, moved_on, orphan
 from backupd.engines.mariadb.live_schema import Known, Shape, read_shape
+from backupd.engines.ranking import RANKED, RANKED_BYTES, ranked
 from backupd.errors import Failed, SafetyRefused, Unreachable
 from backupd.model import Cells, Change, LiveSchema
 
 _AT_ONCE = 200
 _BYTES_AT_ONCE = 1 << 20
+_SORTED = 16_384
+"""Bytes by which a value is put in order: more than the longest key takes up in any collation."""
 _STALL = 900.0
 _PLAN_AGAIN = "plan again: it was changed meanwhile"
 
@@ -56,6 +59,7 @@ def open_live(place: ServerPlace, *, timeout: float = 30.0) -> "MariaLive":
             for text in live_text.preamble():
                 run(link, text)
             run(link, f"SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}")
+            run(link, f"SET SESSION max_sort_length = {_SORTED}")
         return MariaLive(place, link)
     except BaseException:
         discard(link)
@@ -121,14 +125,15 @@ class MariaLive:
         Raises:
             Failed, TryAgain, Unreachable: the database refused.
         """
-        known, asked = self._known(table), [one for one in values if None not in one]
+        known = self._known(table)
+
+        def ask(some: Sequence[Cells]) -> Iterator[tuple[int, int]]:
+            found = run(self._link, live_text.numbered(known, columns, some, self._server.vendor))
+            return ((int(str(place)), int(str(rank))) for place, rank in found)
+
         self._require_idle()
-        if not asked:
-            return {}
-        text = live_text.numbered(known, columns, asked, self._server.vendor)
         with self._errors(table):
-            found = run(self._link, text)
-        return {asked[int(str(place))]: int(str(number)) for place, number in found}
+            return ranked({one for one in values if None not in one}, ask, RANKED, RANKED_BYTES)
 
     @property
     def across(self) -> None:
@@ -174,15 +179,20 @@ class MariaLive:
         return live_text.preamble()
 
     def statements(self, changes: Sequence[Change]) -> Iterator[tuple[str, Sequence[Change]]]:
-        """What `apply` executes, and which change each statement is of: none for those that turn foreign keys off and on.
+        """What `apply` executes, and which changes each statement is of: none for those that turn foreign keys off and on.
 
+        Neighbours that do not depend on each other are one statement, where no trigger could tell the difference.
         Rows that refer to each other are put in an order in which the server accepts them; if there is none, their foreign
         keys are checked when all are there.
         """
         references = self._now().schema.references
         for run_ in grouping.runs(changes):
             needed = grouping.dependencies(run_, references)
-            for first, last in grouping.parts(needed):
+            for first, last, together in grouping.bundles(run_, grouping.parts(needed), self._alike):
+                if together:
+                    some = run_[first:last]
+                    yield live_text.bundle(self._known(some[0].table), some), some
+                    continue
                 graph = {place: [one for one in needed[place] if one >= first] for place in range(first, last)}
                 try:
                     order, is_cycle = list(TopologicalSorter(graph).static_order()), False
@@ -229,12 +239,13 @@ class MariaLive:
             table = parts[0].table if parts else self._place.database
             with self._errors(table), self._link.cursor() as cursor:
                 count = cursor.execute(text)
-            if parts and count != 1:
+            if parts and count != len(parts):
                 raise SafetyRefused(
                     f"{table}: a row is not there as it was expected", object_name=table, hint=_PLAN_AGAIN
                 )
-            for one in parts:
-                self._require_written(one)
+            if not (parts and rowproof.are_written(self.rows, self._known(table).table, parts)):
+                for one in parts:
+                    self._require_written(one)
             unchecked = unchecked or not parts
         if unchecked and (broken := self.orphans({change.table for change in changes})):
             raise Failed(
@@ -334,6 +345,11 @@ class MariaLive:
             hint = "let triggers run, or drop them meanwhile"
         if problem:
             raise SafetyRefused(f"{table.name}: {problem}", object_name=table.name, hint=hint)
+
+    def _alike(self, change: Change) -> object:
+        """Which changes one statement can do together."""
+        table = self._known(change.table).table
+        return None if table.triggers else grouping.bundled(change, table, self._now().schema.references)
 
     def _require_written(self, change: Change) -> None:
         """See that a row is what it was to become: a type may round what it cannot hold. Triggers may write what they like."""

@@ -114,9 +114,7 @@ def statement(known: Known, change: Change) -> str:
     """
     name = quote_name(known.table.name)
     if change.kind == "insert":
-        columns = _writable(known, change.new)
-        values = ", ".join(value(format_of(known, one)[1], change.new[one]) for one in columns)
-        return f"INSERT INTO {name} ({', '.join(map(quote_name, columns))}) VALUES ({values})"
+        return bundle(known, [change])
     # Of equal rows without a key, any one.
     end = _condition(known, change) + ("" if known.table.key else " LIMIT 1")
     if change.kind == "delete":
@@ -126,6 +124,21 @@ def statement(known: Known, change: Change) -> str:
     sets = [f"{quote_name(one)} = {value(format_of(known, one)[1], change.new[one])}" for one in changed]
     sets += [f"{quote_name(one)} = {quote_name(one)}" for one in known.renewed if one not in changed]
     return f"UPDATE {name} SET {', '.join(sets)} WHERE {end}"
+
+
+def bundle(known: Known, changes: Sequence[Change]) -> str:
+    """Inserts of the same columns into one table, or deletes from one that has a key, as one statement."""
+    name = quote_name(known.table.name)
+    if changes[0].kind == "delete":
+        near = found_by(known, known.table.key, [tuple(one.key[c] for c in known.table.key) for one in changes])
+        exactly = " OR ".join(f"({_condition(known, change)})" for change in changes)
+        return f"DELETE FROM {name} WHERE ({near}) AND ({exactly})"
+    formats = {one: format_of(known, one)[1] for one in _writable(known, changes[0].new)}
+    rows = (
+        "(" + ", ".join(value(encoding, change.new[one]) for one, encoding in formats.items()) + ")"
+        for change in changes
+    )
+    return f"INSERT INTO {name} ({', '.join(map(quote_name, formats))}) VALUES {', '.join(rows)}"
 
 
 def format_of(known: Known, name: str) -> tuple[Column, Encoding]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import psycopg
 
-from backupd.engines import grouping
+from backupd.engines import grouping, rowproof
 from backupd.engines.base import ServerPlace
 from backupd.engines.postgres import live_across, live_checks, live_computed, live_text
 from backupd.engines.postgres.catalog import Session
@@ -19,6 +19,7 @@ from backupd.engines.postgres.client import open_connection, patience
 from backupd.engines.postgres.live_rows import KEY_LOCK, ROW_LOCK, Rows
 from backupd.engines.postgres.live_schema import Known, Shape, read_shape
 from backupd.engines.postgres.problems import live_error
+from backupd.engines.ranking import RANKED, RANKED_BYTES, ranked
 from backupd.errors import Failed, SafetyRefused, Unreachable
 from backupd.model import Cells, Change, LiveSchema, Reference, Spelling
 
@@ -90,13 +91,16 @@ class PostgresLive:
         Raises:
             Failed, TryAgain, Unreachable: the database refused.
         """
-        known, asked = self._known(table), [one for one in values if None not in one]
+        known = self._known(table)
+
+        def ask(some: Sequence[Cells]) -> Iterator[tuple[int, int]]:
+            with patience(self._session):
+                found = self._run(live_text.numbered(known, columns, some)).fetchall()
+            return ((int(str(place)), int(str(rank))) for place, rank in found)
+
         self._rows.require_idle()
-        if not asked:
-            return {}
-        with self._errors(table), patience(self._session):
-            found = self._run(live_text.numbered(known, columns, asked)).fetchall()
-        return {asked[int(str(place))]: int(str(number)) for place, number in found}
+        with self._errors(table):
+            return ranked({one for one in values if None not in one}, ask, RANKED, RANKED_BYTES)
 
     @property
     def across(self) -> "PostgresLive":
@@ -177,13 +181,17 @@ class PostgresLive:
     def statements(self, changes: Sequence[Change]) -> Iterator[tuple[str, Sequence[Change]]]:
         """What `apply` executes, and which changes each statement is of.
 
+        Neighbours that do not depend on each other are one statement, where no trigger could tell the difference.
         An insert that refers to one after it becomes one statement with it, where the foreign key between them is checked
         at the end of each statement; and so does a delete of a row that a later one refers to.
         """
         references = [one for one in self._now().schema.references if not one.deferrable] if self._triggers else ()
         for run in grouping.runs(changes):
-            for first, last in grouping.parts(grouping.dependencies(run, references)):
-                yield self._one(run[first:last]), run[first:last]
+            parts = grouping.parts(grouping.dependencies(run, references))
+            for first, last, together in grouping.bundles(run, parts, self._alike):
+                some = run[first:last]
+                is_one = together and some[0].kind == "delete"
+                yield live_text.deletes(self._known(some[0].table), some) if is_one else self._one(some), some
 
     def require_changeable(self, changes: Sequence[Change], *, triggers: bool) -> None:
         """See that changes may be carried out here at all.
@@ -217,8 +225,10 @@ class PostgresLive:
         self.require_changeable(changes, triggers=self._triggers)
         for text, parts in self.statements(changes):
             table = parts[0].table
-            for one in parts:
-                self._require_same(one)
+            known = self._known(table).table
+            if not rowproof.are_as_before(self.rows, known, parts):
+                for one in parts:
+                    self._require_same(one)
             with self._errors(table), patience(self._session):
                 cursor = self._run(text)
                 row = cursor.fetchone() if text.startswith("WITH ") else (cursor.rowcount,)
@@ -228,8 +238,9 @@ class PostgresLive:
                     object_name=table,
                     hint=_PLAN_AGAIN,
                 )
-            for one in parts:
-                self._require_written(one)
+            if not rowproof.are_written(self.rows, known, parts):
+                for one in parts:
+                    self._require_written(one)
             if not self._triggers:
                 self._lock_parents(parts)
 
@@ -293,6 +304,13 @@ class PostgresLive:
                 object_name=self._name,
                 hint="plan again, which shows what is there now",
             ) from None
+
+    def _alike(self, change: Change) -> object:
+        """Which changes one statement can do together."""
+        table = self._known(change.table).table
+        if self._triggers and table.triggers:
+            return None
+        return grouping.bundled(change, table, self._now().schema.references)
 
     def _require_same(self, change: Change) -> None:
         """See that the row is what was expected to the last letter, which the database's equality does not say."""

@@ -112,6 +112,11 @@ def inserts(known: Known, changes: Sequence[Change]) -> str:
     return f"{target} ({', '.join(map(quoted, names))}){overriding} VALUES {rows}"
 
 
+def deletes(known: Known, changes: Sequence[Change]) -> str:
+    """Deletes from one table that has a key, as one statement."""
+    return f"DELETE FROM {known.only} WHERE " + " OR ".join(f"({_condition(known, change)})" for change in changes)
+
+
 def together(statements: Sequence[str]) -> str:
     """Inserts, or deletes, as one statement, which says how many rows they were."""
     parts = ", ".join(f"s{place} AS ({text} RETURNING 1)" for place, text in enumerate(statements))

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -193,11 +192,11 @@ class _Told:
             output.document("diff", values)
         elif self._as_csv and self.table is not None:
             for line in self.kept:
-                sys.stdout.write(line)
+                output.data(line)
         elif self._as_csv:
-            sys.stdout.write(_csv_line(["table", "added", "removed", "changed", "reason"]))
+            output.data(_csv_line(["table", "added", "removed", "changed", "reason"]))
             for t in found.tables:
-                sys.stdout.write(_csv_line([t.name, str(t.added), str(t.removed), str(t.changed), t.reason or ""]))
+                output.data(_csv_line([t.name, str(t.added), str(t.removed), str(t.changed), t.reason or ""]))
         else:
             self._say(values, found)
 

@@ -200,8 +200,10 @@ class _Snapshots:
 
     def __init__(self, repo: "Repository", given: "list[Reference]", live: "LiveSchema | None", alone: bool) -> None:
         from backupd.jobs.compare import FETCHERS
+        from backupd.jobs.pagefile import Groups
         from backupd.repo.reading import PackCache
 
+        self._kept = Groups()
         self._repo, self._given, self._live, self._alone = repo, given, live, alone
         self._cache = PackCache(repo, sparse=True, fetchers=FETCHERS)
 
@@ -210,7 +212,7 @@ class _Snapshots:
         from backupd.jobs.storedtables import opened_tables
         from backupd.wiring import open_file_database
 
-        return opened_tables(self._repo, view, open_file=open_file_database, erased=None)
+        return opened_tables(self._repo, view, open_file=open_file_database, erased=None, kept=self._kept)
 
     def schema(self, view: "SnapshotView") -> "LiveSchema":
         """What refers to what, and which values of a column are one.
@@ -222,13 +224,12 @@ class _Snapshots:
 
         from backupd.errors import UsageError
         from backupd.jobs.compare import StoredSide
-        from backupd.jobs.comparepages import Groups
         from backupd.model import LiveSchema
         from backupd.wiring import read_file_relations
 
         side = StoredSide(self._repo, view, self._cache)
         is_file = side.content["engine"] == "sqlite"
-        found = read_file_relations(side.file(Groups(), side.refs())) if is_file else self._live or LiveSchema({}, ())
+        found = read_file_relations(side.file(self._kept)) if is_file else self._live or LiveSchema({}, ())
         if self._alone:
             return replace(found, references=())
         if not is_file and not found.references and not self._given:

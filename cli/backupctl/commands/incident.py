@@ -9,7 +9,7 @@ from backupctl import output
 from backupctl.commands.incident_report import command as report_command
 from backupctl.commands.incident_tell import close, update
 from backupctl.commands.incident_triage import command as triage_command
-from backupctl.moments import moment
+from backupctl.moments import past
 from backupctl.options import Settings, global_options, option, said, settings_of, verb
 from backupctl.session import opened
 from backupctl.verbs import VerbGroup
@@ -39,7 +39,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 )
 @option("--source", multiple=True, required=True, metavar="NAME", help="What is concerned; may be given several times.")
 @option("--reason", required=True, callback=said, help="What was noticed; recorded and signed. No names of customers.")
-@option("--detected", metavar="TIME", callback=moment, help="When it was noticed (default: now).")
+@option("--detected", metavar="TIME", callback=past, help="When it was noticed (default: now).")
 @option(
     "--kind",
     type=click.Choice(["deletion", "breach", "corruption", "other"]),

@@ -11,7 +11,7 @@ import click
 
 from backupctl import output
 from backupctl.erased import erasures_of
-from backupctl.moments import moment
+from backupctl.moments import past
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
 from backupctl.session import opened
@@ -33,7 +33,7 @@ _ROLES = ("write", "check", "prune", "read", "root", "recovery")
 @option(
     "--since",
     metavar="TIME",
-    callback=moment,
+    callback=past,
     help="When it began (default: by the newest triage, else when it was detected).",
 )
 @option(

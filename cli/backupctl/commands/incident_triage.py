@@ -7,7 +7,7 @@ import click
 
 from backupctl import output
 from backupctl.erased import erasures_of
-from backupctl.moments import moment
+from backupctl.moments import past
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
 from backupctl.session import opened
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @option("--source", metavar="NAME", help="Look at a source without an incident; nothing is recorded.")
 @option("--table", metavar="NAME", help="Only this table.")
 @option("--record", metavar="KEY", help="The key of a record of --table that is missing (of several columns: a,b).")
-@option("--since", metavar="TIME", callback=moment, help="When it began (default: when it was detected, or now).")
+@option("--since", metavar="TIME", callback=past, help="When it began (default: when it was detected, or now).")
 @option(
     "--nights", type=click.IntRange(0, 10_000), default=14, show_default=True, help="Compare at most so many nights."
 )

@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -158,9 +157,9 @@ def _tell(settings: Settings, columns: tuple[str, ...], values: dict[str, object
         output.long_document("query", values, "rows", kept)
         return
     if as_csv:
-        sys.stdout.write(_csv_line(list(columns)))
+        output.data(_csv_line(list(columns)))
         for line in kept:
-            sys.stdout.write(line)
+            output.data(line)
         return
     output.table(columns, [line.split("\t") for line in kept])
     if settings.quiet:

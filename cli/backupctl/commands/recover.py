@@ -12,7 +12,7 @@ from backupctl import output
 from backupctl.erased import erasures_of
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
-from backupctl.recovering import plan_records, plan_values, say_plan, say_undo, undo_values
+from backupctl.recovering import plan_records, plan_values, say_plan, say_undo, undo_records, undo_values
 from backupctl.servers import build_options, server_options
 from backupctl.session import Session, opened
 
@@ -100,7 +100,11 @@ class _Asked:
 @option("--apply", is_flag=True, help="Carry the plan out, in one transaction.")
 @option("--expect", metavar="DIGEST", help="Only if the plan is the one that was shown with this digest.")
 @option("--undo", metavar="FILE", help="Take back what an undo file tells of.")
-@option("--undo-to", metavar="FILE", help="Write the undo file here (default: in the state folder).")
+@option(
+    "--undo-to",
+    metavar="FILE",
+    help="Write the undo file here (default: in the state folder, for the undo_days of the repository's policy).",
+)
 @server_options
 @verb
 def command(
@@ -136,7 +140,20 @@ def command(
             "say which records of which snapshot are meant",
             hint="SNAPSHOT and table:key, or --table, --where or --removed-since",
         )
+    _remove_old_undo_files(settings, dry_run=not asked.apply)
     _recover(settings, snapshot, subject, asked, place)
+
+
+def _remove_old_undo_files(settings: Settings, *, dry_run: bool) -> None:
+    """Those whose time is over: they hold records in the clear, and there may be no daemon here that sees to it."""
+    from backupd.config.clock import now
+    from backupd.config.paths import state_base
+    from backupd.jobs.undofiles import remove_old
+
+    gone = remove_old(state_base(settings.state), now(), dry_run=dry_run)
+    if gone:
+        said = "--apply, or the daemon, removes" if dry_run else "removed"
+        output.note(f"{said} {output.plural(len(gone), 'undo file')} whose time is over")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +282,7 @@ def _finish(
     from backupd.errors import BackupdError, SafetyRefused
     from backupd.jobs.audit import audited, snapshot_facts
     from backupd.jobs.recover import carry_out, refuse_unsafe, undo_place
+    from backupd.jobs.undofiles import kept_until
 
     plan = recovery.plan
     values: dict[str, Any] = {"snapshot": view.id, "source": view.source, "into": live.identity, "applied": False}
@@ -281,7 +299,12 @@ def _finish(
                 if asked.apply:
                     moment = now()
                     undo = Path(asked.undo_to) if asked.undo_to else undo_place(session.opened.places.state, moment)
-                    done = carry_out(recovery, live, view.id, undo.absolute(), moment, report, triggers=asked.runs)
+                    until = kept_until(moment, session.opened.repo.trust.policy.undo_days)
+                    done = carry_out(
+                        recovery, live, view.id, undo.absolute(), moment, report, triggers=asked.runs, until=until
+                    )
+                    if not asked.undo_to:
+                        values["undo_until"] = until
                     values |= {"applied": True, "undo": str(done.undo), "counters": list(done.raised)}
     except BackupdError as error:
         if settings.json:
@@ -331,16 +354,17 @@ def _take_back(settings: Settings, asked: _Asked, place: _Place) -> None:
                 to = Path(asked.undo_to) if asked.undo_to else undo_place(state_base(settings.state), moment)
                 with _noted(settings, undo.snapshot, live.engine, report):
                     plan, done = take_back(
-                        undo, live, to.absolute(), moment, report, triggers=asked.runs, virtual=virtual
+                        undo, live, to.absolute(), moment, report, triggers=asked.runs, virtual=virtual, plan=plan
                     )
                 values |= {**undo_values(plan), "applied": True, "undo": str(done.undo)}
         except BackupdError as error:
+            values["plan"] = list(undo_records(plan))
             error.values = values  # type: ignore[attr-defined]  # the JSON document shows the plan beside the error
             raise
     report.clear()
     values["warnings"] = report.warnings
     if settings.json:
-        output.document("recover", values)
+        output.long_document("recover", values, "plan", map(output.item, undo_records(plan)))
     else:
         say_undo(settings, plan, values)
 

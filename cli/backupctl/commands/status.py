@@ -40,8 +40,10 @@ def command(settings: Settings, how: str, direct: bool, catalog: str | None) -> 
     themselves, with the keys that the policies name. Exit code 5 means that an objective is missed.
     """
     from backupd.config.clock import now, stamp
+    from backupd.config.paths import state_base
     from backupd.errors import BackupdError, ObjectiveMissed
     from backupd.jobs.status import Level, sentence, worst_first
+    from backupd.jobs.undofiles import undo_files
 
     moment = now()
     try:
@@ -54,6 +56,7 @@ def command(settings: Settings, how: str, direct: bool, catalog: str | None) -> 
     sources = worst_first(known.sources, moment)
     worst = max((source.level for source in sources), default=Level.WARN)
     said = sentence(sources, moment)
+    undo = list(undo_files(state_base(settings.state)))
     if how == "nagios":
         _nagios(worst, said, sources, moment)
         return int(worst)
@@ -62,6 +65,7 @@ def command(settings: Settings, how: str, direct: bool, catalog: str | None) -> 
         "sentence": said,
         "sources": [source.as_json(moment) for source in sources],
         "version_cache_bytes": known.cache_bytes,
+        "undo_files": [{"file": str(file.path), "until": stamp(file.until)} for file in undo],
         "from": known.where,
         "as_of": stamp(known.as_of),
     }
@@ -77,6 +81,10 @@ def command(settings: Settings, how: str, direct: bool, catalog: str | None) -> 
         output.say("")
         _table(sources, moment)
         output.say(f"version cache on this machine: {output.size(known.cache_bytes)}")
+        if undo:
+            last = max(file.until for file in undo)
+            many = output.plural(len(undo), "undo file")
+            output.say(f"{many} on this machine, with records in the clear; kept until {stamp(last)}")
         output.say(known.told(moment))
     return int(ObjectiveMissed.exit) if worst is Level.BREACH else None
 

@@ -36,7 +36,12 @@ def _sample(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
     show_default=True,
     help="structure: signatures, chains, lists, presence. bytes: also every stored byte. content: also open every chunk.",
 )
-@option("--sample", default="100%", callback=_sample, help="Share of the packs to read, chosen at random (5%).")
+@option(
+    "--sample",
+    default="100%",
+    callback=_sample,
+    help="Share of the packs to read, chosen at random (5%); those known to be bad are always read.",
+)
 @option(
     "--against-source",
     is_flag=True,

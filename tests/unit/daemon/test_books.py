@@ -320,6 +320,88 @@ def test_a_verification_with_problems_is_an_alert_until_one_finds_none(office: O
     assert len(office.catalog.verifications.newest(ok_only=True)) == 1
 
 
+WEEK = {"verify": [{"level": "bytes", "every": "7d"}]}
+AWAY, DAMAGE = Exit.STORAGE_REFUSED, Exit.INTEGRITY
+PROBLEMS = {"problems": [{"object": "packs/x", "kind": "damaged", "detail": "d"}] * 3}
+HOURS = 3600
+
+
+class Checks:
+    """Verifications of an office, each tried once by the queue."""
+
+    def __init__(self, office: Office, **verify: Any) -> None:
+        self.office, self.count = office, 0
+        office.policy = policy("crm", "db", **{**WEEK, **verify})
+
+    def end(self, code: int, seconds: float, printed: dict[str, Any] | None = None, *, again: bool = False) -> None:
+        self.count += 1
+        payload = {"level": "bytes", **({"again": True} if again else {})}
+        claim = self.office.claim(f"v{self.count}", kind="verify", source=None, payload=payload, max_attempts=1)
+        self.office.end(claim, code, printed, seconds)
+
+    def again(self) -> float | None:
+        """Seconds after the beginning."""
+        at = self.office.catalog.plans.planned().get("again:crm:bytes")
+        return None if at is None else (at - NOW).total_seconds()
+
+    def sentence(self) -> str:
+        (alert,) = self.office.catalog.alerts.list_open()
+        return alert.sentence
+
+
+def test_a_verification_that_could_not_be_done_is_tried_after_an_hour_and_then_daily(office: Office) -> None:
+    """People hear of it once a day, and once it is done."""
+    checks = Checks(office)
+    checks.end(AWAY, 0)
+    assert (checks.again(), office.told.take()) == (HOURS, [("verify_failed", False)])
+    checks.end(AWAY, HOURS, again=True)
+    assert (checks.again(), office.told.take()) == (25 * HOURS, [])
+    checks.end(AWAY, 25 * HOURS, again=True)
+    assert (checks.again(), office.told.take()) == (49 * HOURS, [("verify_failed", False)])
+    checks.end(Exit.DONE, 49 * HOURS, {"problems": []}, again=True)
+    assert (checks.again(), office.told.take(), office.alerts()) == (None, [("verify_failed", True)], [])
+
+
+def test_damage_is_looked_at_daily_and_stays_the_alerts_subject(office: Office) -> None:
+    """Though the storage be away meanwhile: what is not mended is not called anything else. Each notice says when it is next."""
+    checks = Checks(office)
+    checks.end(DAMAGE, 0, PROBLEMS)
+    assert (checks.again(), checks.sentence()) == (24 * HOURS, "it found 3 problems")
+    assert "It is looked at again at 2026-03-02 02:30 UTC." in office.told.notices[-1][1].text
+    office.told.take()
+    checks.end(AWAY, 24 * HOURS, again=True)
+    assert checks.again() == 48 * HOURS
+    assert checks.sentence().startswith("it found 3 problems at 2026-03-01 02:30 UTC, and could not be done since: ")
+    assert office.told.notices[-1][1].level == "breach"
+    office.told.take()
+    checks.end(Exit.DONE, 48 * HOURS, {"problems": []}, again=True)
+    assert (office.alerts(), office.told.take()) == ([], [("verify_failed", True)])
+    checks.end(DAMAGE, 50 * HOURS, {"error": {"code": "integrity", "message": "the trust is forged"}})
+    assert (checks.again(), checks.sentence()) == (74 * HOURS, "the trust is forged")
+    assert office.catalog.verifications.damage("crm", "bytes") is not None
+
+
+def test_damage_that_a_second_try_finds_is_told_at_once(office: Office) -> None:
+    checks = Checks(office)
+    checks.end(AWAY, 0)
+    office.told.take()
+    checks.end(DAMAGE, HOURS, PROBLEMS, again=True)
+    assert office.told.take() == [("verify_failed", False)]
+
+
+def test_a_verification_whose_own_time_comes_first_is_not_tried_again(office: Office) -> None:
+    """Nor one that nobody promises any more; a job that was lost is."""
+    checks = Checks(office, verify=[{"level": "bytes", "every": "30m"}])
+    checks.end(AWAY, 0)
+    assert checks.again() is None
+    checks = Checks(office)
+    office.books.lost(spec(kind="verify", source=None, payload={"level": "bytes"}), "7", NOW, "gone")
+    assert checks.again() == HOURS
+    Checks(office, verify=[])
+    office.end(office.claim("w", kind="verify", source=None, payload={"level": "bytes"}, max_attempts=1), AWAY)
+    assert checks.again() is None
+
+
 def test_what_is_no_run_is_tried_again_though_a_run_comes_before(office: Office) -> None:
     """The next backup makes no verification needless."""
     office.policy = policy("crm", "db", schedule={"every": "1m"})

@@ -177,6 +177,25 @@ def test_what_a_policy_says_twice_is_done_once_and_no_name_stands_for_two(catalo
         timer.stop()
 
 
+def test_a_verification_that_failed_is_tried_again_once(catalog: Catalog) -> None:
+    """At the time that is remembered, also after a restart; not if its own time came first, and not if nobody wants it."""
+    weekly = policy(verify=[{"level": "bytes", "every": "7d"}], keys={"check": "file:/keys/check.key"})
+    this, at = planner(catalog, AT, weekly), AT + HOUR
+    catalog.plans.remember({"again:crm:bytes": at})
+    assert plan(this, at - timedelta(seconds=1)) == []
+    again = "verify:crm:bytes:100:2026-03-10T13:00:00Z"
+    two = planner(catalog, AT, weekly)
+    (job,) = this.plan(at + HOUR)
+    assert (job.key, job.payload["again"]) == (again, True)
+    assert plan(this, at + 2 * HOUR) + plan(two, at + 2 * HOUR) + plan(planner(catalog, at, weekly), at + DAY) == []
+    assert len(plan(this, AT + 7 * DAY)) == 1
+    catalog.plans.remember({"again:crm:bytes": at + DAY})
+    assert plan(this, AT + 7 * DAY) == [], "its own time has come since"
+    catalog.plans.remember({"again:crm:bytes": AT + 8 * DAY})
+    this.take(tasks_of([policy()]), AT + 8 * DAY)
+    assert plan(this, AT + 8 * DAY + HOUR) == [], "nobody wants it any more"
+
+
 def test_jobs_that_must_not_run_at_once_share_a_lock() -> None:
     one, two = policy("a", "x", "y"), policy("b", "x")
     locks = {(task.policy.policy, task.source): task.lock for task in tasks_of([one, two]) if task.kind == "run"}

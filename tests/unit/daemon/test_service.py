@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backupd.catalog.checks import Verification
 from backupd.catalog.opening import Catalog
 from backupd.daemon.inforce import InForce
 from backupd.daemon.options import Options
@@ -202,14 +203,30 @@ def test_the_same_set_again_is_no_news(scene: Scene) -> None:
     assert "the policies are as they were" in scene.events()
 
 
+def test_undo_files_go_after_six_hours_of_work_at_the_earliest(scene: Scene) -> None:
+    """After a start the clock may be wrong, and what is removed does not come back."""
+    tidied: list[float] = []
+    scene.parts.tidy = lambda _now: tidied.append(scene.ticks())
+    scene.write("crm")
+    scene.loop.load()
+    begun = scene.ticks()
+    for hours in (0, 5, 1, 5, 1):
+        scene.ticks.at += hours * 3600
+        scene.loop.step()
+    assert [round(at - begun) for at in tidied] == [6 * 3600, 12 * 3600]
+
+
 def test_what_is_of_no_use_any_more_is_forgotten(scene: Scene) -> None:
     """Workers that died long ago, and plans that no task has; not the promises of today, however old."""
     old = NOW - timedelta(days=500)
+    for level, ended in (("structure", old), ("bytes", NOW)):
+        scene.catalog.verifications.add(Verification("crm", level, ended, ended, ok=True))
     scene.catalog.heartbeats.beat("dead:7", NOW - timedelta(days=2))
     scene.catalog.heartbeats.beat("asleep:8", NOW - timedelta(hours=2))
     scene.catalog.plans.remember({"since:crm/db": old, "since:gone/db": old, "gone/db": old})
     scene.step()
     assert set(scene.catalog.heartbeats.all()) == {"asleep:8", "host:1"}
+    assert [one.level for one in scene.catalog.verifications.list()] == ["bytes"]
     planned = scene.catalog.plans.planned()
     assert planned["since:crm/db"] == old
     assert not {"since:gone/db", "gone/db"} & set(planned)

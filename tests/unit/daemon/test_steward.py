@@ -110,13 +110,15 @@ def test_what_nobody_promises_any_more_is_no_alert(watch: Watch) -> None:
         watch.catalog.alerts.open(event, "crm", source, "s", NOW)
     watch.catalog.repositories.put(Seen("web", REPOSITORY, "/x", NOW))
     assert len(watch.open()) == 9
-    after = promised("crm", "db")
+    after = promised("crm", "db", retention={"keep": {"daily": 3}})
     watch.steward.adopt([after], NOW)
     assert watch.open() == [("rpo_breach", "crm", "db"), ("failure", "crm", "db"), ("failure", "crm", "prune")]
     assert watch.catalog.repositories.all() == {}
     watch.told.take()
     assert watch.look(NOW + DAY, policy("crm", "db")) == []
     assert watch.open() == [("failure", "crm", "db"), ("failure", "crm", "prune")]
+    watch.steward.adopt([policy("crm", "db")], NOW)
+    assert watch.open() == [("failure", "crm", "db")], "nothing is pruned without a rule"
 
 
 def test_a_brake_is_told_daily_until_its_release_was_seen(watch: Watch) -> None:

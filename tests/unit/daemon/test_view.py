@@ -1,6 +1,7 @@
 """The overview is made of what the catalog knows, whatever names, policies and histories are in it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from backupd.catalog.checks import Verification
 from backupd.catalog.opening import Catalog
 from backupd.catalog.queue import JobSpec
 from backupd.catalog.repositories import Brake, Seen
@@ -175,6 +177,70 @@ def test_a_verification_without_its_key_is_not_called_overdue(catalog: Catalog, 
     assert known.overdue
 
 
+VERIFIED = {
+    "verify": [{"level": "bytes", "every": "7d"}],
+    "keys": {"write": "file:/keys/write.key", "check": "file:/keys/check.key"},
+}
+
+
+def test_a_verification_that_failed_is_no_all_is_well(catalog: Catalog, see: See) -> None:
+    """The sentence, the source and the page say so, and when it is tried again; damage is a breach."""
+    looked_at(catalog, "p")
+    stored(catalog, "crm", HOUR)
+    crm = policy("p", "crm", **VERIFIED)
+    catalog.plans.remember(
+        {"since:p/crm": NOW - 9 * DAY, "verify:p:bytes:100": NOW - HOUR, "again:p:bytes": NOW + HOUR}
+    )
+    catalog.alerts.open("verify_failed", "p", "level bytes", "the storage is away", NOW)
+    seen = see(crm)
+    said = "its verification (level bytes) failed: the storage is away; the next one is at 2026-11-28T13:00:00Z"
+    assert (seen.verdict, seen.sources[0].why) == ("warn", (said,))
+    assert said in seen.sentence
+    (shown,) = seen.verifications
+    assert (shown.failed, shown.next_at) == (True, NOW + HOUR)
+    assert "tried again <time" in render(seen)
+    bad = Verification("p", "bytes", NOW, NOW, ok=False, problems=3)
+    catalog.verifications.add(bad)
+    catalog.verifications.add(replace(bad, ended=NOW + HOUR, problems=0))
+    assert see(crm).verdict == "breach"
+    catalog.queue.submit(JobSpec("verify", "p", None, "k", "l", payload={"level": "bytes"}), NOW)
+    (shown,) = see(crm).verifications
+    assert shown.next_at == NOW
+    assert "due now" in see(crm).sentence
+    catalog.verifications.add(replace(bad, ended=NOW + 2 * HOUR, ok=True, problems=0))
+    catalog.alerts.close("verify_failed", "p", "level bytes", NOW)
+    assert see(crm).verdict == "ok"
+
+
+def test_what_fails_besides_runs_is_no_all_is_well(catalog: Catalog, see: See) -> None:
+    """A prune, a notifier; not a run, of which its missing snapshot tells; and nothing of other policies."""
+    looked_at(catalog, "p")
+    stored(catalog, "crm", HOUR)
+    for event, name, source in [
+        ("failure", "p", "crm"),
+        ("failure", "p", "prune"),
+        ("notify_failed", "p", "ops"),
+        ("failure", "q", "prune"),
+    ]:
+        catalog.alerts.open(event, name, source, "the storage refused", NOW)
+    seen = see(policy("p", "crm"))
+    assert seen.sources[0].why == (
+        "its prune fails since 2026-11-28T12:00:00Z: the storage refused",
+        "the notifier ops fails since 2026-11-28T12:00:00Z, and whoever it tells hears of nothing",
+    )
+    assert seen.sentence.startswith("1 of 1 source needs a look: crm: its prune fails")
+
+
+def test_a_verification_that_never_came_is_told_once_it_is_overdue(catalog: Catalog, see: See) -> None:
+    looked_at(catalog, "p")
+    stored(catalog, "crm", HOUR)
+    catalog.plans.remember({"since:p/crm": NOW - 10 * DAY})
+    assert see(policy("p", "crm", **VERIFIED)).sources[0].why == ()
+    catalog.plans.remember({"since:p/crm": NOW - 11 * DAY})
+    (why,) = see(policy("p", "crm", **VERIFIED)).sources[0].why
+    assert why == "no verification (level bytes) has passed yet, promised every 1w"
+
+
 def test_workers_of_daemons_long_gone_are_no_workers(catalog: Catalog, see: See) -> None:
     """Each start of a daemon is a worker of its own: those of last week are no alert."""
     for name, age in (("db1:7", DAY * 7), ("db1:8", HOUR), ("db1:9", timedelta(seconds=9))):
@@ -208,8 +274,10 @@ class Late:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self.repositories = catalog.repositories
         self.snapshots = self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._catalog, name)
 
     def standing(self) -> Any:
         found = self._catalog.snapshots.standing()

@@ -97,6 +97,27 @@ def test_a_job_that_is_another_workers_now_is_stopped(floor: Floor) -> None:
     assert child.closed
 
 
+def test_a_job_that_comes_back_waits_until_its_lost_process_is_gone(floor: Floor) -> None:
+    """A worker that was asleep lost its job, and is the one to take it again: never beside the process that it had."""
+    floor.submit(spec("job"))
+    floor.round()
+    lost = floor.children.pop("job")
+    lost.obeys = False
+    floor.ticks.at += LEASE + 1
+    (gone,) = floor.queue.recover(later(LEASE + 1))
+    assert gone.outcome is None
+    floor.round()
+    assert (lost.stops, floor.children) == ([False], {})
+    floor.round(30)
+    floor.submit(spec("restore", kind="restore", priority=100))
+    floor.round()
+    assert set(floor.children) == {"restore"}, "a restore waits for no other"
+    floor.round(31)
+    assert lost.stops == [False, True]
+    floor.round()
+    assert set(floor.children) == {"restore", "job"}
+
+
 def test_a_cancelled_job_is_stopped(floor: Floor) -> None:
     floor.submit(spec())
     floor.round()

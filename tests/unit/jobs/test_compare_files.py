@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from backupd.engines.sqlite_lazy import lazy_connection, read_schema
 from backupd.errors import IntegrityError, UsageError
-from backupd.jobs.comparepages import Groups, PageFile, compare_files
+from backupd.jobs.comparepages import compare_files
 from backupd.jobs.comparison import Asked, Comparison
+from backupd.jobs.pagefile import Groups, PageFile
 from backupd.records.btree import cells, tree
 from backupd.records.pagediff import GROUP
 from backupd.records.values import Record, Value, is_same

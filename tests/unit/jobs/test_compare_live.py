@@ -66,7 +66,7 @@ def test_what_is_read_follows_what_changed(tmp_path: Path) -> None:
     assert counts(same) == (0, 0, 0)
     assert same.fetched_bytes < stored / 40
     assert counts(other) == (0, 0, 1)
-    assert same.fetched_bytes < other.fetched_bytes < stored / 20
+    assert same.fetched_bytes < other.fetched_bytes < stored / 10  # with what lies between two slices in a pack
     assert records["t"][0].new == (777, "other")
 
 

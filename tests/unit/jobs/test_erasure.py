@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -222,6 +223,21 @@ def test_what_cannot_be_found_is_not_erased(kit: Kit) -> None:
         with pytest.raises(error) as caught:
             erase(kit, subject)
         assert "nobody" not in str(caught.value)
+
+
+def test_snapshots_that_called_them_otherwise_are_told_of(kit: Kit, tmp_path: Path) -> None:
+    """A table had another name or another key: nothing of that is hidden before it is named so, and nobody need guess it."""
+    with closing(sqlite3.connect(tmp_path / "crm.db")) as db:
+        db.execute("ALTER TABLE people RENAME TO persons")
+        kit.backup(tmp_path / "crm.db")
+        db.executescript(f"DROP TABLE persons; CREATE TABLE people(n INT, mail TEXT, PRIMARY KEY (n, mail));"
+                         f"INSERT INTO people VALUES (1, '{CANARY}')")  # fmt: skip
+        kit.backup(tmp_path / "crm.db")
+    for subject, snapshots, strange in ((CANARY, 1, 2), (f"1,{CANARY}", 1, 2)):
+        report = Tally()
+        assert len(erase(kit, f"people:{subject}", report=report).snapshots) == snapshots
+        assert [said.split(" snapshots")[0] for said in report.warnings] == [f"{strange} of 3"]
+        assert CANARY not in report.warnings[0]
 
 
 def test_rows_are_sieved_wherever_buffers_end(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import backupd.jobs.backup as describing
 from backupd.crypto.keyfile import Role
 from backupd.errors import Failed, IntegrityError, SafetyRefused
 from backupd.jobs.export import MANIFEST, ExportResult, export, file_name
@@ -88,6 +89,25 @@ def test_damage_leaves_no_half_of_a_file(tmp_path: Path) -> None:
     left = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert "0001.tsv" not in left
     assert not any(name.endswith(".partial") for name in left)
+
+
+def test_a_manifest_that_lies_about_how_many_rows_there_are_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are counted while they are written; the file that has others is not there."""
+    kit = Kit(tmp_path)
+    honest = describing._described
+
+    def lying(*args: Any) -> dict[str, Any]:
+        said = honest(*args)
+        return said if said["rows"] is None else {**said, "rows": said["rows"] - 1}
+
+    monkeypatch.setattr(describing, "_described", lying)
+    take(kit, TableSource({"t": rows(100)}))
+    out = tmp_path / "out"
+    with pytest.raises(IntegrityError, match="stored rows of t are not the ones"):
+        exported(kit, out)
+    assert [path.name for path in (out / "rows").iterdir()] == []
 
 
 @pytest.mark.parametrize(

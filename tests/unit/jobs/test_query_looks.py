@@ -81,6 +81,12 @@ STATEMENTS = (
     "select * from n where id >= 3 and g in (3, 1) order by g desc, id desc limit 7",
     "select * from p where a in (4, 1) and b in (2, 0) order by a, b desc",
     "select id from n where id in (4611686018427387904.0, 5.0, 9223372036854775807.0)",
+    "select x from n where x = ''",
+    "select n.id, w.k from n join w on w.word = n.g",
+    "select n.id, w.k from w join n on n.g = w.word join p on p.x = n.id",
+    "select count(*) from n join w on w.word < n.id where n.id in (5, 9, 10, 100)",
+    "select w.k from n cross join w where w.word = n.g order by n.id, w.k",
+    "select word from w where word = 9 or word = cast(10 as integer)",
 )
 
 
@@ -186,6 +192,7 @@ def test_texts_of_unsure_order_are_scanned(tmp_path: Path) -> None:
     ascii_ = take(kit, TableSource(held, infos=info, told={"database": {"encoding": "SQL_ASCII"}})).snapshot
     assert ask(kit, "select x from s where w = '\\xe9'", ascii_)[1] == [("2",)]
     assert ask(kit, "select w from u order by w", ascii_)[1] == [("a",), ("b",)]
+    assert ask(kit, "select w from u where w = ''", ascii_)[1] == []
 
 
 def test_an_order_is_never_believed(tmp_path: Path) -> None:

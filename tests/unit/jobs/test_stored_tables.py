@@ -1,8 +1,11 @@
 """Records looked up in snapshots: the truth is a plain list of rows, and a look-up by the key reads what can hold it."""
 
+import os
 import random
 import tempfile
 from collections.abc import Collection, Sequence
+from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import apsw
@@ -12,11 +15,17 @@ from hypothesis import strategies as st
 
 from backupd.crypto.keyfile import Role
 from backupd.engines.base import TableInfo
-from backupd.errors import UsageError
+from backupd.errors import IntegrityError, UsageError
+from backupd.jobs.compare import MANY_BATCHES, StoredSide
+from backupd.jobs.processes import usable
+from backupd.jobs.restore import BATCH
 from backupd.jobs.storedtables import OpenTables, opened_tables
 from backupd.model import Cell, Cells
 from backupd.records.rowtext import row_of
 from backupd.records.subject import Subject, parse_key, parse_subject
+from backupd.repo.comparing import units
+from backupd.repo.reading import PackCache
+from backupd.store.folder import FolderStore
 from backupd.wiring import open_file_database
 from tests.jobs_kit import Kit
 from tests.table_engine import TableSource
@@ -56,6 +65,37 @@ def test_a_key_reads_one_chunk_and_the_lists(tmp_path: Path) -> None:
         assert found(tables, "t", ["id"], [(b"40000",), (b"-1",), (b"031",), (None,)]) == []
         assert len(found(tables, "t")) == 40_000
         assert quick < tables.fetched_bytes / 10
+
+
+def test_chunks_in_files_are_shared_among_processes(tmp_path: Path) -> None:
+    """What is taken of many is the same, whoever opens them; a damaged pack is named by the process that asks."""
+    store = FolderStore(tmp_path / "repository", create=True)
+    kit = Kit(tmp_path, store)
+    taken = take(kit, TableSource({"t": rows(3000)}))
+    repo = kit.repo(Role.READ, host="reader")
+    (view,) = [v for v in repo.history().views if v.id == taken.snapshot]
+    with closing(PackCache(repo, sparse=True)) as cache:
+        side = StoredSide(repo, view, cache)
+        refs = [ref for unit in units(side.streams("t")) for ref in unit]
+        refs = refs * (BATCH * MANY_BATCHES // len(refs) + 1)
+
+        def work(chunks: Sequence[bytes]) -> tuple[int, str]:
+            return os.getpid(), sha256(b"".join(chunks)).hexdigest()
+
+        alone = list(side.taken(refs, work, alone=True))
+        fetched = cache.fetched_bytes
+        shared = list(side.taken(refs, work))
+        assert [digest for _, digest in shared] == [digest for _, digest in alone]
+        assert len({process for process, _ in shared}) == usable()
+        assert cache.fetched_bytes == 2 * fetched
+    for pack in (tmp_path / "repository" / "packs").rglob("*"):
+        if pack.is_file():
+            data = bytearray(pack.read_bytes())
+            data[len(data) // 2] ^= 1
+            pack.chmod(0o600)
+            pack.write_bytes(data)
+    with closing(PackCache(repo, sparse=True)) as cache, pytest.raises(IntegrityError, match="packs/"):
+        list(StoredSide(repo, view, cache).taken(refs, work))
 
 
 cells = st.one_of(st.none(), st.binary(max_size=5), st.sampled_from([b"", b"\\N", b"\t", b"a\nb", b"\\", b"1"]))
@@ -147,6 +187,7 @@ def test_a_file_is_looked_up_by_its_indexes_and_hostile_names(tmp_path: Path) ->
         assert found(tables, "pairs", ["a", "b"], [(1, "y"), (2, "x"), (3, "x")]) == [(1, "y", b"\0"), (2, "x", 1.5)]
         assert odd.cell("w", "3") == 3.0
         assert odd.cell("z", "x'00ff'") == b"\0\xff"
+        assert [odd.cell('x" y', text) for text in ("-9223372036854775808", "7")] == [-(2**63), 7]
         assert "f" in tables.left_out
         with pytest.raises(UsageError):
             odd.cell('x" y', "one")

@@ -1,6 +1,7 @@
 """What a review found: revoked identities, verdicts that change, lost snapshots that must not be passed over in silence."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,14 @@ import pytest
 from backupd.crypto.keyfile import Role
 from backupd.errors import Failed, IntegrityError
 from backupd.jobs.select import select_snapshot
-from backupd.jobs.verify import Level, append_record
+from backupd.jobs.verify import Level, append_record, verify
 from backupd.repo.repository import Repository
 from backupd.report import Problem, Tally
 from tests.cli.kit import CHINOOK
 from tests.jobs_kit import HookStore, Kit, copy_host, make_database, names, overwrite
 from tests.unit.jobs.test_chains import ChainWriter
+
+NOW = datetime(2026, 11, 28, tzinfo=UTC)
 
 
 def told(repo: Repository) -> tuple[list[str], list[Problem]]:
@@ -63,6 +66,23 @@ def test_a_verdict_can_change(tmp_path: Path) -> None:
     assert kit.verify().problems == []
     assert kit.repo(Role.CHECK).bad_packs(Tally()) == set()
     assert kit.backup(source).chunks["full"] == 0
+
+
+def test_a_sample_always_looks_at_what_was_bad(tmp_path: Path) -> None:
+    """That nothing is found must not mean that nobody looked there; once it is mended, a sample says so."""
+    kit = Kit(tmp_path)
+    kit.backup(make_database(tmp_path / "a.db"))
+    name = max(names(kit.store, "packs/"), key=lambda n: len(kit.store.get(n)))
+    data = kit.store.get(name)
+    overwrite(kit.store, name, data[:-1] + bytes([data[-1] ^ 1]))
+    repo = kit.repo(Role.CHECK)
+    verify(repo, Level.BYTES, now=NOW, report=Tally())
+    for _ in range(8):
+        found = verify(kit.repo(Role.CHECK), Level.BYTES, sample=0.001, now=NOW, report=Tally())
+        assert [problem.object for problem in found.problems] == [name]
+    overwrite(kit.store, name, data)
+    assert verify(kit.repo(Role.CHECK), Level.BYTES, sample=0.001, now=NOW, report=Tally()).problems == []
+    assert kit.repo(Role.CHECK).bad_packs(Tally()) == set()
 
 
 def test_a_lost_snapshot_is_never_passed_over(tmp_path: Path) -> None:

@@ -162,6 +162,28 @@ def test_looking_up_uses_the_index_and_the_collation(live: MariaLive, mariadb_se
     assert len(list(live.rows("plain", ["v"], ["id"], {(b"%d" % n,) for n in range(1, 999)}))) == 998
 
 
+def test_many_rows_go_in_few_statements_and_all_or_none(live: MariaLive) -> None:
+    """Each is compared all the same; where a trigger could tell the difference they go one by one."""
+    rows = [insert("plain", id=b"%d" % n, v=b"new") for n in range(100_000, 100_450)]
+    assert [len(parts) for _, parts in live.statements(rows)] == [200, 200, 50]
+    assert len(list(live.statements([insert("noisy", id=b"%d" % n, v=b"x") for n in range(9)]))) == 9
+    with pytest.raises(SafetyRefused):
+        run(live, *rows, insert("plain", id=b"1", v=b"there already"))
+    assert not list(live.rows("plain", ["v"], ["v"], [(b"new",)]))
+    run(live, *rows)
+    back = [Change("delete", "plain", {"id": one.new["id"]}, one.new, {}) for one in rows]
+    assert max(len(parts) for _, parts in live.statements(back)) == 50
+    other = Change("delete", "plain", back[77].key, {**back[77].old, "v": b"another"}, {})
+    with pytest.raises(SafetyRefused):
+        run(live, *back[:77], other, *back[78:])
+    assert len(list(live.rows("plain", ["v"], ["v"], [(b"new",)]))) == 450
+    run(live, *back)
+    assert not list(live.rows("plain", ["v"], ["v"], [(b"new",)]))
+    with pytest.raises(Failed):
+        run(live, *(insert("exact", id=b"%d" % n, n=b"1.005") for n in range(1, 9)))
+    assert not list(live.rows("exact", ["id"]))
+
+
 def test_rows_that_refer_to_each_other_are_put_in_order(live: MariaLive) -> None:
     """A self reference in the wrong order; a NOT NULL cycle, whose keys are checked afterwards, both ways."""
     people = [

@@ -1,0 +1,92 @@
+"""Work that Python does one thread at a time, divided among processes of this machine.
+
+They are forked: nothing is sent to them, keys neither, and they begin at once. What one of them cannot do the process itself
+does, so an error is found and told where it always was. A process that has other threads is not forked, because a lock that one
+of them holds would stay locked in the copy.
+"""
+
+import contextlib
+import gc
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from backupd.engines.children import die_with_us
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkProcess
+
+MOST = 4
+"""So many processes at most, this one among them: each has its own memory."""
+_Task = TypeVar("_Task")
+_T = TypeVar("_T")
+
+
+def usable() -> int:
+    """How many processes may share work now, this one among them."""
+    if sys.platform != "linux" or threading.active_count() > 1:
+        return 1
+    return min(MOST, len(os.sched_getaffinity(0)))
+
+
+def shared(tasks: Sequence[_Task], work: Callable[[_Task], _T], *, processes: int) -> Iterator[_T]:
+    """What is made of each task, in their order.
+
+    Args:
+        tasks: each is done by one process.
+        work: does one. What it gives can be pickled, holds no secret that this process does not, and is small.
+        processes: of `usable`.
+
+    Raises:
+        whatever the work does.
+    """
+    others = [_Other(tasks[n::processes], work) for n in range(1, min(processes, len(tasks)))]
+    try:
+        for n, task in enumerate(tasks):
+            at = n % processes
+            yield others[at - 1].next(task) if at else work(task)
+    finally:
+        for other in others:
+            other.end()
+
+
+class _Other(Generic[_Task, _T]):
+    """A forked process that does some of the tasks, ahead as far as a pipe holds what it made."""
+
+    def __init__(self, tasks: Sequence[_Task], work: Callable[[_Task], _T]) -> None:
+        import multiprocessing
+
+        fork = multiprocessing.get_context("fork")
+        self._work = work
+        self._made, theirs = fork.Pipe(duplex=False)
+        self._process: ForkProcess = fork.Process(target=_do, args=(tasks, work, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def next(self, task: _Task) -> _T:
+        """What it made of its next task."""
+        try:
+            made: _T = self._made.recv()
+        except (EOFError, OSError):  # it came to its end before, whatever the reason
+            return self._work(task)
+        return made
+
+    def end(self) -> None:
+        """Nobody wants more of it."""
+        self._made.close()
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+
+
+def _do(tasks: Sequence[_Task], work: Callable[[_Task], _T], made: "Connection[_T, object]") -> None:
+    if ask := die_with_us():
+        ask()
+    gc.disable()  # what belongs to the other process is not closed here
+    with contextlib.suppress(BaseException):  # that process finds the same, and tells
+        for task in tasks:
+            made.send(work(task))
+    os._exit(0)

@@ -1,0 +1,96 @@
+"""How the verifications that policies promise stand, as the catalog knows: when they passed, what failed, what is next."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from backupd.catalog.alerts import Alert
+from backupd.catalog.checks import Verification
+from backupd.catalog.opening import Catalog
+from backupd.config.clock import stamp
+from backupd.jobs.status import Level, SourceStatus
+from backupd.policy.model import Policy, Verify
+from backupd.policy.proving import OVERDUE, can_verify, next_start
+from backupd.policy.words import written
+
+_MOST = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One level at which a policy has its repository verified.
+
+    Attributes:
+        last_ok: when it was last found whole.
+        overdue: that is too long ago, or never was.
+        failed: what its open alert says; empty if there is none.
+        damage: whether something was found that is not mended.
+        next_at: when it is verified next, or tried again.
+    """
+
+    verify: Verify
+    last_ok: datetime | None
+    overdue: bool
+    failed: str = ""
+    damage: bool = False
+    next_at: datetime | None = None
+
+    def told(self, now: datetime) -> str:
+        """What is wrong, in a sentence; empty if nothing is."""
+        level = self.verify.level
+        if self.failed:
+            due = self.next_at is not None and self.next_at <= now
+            soon = f"at {stamp(self.next_at)}" if self.next_at and not due else "due now" if due else "on another host"
+            return f"its verification (level {level}) failed: {self.failed}; the next one is {soon}"
+        if self.overdue:
+            since = f"since {stamp(self.last_ok)}" if self.last_ok else "yet"
+            return f"no verification (level {level}) has passed {since}, promised every {written(self.verify.every)}"
+        return ""
+
+
+class Proofs:
+    """What the catalog knows of verifications, read once; `alerts` are those that are open."""
+
+    def __init__(self, catalog: Catalog, alerts: Iterable[Alert], now: datetime) -> None:
+        self._now, self._planned = now, catalog.plans.planned()
+        self._good: Mapping[tuple[str, str], Verification] = catalog.verifications.newest(ok_only=True)
+        alerts = [alert for alert in alerts if alert.event == "verify_failed"]
+        self._failed = {(alert.policy, alert.source): alert.sentence for alert in alerts}
+        levels = [(alert.policy, (alert.source or "").removeprefix("level ")) for alert in alerts]
+        self._damaged = {place for place in levels if catalog.verifications.damage(*place)}
+        self._waiting: dict[tuple[str, str], datetime] = {}
+        for job in catalog.queue.list(["queued"], limit=_MOST):
+            if job.spec.kind == "verify":
+                place = (job.spec.policy, str(job.spec.payload.get("level", "")))
+                self._waiting[place] = min(job.due, self._waiting.get(place, job.due))
+
+    def of(self, policy: Policy) -> Iterator[Proof]:
+        """Of each level that a policy promises, but for those that are left to a host of which nothing is known here."""
+        begun = min(
+            (at for name, at in self._planned.items() if name.startswith(f"since:{policy.policy}/")), default=self._now
+        )
+        for verify in policy.verify:
+            place = (policy.policy, verify.level)
+            good, mine = self._good.get(place), can_verify(policy, verify.level)
+            if good is None and not mine:
+                continue
+            last = good.ended if good else None
+            late = self._now - (last or begun) > verify.every * OVERDUE
+            failed = self._failed.get((policy.policy, f"level {verify.level}"), "")
+            yield Proof(
+                verify, last, late, failed, place in self._damaged, self._next(policy, verify) if mine else None
+            )
+
+    def _next(self, policy: Policy, verify: Verify) -> datetime | None:
+        found = (
+            self._waiting.get((policy.policy, verify.level)),
+            next_start(policy, verify, self._planned, self._now),
+        )
+        return min((at for at in found if at is not None), default=None)
+
+    def tell(self, policy: Policy, sources: list[SourceStatus]) -> None:
+        """Say of each source of a policy what is wrong with its verifications."""
+        for proof in self.of(policy):
+            told = proof.told(self._now)
+            for status in sources if told else []:
+                status.worse(Level.BREACH if proof.damage and proof.failed else Level.WARN, told)
