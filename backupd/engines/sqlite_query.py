@@ -97,6 +97,8 @@ def checked(link: apsw.Connection, statement: str) -> tuple[str, ...]:
         rest = after.query_remaining
     if not info.has_vdbe or not info.is_readonly or not info.description:
         raise UsageError("only statements that read rows are run", hint="begin with SELECT, WITH or VALUES")
+    if info.bindings_count:
+        raise UsageError("the statement has parameters, which nothing gives a value", hint="write the values into it")
     return tuple(str(name) for name, *_ in info.description)
 
 

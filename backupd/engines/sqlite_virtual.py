@@ -11,6 +11,7 @@ import apsw
 
 from backupd.engines.sqlite_database import quoted
 from backupd.engines.sqlite_index import Index, Indexes
+from backupd.errors import UsageError
 from backupd.model import Cells, Look, Queried
 
 MODULE = "snapshot"
@@ -122,20 +123,22 @@ class _Cursor:
 class _Plan:
     """How a table is looked at: what BestIndex has chosen, as text that SQLite hands on."""
 
-    def __init__(self, by: tuple[int, ...], column: int, ends: str, order: int, used: tuple[int, ...]) -> None:
-        self.by, self.column, self.ends, self.order, self.used = by, column, ends, order, used
+    def __init__(
+        self, by: tuple[int, ...], column: int, ends: str, order: int, used: tuple[int, ...], listed: tuple[int, ...]
+    ) -> None:
+        self.by, self.column, self.ends, self.order, self.used, self.listed = by, column, ends, order, used, listed
         self.places = {column: place for place, column in enumerate(used)}
         self.index: Index | None = None
 
     @classmethod
     def read(cls, text: str) -> "_Plan":
         """From its text."""
-        by, column, ends, order, used = text.split(";")
-        return cls(_numbers(by), int(column), ends, int(order), _numbers(used))
+        by, column, ends, order, used, listed = text.split(";")
+        return cls(_numbers(by), int(column), ends, int(order), _numbers(used), _numbers(listed))
 
     def __str__(self) -> str:
-        by, used = (",".join(map(str, part)) for part in (self.by, self.used))
-        return f"{by};{self.column};{self.ends};{self.order};{used}"
+        by, used, listed = (",".join(map(str, part)) for part in (self.by, self.used, self.listed))
+        return f"{by};{self.column};{self.ends};{self.order};{used};{listed}"
 
     def look(self, values: tuple[object, ...]) -> Look | None:
         """With the values that SQLite gives; None if no row can fit."""
@@ -163,6 +166,7 @@ class _Terms:
 
     def __init__(self, index: apsw.IndexInfo, kinds: Sequence[str]) -> None:
         self.sure: set[int] = set()
+        self.listed: set[int] = set()
         self.equal: dict[int, int] = {}
         self.low: dict[int, int] = {}
         self.high: dict[int, int] = {}
@@ -174,6 +178,11 @@ class _Terms:
                 continue
             kind, constant = kinds[column], index.get_aConstraint_rhs(n)
             if op == apsw.SQLITE_INDEX_CONSTRAINT_EQ:
+                # of the values of an IN, one by one, SQLite forgets as what they are compared
+                if index.get_aConstraintUsage_in(n) and kind not in _NUMERIC:
+                    if kind != "TEXT":
+                        continue
+                    self.listed.add(column)
                 if self.equal.setdefault(column, n) == n and _is_exact(kind, constant):
                     self.sure.add(column)
             elif op in _LOW and _is_end(kind, constant):
@@ -217,7 +226,8 @@ class _Table:
         used = {at for at in index.colUsed if at < len(self._table.columns)}
         if 63 in index.colUsed:  # stands for all from there on
             used.update(range(63, len(self._table.columns)))
-        index.idxStr = str(_Plan(by, column, ends, order, tuple(sorted(used.union(by)))))
+        listed = tuple(at for at in by if at in terms.listed)
+        index.idxStr = str(_Plan(by, column, ends, order, tuple(sorted(used.union(by))), listed))
         self.chosen = self.chosen or bool(by or ends or order)
         rows = max(1, self._table.count)
         quick = by in {tuple(known) for known in self._table.quick}
@@ -246,7 +256,18 @@ class _Table:
         return best
 
     def look(self, plan: _Plan, values: tuple[object, ...]) -> Iterator[Sequence[Cells]]:
-        """The rows of a look."""
+        """The rows of a look.
+
+        Raises:
+            UsageError: texts are looked for among numbers.
+        """
+        for at, value in zip(plan.by, values, strict=False) if plan.listed else ():
+            if at in plan.listed and isinstance(value, int | float):
+                column = self._table.columns[at][0]
+                raise UsageError(
+                    f"the texts of {self._table.name}.{column} are looked for among numbers",
+                    hint=f"write +{quoted(column)} IN (...), or CAST the numbers to TEXT",
+                )
         if plan.index is not None:  # as often as an outer table has rows: no step too many
             return iter((plan.index.rows(values),))
         look = plan.look(values)

@@ -200,6 +200,7 @@ def test_a_chunk_that_was_seen_is_not_opened_again(nights: tuple[Kit, list[str]]
         ("id=zzz", "no value of type"),
         ("load_extension('x') = 1", "not authorized|does more than"),
         ("x match 'a'", "refuses|cannot be said"),
+        ("x = ? or x = :a", "parameters"),
         ("json_extract(x, '$.a') = 1", "cannot be said"),
         ("", "not one condition"),
         ("x = '\0'", "no text of SQL|refuses|cannot"),

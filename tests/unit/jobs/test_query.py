@@ -109,6 +109,7 @@ def test_hostile_names_are_names(world: tuple[Kit, str, str]) -> None:
         "select * from nowhere",
         "selec 1",
         "select '\0'",
+        "select id from t where id = ?",
     ],
 )
 def test_only_one_statement_that_reads_is_run(world: tuple[Kit, str, str], sql: str) -> None:

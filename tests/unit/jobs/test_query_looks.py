@@ -9,7 +9,7 @@ import pytest
 
 from backupd.engines import sqlite_index
 from backupd.engines.base import TableInfo
-from backupd.errors import IntegrityError
+from backupd.errors import IntegrityError, UsageError
 from backupd.model import Cell, Cells
 from backupd.records.rowtext import row_of
 from tests.jobs_kit import Kit
@@ -87,6 +87,8 @@ STATEMENTS = (
     "select count(*) from n join w on w.word < n.id where n.id in (5, 9, 10, 100)",
     "select w.k from n cross join w where w.word = n.g order by n.id, w.k",
     "select word from w where word = 9 or word = cast(10 as integer)",
+    "select word from w where word in (9, 'b', x'00') order by word",
+    "select word from w where +word in (select g from n) or word in (select g + 6 from n)",
 )
 
 
@@ -143,6 +145,8 @@ def test_looks_give_what_a_real_database_gives(
             assert found == wanted, sql
         else:
             assert sorted(found, key=repr) == sorted(wanted, key=repr), sql
+    with pytest.raises(UsageError, match="among numbers"):
+        ask(kit, "select word from w where word in (select g from n)", snapshots[kind])
 
 
 def test_hidden_rows_are_in_no_range_and_no_join(world: tuple[Kit, Mapping[str, str], apsw.Connection]) -> None:
