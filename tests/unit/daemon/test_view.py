@@ -225,10 +225,10 @@ def test_what_fails_besides_runs_is_no_all_is_well(catalog: Catalog, see: See) -
         catalog.alerts.open(event, name, source, "the storage refused", NOW)
     seen = see(policy("p", "crm"))
     assert seen.sources[0].why == (
-        "its prune fails since 2026-11-28T12:00:00Z: the storage refused",
+        "its job prune fails since 2026-11-28T12:00:00Z: the storage refused",
         "the notifier ops fails since 2026-11-28T12:00:00Z, and whoever it tells hears of nothing",
     )
-    assert seen.sentence.startswith("1 of 1 source needs a look: crm: its prune fails")
+    assert seen.sentence.startswith("1 of 1 source needs a look: crm: its job prune fails")
 
 
 def test_a_verification_that_never_came_is_told_once_it_is_overdue(catalog: Catalog, see: See) -> None:
