@@ -172,6 +172,10 @@ def test_a_verification_without_its_key_is_not_called_overdue(catalog: Catalog, 
     wants = {"verify": [{"level": "structure", "every": "1d"}]}
     catalog.plans.remember({"since:p/crm": NOW - 9 * DAY})
     assert see(policy("p", "crm", **wants)).verifications == ()
+    catalog.alerts.open("verify_failed", "p", "level structure", "it found 2 problems", NOW)
+    (told,) = see(policy("p", "crm", **wants)).verifications
+    assert told.failed, "of a catalog that hosts share"
+    catalog.alerts.close("verify_failed", "p", "level structure", NOW)
     keys = {"write": "file:/keys/write.key", "check": "file:/keys/check.key"}
     (known,) = see(policy("p", "crm", **wants, keys=keys)).verifications
     assert known.overdue
