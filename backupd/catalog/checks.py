@@ -69,10 +69,13 @@ class Verifications:
             found = [_verification(row) for row in connection.execute(query)]
         return {(one.policy, one.level): one for one in found}
 
-    def damage(self, policy: str, level: str) -> Verification | None:
-        """The newest one at this level that found problems, unless one that found nothing has ended since."""
+    def damage(self, policy: str, level: str, before: datetime | None = None) -> Verification | None:
+        """The newest one at this level, or of those that ended before a time, that found problems, unless one that found
+        nothing has ended since."""
         mine = and_(verifications.c.policy == policy, verifications.c.level == level)
         told = select(verifications).where(mine, or_(verifications.c.ok, verifications.c.problems > 0))
+        if before is not None:
+            told = told.where(verifications.c.ended < before)
         with self._database.read() as connection:
             row = connection.execute(
                 told.order_by(verifications.c.ended.desc(), verifications.c.id.desc()).limit(1)

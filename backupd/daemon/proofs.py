@@ -63,7 +63,8 @@ class Proofs:
         """It has ended, and is not tried again but as a new job."""
         done = found.end.outcome == "done"
         begun = endings.moment(found.spec.payload.get("due")) or now
-        before = None if done else self._catalog.verifications.damage(policy.policy, found.level)
+        # what an end that is written down for the second time, after an error, has said of itself does not count
+        before = None if done else self._catalog.verifications.damage(policy.policy, found.level, now)
         self._catalog.verifications.add(
             Verification(policy.policy, found.level, min(begun, now), now, done, found.damage)
         )

@@ -72,11 +72,11 @@ class Proofs:
         for verify in policy.verify:
             place = (policy.policy, verify.level)
             good, mine = self._good.get(place), can_verify(policy, verify.level)
-            if good is None and not mine:
+            failed = self._failed.get((policy.policy, f"level {verify.level}"), "")
+            if good is None and not mine and not failed:
                 continue
             last = good.ended if good else None
             late = self._now - (last or begun) > verify.every * OVERDUE
-            failed = self._failed.get((policy.policy, f"level {verify.level}"), "")
             yield Proof(
                 verify, last, late, failed, place in self._damaged, self._next(policy, verify) if mine else None
             )

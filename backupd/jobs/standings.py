@@ -95,7 +95,7 @@ class Standings:
             if alert.policy != policy.policy:
                 continue
             if alert.event == "failure" and alert.source in _ABOUT_REPOSITORY and alert.source not in names:
-                yield f"its {alert.source} fails since {stamp(alert.opened)}: {alert.sentence}"
+                yield f"its job {alert.source} fails since {stamp(alert.opened)}: {alert.sentence}"
             elif alert.event == "notify_failed":
                 yield f"the notifier {alert.source} fails since {stamp(alert.opened)}, and whoever it tells hears of nothing"
 

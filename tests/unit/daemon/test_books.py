@@ -381,11 +381,21 @@ def test_damage_is_looked_at_daily_and_stays_the_alerts_subject(office: Office) 
     assert office.catalog.verifications.damage("crm", "bytes") is not None
 
 
-def test_damage_that_a_second_try_finds_is_told_at_once(office: Office) -> None:
+def test_damage_that_a_second_try_finds_is_told_at_once(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the catalog did not answer in the middle of writing it down, and it is done again."""
     checks = Checks(office)
     checks.end(AWAY, 0)
     office.told.take()
-    checks.end(DAMAGE, HOURS, PROBLEMS, again=True)
+    claim = office.claim("w", kind="verify", source=None, payload={"level": "bytes", "again": True}, max_attempts=1)
+    with monkeypatch.context() as patched:
+
+        def busy(*_: object) -> None:
+            raise TryAgain("the catalog is locked")
+
+        patched.setattr(office.catalog.alerts, "open", busy)
+        with pytest.raises(TryAgain):
+            office.end(claim, DAMAGE, PROBLEMS, HOURS)
+    office.end(claim, DAMAGE, PROBLEMS, HOURS)
     assert office.told.take() == [("verify_failed", False)]
 
 

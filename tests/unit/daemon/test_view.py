@@ -172,6 +172,10 @@ def test_a_verification_without_its_key_is_not_called_overdue(catalog: Catalog, 
     wants = {"verify": [{"level": "structure", "every": "1d"}]}
     catalog.plans.remember({"since:p/crm": NOW - 9 * DAY})
     assert see(policy("p", "crm", **wants)).verifications == ()
+    catalog.alerts.open("verify_failed", "p", "level structure", "it found 2 problems", NOW)
+    (told,) = see(policy("p", "crm", **wants)).verifications
+    assert told.failed, "of a catalog that hosts share"
+    catalog.alerts.close("verify_failed", "p", "level structure", NOW)
     keys = {"write": "file:/keys/write.key", "check": "file:/keys/check.key"}
     (known,) = see(policy("p", "crm", **wants, keys=keys)).verifications
     assert known.overdue
@@ -225,10 +229,10 @@ def test_what_fails_besides_runs_is_no_all_is_well(catalog: Catalog, see: See) -
         catalog.alerts.open(event, name, source, "the storage refused", NOW)
     seen = see(policy("p", "crm"))
     assert seen.sources[0].why == (
-        "its prune fails since 2026-11-28T12:00:00Z: the storage refused",
+        "its job prune fails since 2026-11-28T12:00:00Z: the storage refused",
         "the notifier ops fails since 2026-11-28T12:00:00Z, and whoever it tells hears of nothing",
     )
-    assert seen.sentence.startswith("1 of 1 source needs a look: crm: its prune fails")
+    assert seen.sentence.startswith("1 of 1 source needs a look: crm: its job prune fails")
 
 
 def test_a_verification_that_never_came_is_told_once_it_is_overdue(catalog: Catalog, see: See) -> None:
