@@ -179,11 +179,12 @@ class _Terms:
             kind, constant = kinds[column], index.get_aConstraint_rhs(n)
             if op == apsw.SQLITE_INDEX_CONSTRAINT_EQ:
                 # of the values of an IN, one by one, SQLite forgets as what they are compared
-                if index.get_aConstraintUsage_in(n) and kind not in _NUMERIC:
-                    if kind != "TEXT":
-                        continue
+                is_listed = index.get_aConstraintUsage_in(n) and kind not in _NUMERIC
+                if (is_listed and kind != "TEXT") or self.equal.setdefault(column, n) != n:
+                    continue
+                if is_listed:
                     self.listed.add(column)
-                if self.equal.setdefault(column, n) == n and _is_exact(kind, constant):
+                if _is_exact(kind, constant):
                     self.sure.add(column)
             elif op in _LOW and _is_end(kind, constant):
                 self.low.setdefault(column, n)

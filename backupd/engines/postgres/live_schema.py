@@ -64,7 +64,7 @@ SELECT k.conname, k.conrelid::bigint, {child}, k.confrelid::bigint, {parent}, k.
        ARRAY(SELECT ARRAY[pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname), (o.oprleft <> o.oprright)::text]
                FROM unnest(k.conpfeqop) WITH ORDINALITY AS u(oid, place)
                JOIN pg_catalog.pg_operator o ON o.oid = u.oid JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
-              ORDER BY u.place), {cleared}
+              ORDER BY u.place), {cleared}, {period}
   FROM pg_catalog.pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY k.conrelid, k.conname
 """
 _NAMES = """ARRAY(SELECT a.attname::text FROM unnest(k.{numbers}) WITH ORDINALITY AS u(number, place)
@@ -290,6 +290,7 @@ def _foreign_keys(
         cleared=_NAMES.format(numbers="confdelsetcols", relation="conrelid")
         if session.info.server_version >= 150000
         else "ARRAY[]::text[]",
+        period="k.conperiod" if session.info.server_version >= 180000 else "false",
     )
     keys: list[ForeignKey] = []
     references: list[Reference] = []
@@ -308,6 +309,7 @@ def _foreign_keys(
             enforced,
             compared,
             cleared,
+            has_period,
         ) = row
         if child not in by_oid or parent not in by_oid:
             continue
@@ -327,12 +329,13 @@ def _foreign_keys(
         )
         if enforced:
             keys.append(key)
+        compared = len(columns) - has_period  # a PERIOD lies within those of parents, and equals none: it comes last
         one = Reference(
             name,
             "",
-            tuple(columns),
+            tuple(columns[:compared]),
             "",
-            tuple(parent_columns),
+            tuple(parent_columns[:compared]),
             _ON_DELETE[on_delete],
             deferrable,
             declared=enforced,

@@ -88,6 +88,7 @@ STATEMENTS = (
     "select w.k from n cross join w where w.word = n.g order by n.id, w.k",
     "select word from w where word = 9 or word = cast(10 as integer)",
     "select word from w where word in (9, 'b', x'00') order by word",
+    "select w.k from n join w on w.word = n.g and w.word in ('0', '9')",
     "select word from w where +word in (select g from n) or word in (select g + 6 from n)",
 )
 

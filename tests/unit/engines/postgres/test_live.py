@@ -46,6 +46,8 @@ CREATE TABLE down (id int PRIMARY KEY); CREATE SEQUENCE falling INCREMENT -2 OWN
 ALTER TABLE down ALTER id SET DEFAULT nextval('falling');
 CREATE TABLE several (kind text, id int); CREATE UNIQUE INDEX ON several (id) WHERE kind = 'a';
 CREATE UNIQUE INDEX ON several (lower(kind), id);
+CREATE TABLE let (room int4range, d daterange, PRIMARY KEY (room, d WITHOUT OVERLAPS));
+CREATE TABLE guest (room int4range, d daterange, FOREIGN KEY (room, PERIOD d) REFERENCES let (room, PERIOD d));
 CREATE TABLE plain (id int PRIMARY KEY, v text, n numeric);
 INSERT INTO plain SELECT g, 'v' || g, g FROM generate_series(1, 50000) g; ANALYZE plain;
 INSERT INTO city VALUES (1, 'Bern'), (2, 'Oslo');
@@ -188,6 +190,7 @@ def test_the_schema_says_what_a_plan_needs(live: PostgresLive) -> None:
         ("part", "line", ("a", "b"), ("a", "b"), "cascade", False),
         ("odd", "city", ("c",), ("id",), "restrict", True),
         ("odd", "line", ("k", "a"), ("c", "a"), "restrict", False),
+        ("guest", "let", ("room",), ("room",), "restrict", False),
         *((child, "city", ("city",), ("id",), "restrict", False) for child in ("night_1", "night_2")),
         *(("stay", parent, ("night", "day"), ("id", "day"), "restrict", False) for parent in ("night_1", "night_2")),
     }
