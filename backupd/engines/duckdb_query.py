@@ -7,6 +7,9 @@ type has no word for is text as a whole, and that is told. Must never put a valu
 
 import json
 import os
+import re
+import resource
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     import duckdb
 
 MEMORY = "1GiB"
+_MOST_BYTES = 2 << 30
+"""The process may take so much more: one list or text is not bound by DuckDB's own limit."""
+_DATA = re.compile(r"^VmData:\s+(\d+) kB$", re.MULTILINE)
 _FETCHED = 10_000
 _OWN = '"-"'
 """The schema of what is loaded: no snapshot can be attached under this name."""
@@ -66,19 +72,43 @@ def analysed(schemas: Mapping[str, Sequence[Columnar]], statement: str) -> Itera
         threads = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
         link = duckdb.connect(":memory:", config={**_SETTINGS, "threads": threads})
     try:
-        with _explained():
-            text = _one_statement(statement)
-            for setting in _LAST:
-                link.execute(setting)
-            tables = _make(link, schemas)
-            used = _used(link, text)
-            link.execute("SET lock_configuration = true")
-            remarks = [said for n, columns in used.items() for said in tables[n].load(link, columns)]
-            link.execute("BEGIN TRANSACTION READ ONLY")
-            columns = _run(link, text)
-        yield Answered(columns, _rows(link), tuple(remarks))
+        with _bounded():
+            yield _answered(link, schemas, statement)
     finally:
         link.close()
+
+
+def _answered(link: "duckdb.DuckDBPyConnection", schemas: Mapping[str, Sequence[Columnar]], statement: str) -> Answered:
+    with _explained():
+        text = _one_statement(statement)
+        for setting in _LAST:
+            link.execute(setting)
+        tables = _make(link, schemas)
+        used = _used(link, text)
+        link.execute("SET lock_configuration = true")
+        remarks = [said for n, columns in used.items() for said in tables[n].load(link, columns)]
+        link.execute("BEGIN TRANSACTION READ ONLY")
+        columns = _run(link, text)
+    return Answered(columns, _rows(link), tuple(remarks))
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """The kernel refuses what is too much: DuckDB asks for one list or text of any length outside of its own limit."""
+    if sys.platform != "linux":
+        yield
+        return
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        taken = _DATA.search(status.read())
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = int(taken[1]) * 1024 + _MOST_BYTES if taken else resource.RLIM_INFINITY
+    if before != resource.RLIM_INFINITY:
+        wanted = before if wanted == resource.RLIM_INFINITY else min(wanted, before)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
 
 
 def _one_statement(statement: str) -> str:
@@ -295,7 +325,7 @@ def _explained() -> Iterator[None]:
 
     try:
         yield
-    except duckdb.OutOfMemoryException:
+    except (duckdb.OutOfMemoryException, MemoryError):
         raise _too_much() from None
     except (duckdb.PermissionException, duckdb.TransactionException):
         raise UsageError(
