@@ -280,21 +280,26 @@ def _manifest_names(
     return {oid: tuple(labels) for oid, labels in names.items()} | {oid: (r.label,) for oid, r in targets.items()}
 
 
-def _foreign_keys(
-    session: Session, by_oid: Mapping[int, Relation], names: Mapping[int, Sequence[str]]
-) -> tuple[tuple[ForeignKey, ...], tuple[Reference, ...]]:
+def _foreign_key_rows(session: Session) -> list[tuple[Any, ...]]:
+    version = session.info.server_version
     query = _FOREIGN_KEYS.format(
         child=_NAMES.format(numbers="conkey", relation="conrelid"),
         parent=_NAMES.format(numbers="confkey", relation="confrelid"),
-        enforced="k.conenforced" if session.info.server_version >= 180000 else "true",
+        enforced="k.conenforced" if version >= 180000 else "true",
         cleared=_NAMES.format(numbers="confdelsetcols", relation="conrelid")
-        if session.info.server_version >= 150000
+        if version >= 150000
         else "ARRAY[]::text[]",
         period="k.conperiod" if session.info.server_version >= 180000 else "false",
     )
+    return session.execute(query.encode()).fetchall()
+
+
+def _foreign_keys(
+    session: Session, by_oid: Mapping[int, Relation], names: Mapping[int, Sequence[str]]
+) -> tuple[tuple[ForeignKey, ...], tuple[Reference, ...]]:
     keys: list[ForeignKey] = []
     references: list[Reference] = []
-    for row in session.execute(query.encode()).fetchall():
+    for row in _foreign_key_rows(session):
         (
             name,
             child,

@@ -324,14 +324,14 @@ def test_what_is_not_there(shop: Path, snapshot: MemoryStored, tmp_path: Path) -
 def test_locked_for_too_long(shop: Path, snapshot: MemoryStored, tmp_path: Path) -> None:
     """Somebody else's lock is 75, and leaves no undo file."""
     run(shop, "DELETE FROM Customer WHERE CustomerId = 5")
-    child = subprocess.Popen(
-        [sys.executable, str(Path(__file__).parents[2] / "sqlite_child.py"), "locked", str(shop)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
     with closing(open_live(shop, timeout=0)) as live:
         recovery = planned(snapshot, live)
+        child = subprocess.Popen(
+            [sys.executable, str(Path(__file__).parents[2] / "sqlite_child.py"), "locked", str(shop)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         with pytest.raises(TryAgain, match="locked"):
