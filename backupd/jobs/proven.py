@@ -92,5 +92,6 @@ class Proofs:
         """Say of each source of a policy what is wrong with its verifications."""
         for proof in self.of(policy):
             told = proof.told(self._now)
+            missed = proof.overdue or (proof.damage and proof.failed)
             for status in sources if told else []:
-                status.worse(Level.BREACH if proof.damage and proof.failed else Level.WARN, told)
+                status.worse(Level.BREACH if missed else Level.WARN, told)

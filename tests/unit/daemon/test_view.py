@@ -241,7 +241,9 @@ def test_a_verification_that_never_came_is_told_once_it_is_overdue(catalog: Cata
     catalog.plans.remember({"since:p/crm": NOW - 10 * DAY})
     assert see(policy("p", "crm", **VERIFIED)).sources[0].why == ()
     catalog.plans.remember({"since:p/crm": NOW - 11 * DAY})
-    (why,) = see(policy("p", "crm", **VERIFIED)).sources[0].why
+    seen = see(policy("p", "crm", **VERIFIED))
+    (why,) = seen.sources[0].why
+    assert seen.verdict == "breach"  # an objective that is missed
     assert why == "no verification (level bytes) has passed yet, promised every 1w"
 
 
