@@ -156,7 +156,7 @@ def work(
 
 @given(table=tables())
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=45, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 def test_any_rows_of_any_types(
     mariadb_server: MariaServer,
