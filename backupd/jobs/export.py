@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,20 @@ from backupd.crypto.chunks import Kind
 from backupd.disk import DirectFile
 from backupd.engines.base import RuleOf, TakeOut
 from backupd.errors import Failed, IntegrityError, SafetyRefused
-from backupd.jobs.restore import joined, open_content
+from backupd.jobs.processes import shared, usable
+from backupd.jobs.restore import BATCH, joined, open_content
 from backupd.jobs.sieve import Sieve, refuse_opaque
 from backupd.repo.reading import ChunkReader, PackCache, Spool
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.repo.snapshot import StreamRoot
+from backupd.repo.trees import walk
 from backupd.report import Reporter
 
 MANIFEST = "manifest.json"
+MANY_CHUNKS = 256
+"""So many pay for other processes."""
+_TOGETHER = 8192
+"""Chunks for which processes are forked once."""
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 
 
@@ -113,7 +120,10 @@ def export(
             if described.get("secret") and not secrets:
                 result.left_out.append(name)
                 continue
-            data = joined(root, reader, cache, None if root.kind is Kind.ROWS else described["digest"], report)
+            if root.kind is Kind.ROWS:
+                data = _rows(repo, view, root, reader, cache, report)
+            else:
+                data = joined(root, reader, cache, described["digest"], report)
             if sieve is not None and sieve.concerns(described):
                 data = sieve.wrap(partial(iter, data), described)()
                 result.bytes += _write(folder / name, data)
@@ -155,6 +165,28 @@ def _amending(
             described["digest"] = None
 
     return amend
+
+
+def _rows(
+    repo: Repository,
+    view: SnapshotView,
+    root: StreamRoot,
+    reader: ChunkReader,
+    cache: PackCache,
+    report: Reporter,
+) -> Iterator[bytes]:
+    """The rows of a stream, some chunks at a time; from files of this machine read by several processes."""
+    if not cache.local or root.chunks < MANY_CHUNKS or (processes := usable()) == 1:
+        yield from joined(root, reader, cache, None, report)
+        return
+    refs = walk(root.top, Kind.ROWS, reader.node_loader(), totals=root.totals)
+    with contextlib.closing(PackCache(repo, sparse=True)) as mine:
+        own = ChunkReader(repo, mine, view.object.envelope)
+        while some := list(islice(refs, _TOGETHER)):
+            batches = [some[n : n + BATCH] for n in range(0, len(some), BATCH)]
+            for data in shared(batches, lambda batch: [own.read(ref, Kind.ROWS) for ref in batch], processes=processes):
+                report.advance(sum(map(len, data)))
+                yield from data
 
 
 def _counted(data: Iterator[bytes], described: Mapping[str, Any]) -> Iterator[bytes]:

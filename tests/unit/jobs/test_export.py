@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 import backupd.jobs.backup as describing
+import backupd.jobs.export as exporting
 from backupd.crypto.keyfile import Role
 from backupd.errors import Failed, IntegrityError, SafetyRefused
 from backupd.jobs.export import MANIFEST, ExportResult, export, file_name
+from backupd.jobs.processes import shared, usable
 from backupd.report import Tally
+from backupd.store.folder import FolderStore
 from tests.cli.kit import CHINOOK
 from tests.jobs_kit import Kit
 from tests.table_engine import TableSource
@@ -57,6 +60,43 @@ def test_tables_come_out_as_numbered_files(tmp_path: Path) -> None:
     assert (
         result.bytes == sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) - (out / MANIFEST).stat().st_size
     )
+
+
+def test_rows_are_read_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are the same; a damaged pack is named, and leaves no file."""
+    kit = Kit(tmp_path, FolderStore(tmp_path / "repository", create=True))
+    take(kit, TableSource(TABLES, parts=2))
+    monkeypatch.setattr(exporting, "MANY_CHUNKS", 8)
+    monkeypatch.setattr(exporting, "_TOGETHER", 40)
+    used = []
+
+    def noted(*args: Any, processes: int) -> Any:
+        used.append(processes)
+        return shared(*args, processes=processes)
+
+    monkeypatch.setattr(exporting, "shared", noted)
+    exported(kit, tmp_path / "out")
+    assert set(used) == {usable()}
+    assert sorted(p.read_bytes() for p in (tmp_path / "out" / "rows").iterdir()) == sorted(
+        _parts(kit, tmp_path, monkeypatch)
+    )
+    for pack in (tmp_path / "repository" / "packs").rglob("*"):
+        if pack.is_file():
+            data = bytearray(pack.read_bytes())
+            data[len(data) // 2] ^= 1
+            pack.chmod(0o600)
+            pack.write_bytes(data)
+    with pytest.raises(IntegrityError, match="packs/"):
+        exported(kit, tmp_path / "damaged")
+    assert not list((tmp_path / "damaged").rglob("*.partial"))
+
+
+def _parts(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What one process writes."""
+    monkeypatch.setattr(exporting, "usable", lambda: 1)
+    exported(kit, folder / "alone")
+    monkeypatch.setattr(exporting, "usable", usable)
+    return [path.read_bytes() for path in (folder / "alone" / "rows").iterdir()]
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
