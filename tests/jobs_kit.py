@@ -77,6 +77,16 @@ def template() -> Template:
     return Template(keys, trust)
 
 
+def damage_packs(folder: Path) -> None:
+    """Flip a bit in the middle of each pack of a repository in a folder."""
+    for pack in (folder / "packs").rglob("*"):
+        if pack.is_file():
+            data = bytearray(pack.read_bytes())
+            data[len(data) // 2] ^= 1
+            pack.chmod(0o600)
+            pack.write_bytes(data)
+
+
 class Kit:
     """A repository in a store, and hosts that use it; each host has a state and a cache folder of its own.
 

@@ -16,7 +16,7 @@ from backupd.jobs.processes import shared, usable
 from backupd.report import Tally
 from backupd.store.folder import FolderStore
 from tests.cli.kit import CHINOOK
-from tests.jobs_kit import Kit
+from tests.jobs_kit import Kit, damage_packs
 from tests.table_engine import TableSource
 from tests.unit.jobs.test_tables import rows, take
 
@@ -80,12 +80,7 @@ def test_rows_are_read_by_several_processes(tmp_path: Path, monkeypatch: pytest.
     assert sorted(p.read_bytes() for p in (tmp_path / "out" / "rows").iterdir()) == sorted(
         _parts(kit, tmp_path, monkeypatch)
     )
-    for pack in (tmp_path / "repository" / "packs").rglob("*"):
-        if pack.is_file():
-            data = bytearray(pack.read_bytes())
-            data[len(data) // 2] ^= 1
-            pack.chmod(0o600)
-            pack.write_bytes(data)
+    damage_packs(tmp_path / "repository")
     with pytest.raises(IntegrityError, match="packs/"):
         exported(kit, tmp_path / "damaged")
     assert not list((tmp_path / "damaged").rglob("*.partial"))

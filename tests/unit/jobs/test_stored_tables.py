@@ -27,7 +27,7 @@ from backupd.repo.comparing import units
 from backupd.repo.reading import PackCache
 from backupd.store.folder import FolderStore
 from backupd.wiring import open_file_database
-from tests.jobs_kit import Kit
+from tests.jobs_kit import Kit, damage_packs
 from tests.table_engine import TableSource
 from tests.unit.jobs.test_tables import rows, take
 
@@ -88,12 +88,7 @@ def test_chunks_in_files_are_shared_among_processes(tmp_path: Path) -> None:
         assert [digest for _, digest in shared] == [digest for _, digest in alone]
         assert len({process for process, _ in shared}) == usable()
         assert cache.fetched_bytes == 2 * fetched
-    for pack in (tmp_path / "repository" / "packs").rglob("*"):
-        if pack.is_file():
-            data = bytearray(pack.read_bytes())
-            data[len(data) // 2] ^= 1
-            pack.chmod(0o600)
-            pack.write_bytes(data)
+    damage_packs(tmp_path / "repository")
     with closing(PackCache(repo, sparse=True)) as cache, pytest.raises(IntegrityError, match="packs/"):
         list(StoredSide(repo, view, cache).taken(refs, work))
 
