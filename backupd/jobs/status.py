@@ -209,7 +209,8 @@ def _judge(status: SourceStatus, policy: Policy, now: datetime) -> None:
         status.worse(Level.WARN, "no drill has proven a restore yet")
     elif drill and status.drilled_at and now - status.drilled_at > drill.every * 1.5:
         status.worse(
-            Level.WARN, f"the last drill was {age(now - status.drilled_at)} ago, promised every {written(drill.every)}"
+            Level.BREACH,
+            f"the last drill was {age(now - status.drilled_at)} ago, promised every {written(drill.every)}",
         )
 
 

@@ -112,14 +112,14 @@ def test_every_ten_minutes_and_once_a_year() -> None:
 
 
 def test_drills() -> None:
-    """A promised drill that never was, or is overdue, is a warning; a failed one proves nothing."""
+    """A promised drill that never was is a warning, an overdue one a promise that is not kept; a failed one proves nothing."""
     drilled = policy(drill={"every": "7d"})
     some = views(9.5, 33.5)
     assert only(of_policy(drilled, some, [], NOW)).level is Level.WARN
     assert only(of_policy(drilled, some, [evidence(some[0], 5)], NOW)).level is Level.OK
     assert only(of_policy(drilled, some, [evidence(some[0], 5, passed=False)], NOW)).level is Level.WARN
     late = only(of_policy(drilled, some, [evidence(some[1], 24 * 20)], NOW))
-    assert late.level is Level.WARN
+    assert late.level is Level.BREACH
     assert "20 days ago" in late.why[0]
 
 
