@@ -12,7 +12,7 @@ import backupd.jobs.export as exporting
 from backupd.crypto.keyfile import Role
 from backupd.errors import Failed, IntegrityError, SafetyRefused
 from backupd.jobs.export import MANIFEST, ExportResult, export, file_name
-from backupd.jobs.processes import shared, usable
+from backupd.jobs.processes import shared
 from backupd.report import Tally
 from backupd.store.folder import FolderStore
 from tests.cli.kit import CHINOOK
@@ -68,6 +68,7 @@ def test_rows_are_read_by_several_processes(tmp_path: Path, monkeypatch: pytest.
     take(kit, TableSource(TABLES, parts=2))
     monkeypatch.setattr(exporting, "MANY_CHUNKS", 8)
     monkeypatch.setattr(exporting, "_TOGETHER", 40)
+    monkeypatch.setattr(exporting, "usable", lambda: 2)  # whatever threads other tests have left
     used = []
 
     def noted(*args: Any, processes: int) -> Any:
@@ -76,7 +77,7 @@ def test_rows_are_read_by_several_processes(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(exporting, "shared", noted)
     exported(kit, tmp_path / "out")
-    assert set(used) == {usable()}
+    assert set(used) == {2}
     assert sorted(p.read_bytes() for p in (tmp_path / "out" / "rows").iterdir()) == sorted(
         _parts(kit, tmp_path, monkeypatch)
     )
@@ -88,9 +89,9 @@ def test_rows_are_read_by_several_processes(tmp_path: Path, monkeypatch: pytest.
 
 def _parts(kit: Kit, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What one process writes."""
-    monkeypatch.setattr(exporting, "usable", lambda: 1)
-    exported(kit, folder / "alone")
-    monkeypatch.setattr(exporting, "usable", usable)
+    with monkeypatch.context() as alone:
+        alone.setattr(exporting, "usable", lambda: 1)
+        exported(kit, folder / "alone")
     return [path.read_bytes() for path in (folder / "alone" / "rows").iterdir()]
 
 
