@@ -364,11 +364,6 @@ class Policy(Model):
         """The name of the source with which one in the repository runs: its own, or that of its whole server."""
         return next((source.name for source in self.sources if source.covers(name)), name)
 
-    def assertions_of(self, source: str) -> tuple[Assertion, ...]:
-        """What a restored database of that source (or of one of a server's) must answer."""
-        mine = {None, source, self.source_of(source)}
-        return tuple(one for one in self.drill.assertions if one.source in mine) if self.drill else ()
-
     def timing(self, source: str) -> Timing:
         """When a source of that name runs; the databases of a server run with it."""
         key, when = f"{self.policy}/{self.source_of(source)}", self.schedule

@@ -1,5 +1,6 @@
 """`backupctl snapshots`: what there is."""
 
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 import click
@@ -69,18 +70,17 @@ def command(settings: Settings, source: str | None) -> None:
                 output.count(v.structure.rows),
                 output.size(v.structure.read_bytes),
                 output.size(v.structure.stored_bytes),
-                ",".join(
-                    [
-                        *v.structure.tags,
-                        *(["held"] if v.id in holds else []),
-                        *(["drilled"] if v.id in drilled else []),
-                    ]
-                ),
+                ",".join([*v.structure.tags, *_marks(v, held=holds, drilled=drilled)]),
             ]
             for v in views
         ],
         right=[3, 4, 5],
     )
+
+
+def _marks(view: "SnapshotView", **known: Container[str]) -> list[str]:
+    """What is known of a snapshot besides its tags, in words."""
+    return [word for word, snapshots in known.items() if view.id in snapshots]
 
 
 def _of_source(views: "list[SnapshotView]", source: str) -> "list[SnapshotView]":
