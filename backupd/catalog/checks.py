@@ -125,6 +125,11 @@ class Drills:
         with self._database.read() as connection:
             return [_drill(row) for row in connection.execute(query)]
 
+    def purge(self, before: datetime) -> int:
+        """Forget those that ended before then; returns how many. What they proved stands in the repository."""
+        with self._database.write() as connection:
+            return connection.execute(delete(drills).where(drills.c.ended < before)).rowcount
+
 
 def _verification(row: Row[Any]) -> Verification:
     return Verification(row.policy, row.level, row.started, row.ended, row.ok, row.problems)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, delete, func, insert, select
+from sqlalchemy import Row, Select, and_, delete, func, insert, select, update
 
 from backupd.catalog.calendar import date_of, day_of
 from backupd.catalog.database import Database
@@ -43,6 +43,22 @@ class Snapshot:
     holds: tuple[str, ...]
     drilled_at: datetime | None
     last_seen: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The snapshots of one source.
+
+    Attributes:
+        newest, oldest: when these were taken.
+        drilled_at: when a drill proved one last.
+        count: how many there are.
+    """
+
+    newest: datetime | None
+    oldest: datetime | None
+    drilled_at: datetime | None
+    count: int
 
 
 class Snapshots:
@@ -86,6 +102,13 @@ class Snapshots:
                 for id in set(ids)  # noqa: A001 - as the values call it
             )
 
+    def proven(self, repository: str, id: str, now: datetime) -> bool:  # noqa: A002 - as the values call it
+        """A drill proved one now; False if it is not known. What is being read of the repository meanwhile is older."""
+        one = and_(table.c.repository == repository, table.c.id == id)
+        with self._database.write() as connection:
+            proven = update(table).where(one).values(drilled_at=now, last_seen=now)
+            return connection.execute(proven).rowcount > 0
+
     def list(
         self, *, repository: str | None = None, source: str | None = None, limit: int | None = None
     ) -> Sequence[Snapshot]:
@@ -109,14 +132,13 @@ class Snapshots:
             found = connection.execute(query.group_by(table.c.repository, table.c.source)).all()
         return {(repository, source): count for repository, source, count in found}
 
-    def standing(self) -> dict[tuple[str, str], tuple[datetime | None, datetime | None, int]]:
-        """Of each repository and source when the newest snapshot was taken, when a drill proved one, and how many there are."""
-        which = select(
-            table.c.repository, table.c.source, func.max(table.c.taken_at), func.max(table.c.drilled_at), func.count()
-        )
+    def standing(self) -> dict[tuple[str, str], Standing]:
+        """Of each repository and source how its snapshots stand."""
+        taken, by = table.c.taken_at, (table.c.repository, table.c.source)
+        which = select(*by, func.max(taken), func.min(taken), func.max(table.c.drilled_at), func.count())
         with self._database.read() as connection:
-            rows = connection.execute(which.where(_GOOD).group_by(table.c.repository, table.c.source))
-            return {(repository, source): (taken, drilled, n) for repository, source, taken, drilled, n in rows}
+            rows = connection.execute(which.where(_GOOD).group_by(*by))
+            return {(repository, source): Standing(new, old, at, n) for repository, source, new, old, at, n in rows}
 
     def days(self, since: datetime) -> dict[tuple[str, str], dict[date, int]]:
         """Of each repository and source how many snapshots were taken on each day since then, UTC."""

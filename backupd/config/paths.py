@@ -72,8 +72,11 @@ def _homeless() -> Path:
 
 
 def daemon_environment() -> dict[str, str]:
-    """The environment of a daemon's jobs: its own, without what would give their commands other options than theirs."""
-    kept = ("BACKUPCTL_LIMIT_", "BACKUPCTL_JOBS", "BACKUPCTL_TOOLS")
+    """The environment of a daemon's jobs: its own, without what would give their commands other options than theirs.
+
+    A read key is never without a passphrase: the file that holds it, where a host verifies content or drills, is passed on.
+    """
+    kept = ("BACKUPCTL_LIMIT_", "BACKUPCTL_JOBS", "BACKUPCTL_TOOLS", "BACKUPCTL_PASSPHRASE_FILE")
     return {n: v for n, v in os.environ.items() if not n.startswith(("BACKUPCTL_", "BACKUPD_")) or n.startswith(kept)}
 
 

@@ -11,15 +11,17 @@ from pydantic import ValidationError
 
 from backupd.config.urls import DatabaseUrl, RepositoryUrl, parse_database, parse_repository
 from backupd.errors import UsageError
+from backupd.policy.allowing import EVERYTHING, KINDS, family
 from backupd.policy.document import Document, parse
 from backupd.policy.document import Path as Where
 from backupd.policy.faults import Fault, NotValid
-from backupd.policy.model import Policy, Source
+from backupd.policy.model import Drill, Policy, Source
 from backupd.policy.schedule import longest_gap
 from backupd.policy.words import written
 
 DEFAULT_FOLDER = Path("/etc/backupd/policies.d")
 _FROM = datetime(2026, 1, 1, tzinfo=UTC)
+_PORTS = {"postgresql": 5432, "mariadb": 3306}
 _WORDS = {
     "extra_forbidden": "there is no such key here",
     "missing": "this key is missing",
@@ -194,6 +196,8 @@ class _Check:
                 self.faults.append(self._at(("notify", n, "to"), f"there is no notifier {notify.to!r}"))
         self._retention(policy, place)
         self._levels(policy)
+        if policy.drill:
+            self._drill(policy, policy.drill)
 
     def advise(self, policy: Policy) -> None:
         """What is valid, and does not do what somebody may have meant."""
@@ -204,7 +208,8 @@ class _Check:
             self.warnings.append(self._at(("objectives", "rpo"), said))
         self._rhythms(policy, gap)
         self._proofs(policy)
-        self._not_yet(policy)
+        if policy.drill:
+            self._on_scratch(policy, policy.drill)
 
     def _rhythms(self, policy: Policy, gap: timedelta | None) -> None:
         """Proofs that come more rarely than snapshots go, and runs of which each is put off."""
@@ -232,19 +237,51 @@ class _Check:
             levels.add(verify.level)
 
     def _proofs(self, policy: Policy) -> None:
-        """Verifications for which no key is named beside the one that writes."""
+        """Verifications and drills for which no key is named beside the one that writes."""
         keys = policy.keys
-        for n, verify in enumerate(policy.verify):
-            able, wanted = (keys.read, "read") if verify.level == "content" else (keys.check or keys.read, "check")
-            if keys.write and not able:
-                said = f"keys names no {wanted} key: this is left to a host that has one"
-                self.warnings.append(self._at(("verify", n, "level"), said))
-
-    def _not_yet(self, policy: Policy) -> None:
-        """What may stand in a policy already, and does nothing in this version."""
+        wanted: list[tuple[Where, str]] = [
+            (("verify", n, "level"), "read" if verify.level == "content" else "check")
+            for n, verify in enumerate(policy.verify)
+        ]
         if policy.drill:
-            said = "drills are not built yet in this version: none is run, and status says that no restore is proven"
-            self.warnings.append(self._at(("drill",), said))
+            wanted.append((("drill",), "read"))
+        for where, role in wanted:
+            able = keys.read if role == "read" else keys.check or keys.read
+            if keys.write and not able:
+                said = f"keys names no {role} key: this is left to a host that has one"
+                self.warnings.append(self._at(where, said))
+
+    def _drill(self, policy: Policy, drill: Drill) -> None:
+        """Scratch servers, what is let in there, and whose answers are asserted."""
+        there: set[str] = set()
+        for n, place in enumerate(drill.scratch):
+            wrong, engine = _scratch(place.url)
+            if engine in there:
+                wrong = f"two scratch servers are for {engine}: give one"
+            if wrong:
+                self.faults.append(self._at(("drill", "scratch", n, "url"), wrong))
+            there |= {engine} - {""}
+        for n, asserted in enumerate(drill.assertions):
+            name = asserted.source
+            if name is not None and not any(name == s.name or s.covers(name) for s in policy.sources):
+                self.faults.append(self._at(("drill", "assert", n, "source"), f"there is no source {name!r}"))
+        known = frozenset[str]({EVERYTHING}).union(*(KINDS[engine] for engine in _engines(policy)))
+        for n, kind in enumerate(drill.allow):
+            if kind not in known:
+                said = "this means nothing for the sources of this policy"
+                self.faults.append(self._at(("drill", "allow", n), said))
+
+    def _on_scratch(self, policy: Policy, drill: Drill) -> None:
+        """Scratch servers that no source needs, or that are a source's own."""
+        used = _engines(policy)
+        servers = {_server(url): s.name for s in policy.sources if (url := database_of(s)).host}
+        for n, place in enumerate(drill.scratch):
+            url, where = parse_database(place.url), ("drill", "scratch", n, "url")
+            if family(url.engine) not in used:
+                self.warnings.append(self._at(where, f"no source of this policy is a database of {url.engine}"))
+            elif owner := servers.get(_server(url)):
+                said = f"this is the server of source {owner}: each drill puts a second copy of its source beside it"
+                self.warnings.append(self._at(where, said))
 
     def _source(self, source: Source, where: Where) -> None:
         try:
@@ -277,6 +314,29 @@ class _Check:
         if longest is not None and timedelta(days=lock.days) > longest:
             said = f"nothing is kept for longer than {written(longest)}, so a lock of {lock.days} days would outlast it"
             self.faults.append(self._at(("retention", "lock", "days"), said))
+
+
+def _engines(policy: Policy) -> set[str]:
+    """Of the sources; all of them if the URL of one cannot be understood, which is a fault of its own."""
+    try:
+        return {family(database_of(source).engine) for source in policy.sources}
+    except UsageError:
+        return set(KINDS)
+
+
+def _scratch(text: str) -> tuple[str, str]:
+    """What is wrong with the URL of a scratch server, and for which engine it is."""
+    try:
+        url = parse_database(text)
+    except UsageError as error:
+        return error.message, ""
+    if url.engine == "sqlite":
+        return "name a server: a drill of an SQLite file makes a file of its own", ""
+    return "name one database: drills connect to it" if url.database == "*" else "", family(url.engine)
+
+
+def _server(url: DatabaseUrl) -> tuple[str, str, int]:
+    return family(url.engine), url.host, url.port or _PORTS[family(url.engine)]
 
 
 def _gap(policy: Policy) -> timedelta | None:

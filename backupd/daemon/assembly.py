@@ -14,6 +14,7 @@ from backupd.config.version import VERSION
 from backupd.daemon.books import Books
 from backupd.daemon.child import Process
 from backupd.daemon.commands import Here, arguments
+from backupd.daemon.drills import has_snapshot
 from backupd.daemon.inforce import InForce
 from backupd.daemon.instance import only_one
 from backupd.daemon.logs import Logger
@@ -105,7 +106,8 @@ def _equip(options: Options, parts: Parts, signals: Signals, stack: ExitStack) -
         stack.callback(postman.stop)
         teller = postman.teller
         steward = Steward(catalog, partial(_statuses, catalog), teller.tell)
-        parts.planner, parts.timer = Planner(catalog.queue, catalog.plans), timer.take
+        ready = partial(has_snapshot, catalog)
+        parts.planner, parts.timer = Planner(catalog.queue, catalog.plans, ready), timer.take
         parts.look = steward.look
     books = Books(catalog, named, teller.tell, lambda: state.draining)
     if "scheduler" in options.roles:

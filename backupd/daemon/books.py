@@ -4,7 +4,7 @@ A job that failed is tried again as its policy says; people are told once it fai
 nothing down as done: another worker has the job. A snapshot that was taken is written down in any case: it is there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -13,8 +13,10 @@ from backupd.catalog.queue import Claim, JobSpec
 from backupd.catalog.runs import RunEnd
 from backupd.daemon import endings
 from backupd.daemon.child import Ended
+from backupd.daemon.drills import Drills, Tried
 from backupd.daemon.endings import Document
 from backupd.daemon.proofs import Found, Proofs
+from backupd.daemon.verdicts import Verdict, judged, verdicts_in
 from backupd.daemon.workers import TAKEN
 from backupd.errors import BackupdError, Exit
 from backupd.jobs import notices
@@ -44,7 +46,7 @@ class _Settled:
 
 @dataclass(frozen=True, slots=True)
 class _Over:
-    """A job that is over: whose, what it printed, how it ended, and when it is tried again, if it is."""
+    """A job that is over: whose, what it printed, how it ended, when it is tried again, if it is, and what a drill found."""
 
     policy: Policy
     claim: Claim
@@ -52,6 +54,7 @@ class _Over:
     end: RunEnd
     now: datetime
     again: datetime | None
+    verdicts: Sequence[Verdict] = ()
 
     @property
     def done(self) -> bool:
@@ -77,7 +80,7 @@ class Books:
         ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._catalog, self._policy, self._tell, self._ending = catalog, policy, tell, ending
-        self._proofs = Proofs(catalog, tell)
+        self._proofs, self._drills = Proofs(catalog, tell), Drills(catalog, tell)
         self._settled: dict[tuple[str, str], _Settled] = {}
 
     def begun(self, claim: Claim, now: datetime) -> None:
@@ -98,9 +101,15 @@ class Books:
         spec, runs = claim.spec, self._catalog.runs
         end = endings.read_end(spec.kind, ended, why)
         document = ended.document or {}
-        self._add_snapshots(document, now)
+        verdicts = verdicts_in(document, ended.code) if spec.kind == "drill" else []
+        if spec.kind == "drill":
+            end = judged(end, verdicts)
+        if spec.kind == "run":
+            self._add_snapshots(document, now)
         run = runs.start(spec.policy, spec.source, spec.kind, now, job=claim.id, attempt=claim.attempt)
-        again = None if end.outcome == "done" else self._again(claim, end.error_exit or ended.code, now, why)
+        # what a drill has looked at is as it is: that is no failure to be tried again at once
+        is_over = end.outcome == "done" or any(verdict.tried for verdict in verdicts)
+        again = None if is_over else self._again(claim, end.error_exit or ended.code, now, why)
         key = (claim.id, claim.token)
         if key not in self._settled:
             self._settled[key] = _Settled(self._settle(claim, end, now, again), again)
@@ -115,7 +124,7 @@ class Books:
             settled.noted = True
         policy = self._policy(spec.policy)
         if policy is not None and end.outcome not in {"lost", "cancelled"} and not settled.told:
-            self._consequences(_Over(policy, claim, document, end, now, settled.again))
+            self._consequences(_Over(policy, claim, document, end, now, settled.again, verdicts))
         settled.told = True
         # last: a run that is left open has somebody look again at what became of it; told twice is better than never
         runs.finish(run, now, end)
@@ -149,7 +158,7 @@ class Books:
         return retry_at(claim.attempt, code, now, policy.retries.rule, timing)
 
     def _consequences(self, over: _Over) -> None:
-        by_kind = {"run": self._run, "verify": self._verify}
+        by_kind = {"run": self._run, "verify": self._verify, "drill": self._drill}
         by_kind.get(over.claim.spec.kind, self._other)(over)
 
     def lost(self, spec: JobSpec, job: str, now: datetime, why: str) -> None:
@@ -157,6 +166,8 @@ class Books:
         policy = self._policy(spec.policy)
         if policy is not None and spec.kind == "verify":
             self._proofs.lost(policy, spec, job, now, why)
+        elif policy is not None and spec.kind == "drill":
+            self._drills.lost(policy, spec, job, now, why)
         elif policy is not None:
             self._failed(policy, spec, job, RunEnd("lost", "lost", int(Exit.FAILED), why), now)
 
@@ -223,6 +234,11 @@ class Books:
         if over.done or over.again is None:
             found = Found(claim.spec, claim.id, over.end, endings.problems_in(over.document))
             self._proofs.ended(over.policy, found, over.now)
+
+    def _drill(self, over: _Over) -> None:
+        claim = over.claim
+        if over.done or over.again is None:
+            self._drills.ended(over.policy, Tried(claim.spec, claim.id, over.end, over.verdicts), over.now)
 
     def _other(self, over: _Over) -> None:
         """A prune, or a look at the repository."""

@@ -45,8 +45,8 @@ def arguments(kind: str, policy: Policy, source: str | None, payload: Mapping[st
     Raises:
         UsageError: there is no such kind of job, or a key's place cannot be found.
     """
-    if kind == "run" and source is not None:
-        return ["run", *here.words(), "--", policy.policy, source]  # a source may have any name, `--help` among them
+    if kind in {"run", "drill"} and source is not None:
+        return [kind, *here.words(), "--", policy.policy, source]  # a source may have any name, `--help` among them
     if kind == "prune":
         return ["prune", policy.policy, "--yes", *here.words()]
     if kind == "refresh":

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from math import isfinite
-from typing import Any
+from typing import Any, TypeGuard
 
 from backupd.catalog.queue import JobOutcome
 from backupd.catalog.runs import RunEnd
@@ -19,7 +19,8 @@ from backupd.errors import Exit
 
 _OUTCOMES: Mapping[int, JobOutcome] = {Exit.DONE: "done", Exit.INCOMPLETE: "incomplete"}
 _MOST_NUMBER = 2**63
-_MOST_WORDS = 1000
+MOST_WORDS = 1000
+MOST_SOURCE = 512
 _HEX = re.compile(r"[0-9a-f]{1,128}")
 _WORD = re.compile(r"[a-z_]{1,64}")
 Document = Mapping[str, Any]
@@ -56,9 +57,9 @@ def read_end(kind: str, ended: Ended, why: str) -> RunEnd:
     message = why or (said if isinstance(said, str) and said else _unsaid(ended.code))
     return RunEnd(
         outcome,
-        word if isinstance(word, str) and _WORD.fullmatch(word) else "failed",
+        word if is_word(word) else "failed",
         ended.code,
-        message[:_MOST_WORDS],
+        message[:MOST_WORDS],
     )
 
 
@@ -75,7 +76,7 @@ def snapshots_in(document: Document) -> Iterator[Document]:
     """The snapshots that a run's document tells of: one, or of a policy with several sources several."""
     several = document.get("runs")
     for one in several if isinstance(several, list) else [document]:
-        if isinstance(one, dict) and not one.get("dry_run") and _hex(one.get("snapshot")):
+        if isinstance(one, dict) and not one.get("dry_run") and is_hex(one.get("snapshot")):
             yield one
 
 
@@ -83,7 +84,7 @@ def snapshot_of(done: Document, now: datetime) -> Snapshot | None:
     """A snapshot that a run tells of, for the catalog; None if too little of it can be believed."""
     ids = [done.get(name) for name in ("repository", "writer", "snapshot")]
     source, seq, taken = done.get("source"), count(done.get("seq")), moment(done.get("taken_at"))
-    if not all(map(_hex, ids)) or not isinstance(source, str) or not 0 < len(source) <= 512 or seq is None:
+    if not all(map(is_hex, ids)) or not isinstance(source, str) or not 0 < len(source) <= MOST_SOURCE or seq is None:
         return None
     if taken is None:
         return None
@@ -110,7 +111,7 @@ def brake_reasons(done: Document) -> list[str]:
     """The signs of a sudden change that a run tells of, as sentences."""
     signs = done.get("brake")
     reasons = [sign.get("reason") for sign in signs if isinstance(sign, dict)] if isinstance(signs, list) else []
-    return [reason[:_MOST_WORDS] for reason in reasons if isinstance(reason, str) and reason]
+    return [reason[:MOST_WORDS] for reason in reasons if isinstance(reason, str) and reason]
 
 
 def problems_in(document: Document) -> int:
@@ -124,7 +125,7 @@ def forgotten_in(document: Document) -> list[str]:
     found = document.get("forget")
     if not isinstance(found, list) or document.get("dry_run"):
         return []
-    return [one["snapshot"] for one in found if isinstance(one, dict) and _hex(one.get("snapshot"))]
+    return [one["snapshot"] for one in found if isinstance(one, dict) and is_hex(one.get("snapshot"))]
 
 
 def moment(value: object) -> datetime | None:
@@ -142,7 +143,20 @@ def count(value: object) -> int | None:
     return value if 0 <= value < _MOST_NUMBER else None
 
 
-def _hex(value: object) -> bool:
+def seconds(value: object) -> float | None:
+    """A length of time that the catalog can hold, if it is one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value < _MOST_NUMBER and isfinite(value) else None
+
+
+def is_word(value: object) -> TypeGuard[str]:
+    """Whether it may be the word of an error."""
+    return isinstance(value, str) and _WORD.fullmatch(value) is not None
+
+
+def is_hex(value: object) -> TypeGuard[str]:
+    """Whether it may be an id."""
     return isinstance(value, str) and _HEX.fullmatch(value) is not None
 
 

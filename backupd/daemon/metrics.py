@@ -140,13 +140,19 @@ def _drills(sources: tuple[SourceView, ...]) -> Iterator[Metric]:
     yield _per_source(
         sources,
         "drill_overdue",
-        "1: the policy promises drills, and the last good one is too long ago or never was.",
+        "1: the policy promises drills, and the last good one is too long ago, or never was though there was time enough.",
         lambda s: float(s.drill_overdue) if s.drill_every_seconds is not None else None,
     )
     yield _per_source(
         sources,
+        "drill_failed",
+        "1: the newest drill that this daemon knows of did not pass.",
+        lambda s: float(s.drill_failed_at is not None) if s.drill_every_seconds is not None else None,
+    )
+    yield _per_source(
+        sources,
         "drill_restore_seconds",
-        "How long the restore of the last good drill took.",
+        "How long the restore of the newest drill took that had one.",
         lambda s: s.restore_seconds,
     )
     yield _per_source(sources, "rto_target_seconds", "How long a restore may take.", lambda s: s.rto_seconds)

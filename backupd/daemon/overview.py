@@ -47,8 +47,10 @@ class SourceView:
         rpo_used: the share of the promised time that has passed; more than 1 is a breach.
         timezone: the name of the zone that its policy's schedule is written in.
         drilled_at: when a drill last proved a restore.
-        drill_overdue: the policy promises drills, and the last good one is too long ago or never was.
-        restore_seconds: how long the restore of that drill took.
+        drill_overdue: the policy promises drills, and the last one that passed is too long ago, or never was though there was
+            time enough.
+        drill_failed_at: when the newest drill ended, if it did not pass.
+        restore_seconds: how long the restore of the newest drill took that had one.
         days: the last days, oldest first; the last one is today (UTC).
         stored: bytes that its newest runs stored, oldest first.
     """
@@ -65,6 +67,7 @@ class SourceView:
     drilled_at: datetime | None = None
     drill_every_seconds: float | None = None
     drill_overdue: bool = False
+    drill_failed_at: datetime | None = None
     restore_seconds: float | None = None
     rto_seconds: float | None = None
     locked_until: datetime | None = None

@@ -33,21 +33,23 @@ class Planner:
     Args:
         queue: where jobs go.
         memory: what was planned before.
+        ready: whether a task can be done at all; one that cannot stays due.
     """
 
-    def __init__(self, queue: Queue, memory: Memory) -> None:
-        self._queue, self._memory = queue, memory
+    def __init__(self, queue: Queue, memory: Memory, ready: Callable[[Task], bool] = lambda _task: True) -> None:
+        self._queue, self._memory, self._ready = queue, memory, ready
         self._tasks: list[Task] = []
         self._planned: dict[str, datetime] = {}
 
     def take(self, tasks: Iterable[Task], now: datetime) -> None:
-        """New policies are in force. A task that was never planned begins now: nothing of its past was missed."""
+        """New policies are in force. A task that was never planned begins now, see `Task.begins`."""
         tasks = list(tasks)
         known = self._memory.planned()
-        new = {task.name: now for task in tasks if task.name not in known}
+        new = {task.name: task.begins(now) for task in tasks if task.name not in known}
         self._memory.remember(new)
         self._tasks = tasks
-        self._planned = {task.name: known.get(task.name, now) for task in tasks}
+        known |= new
+        self._planned = {task.name: known[task.name] for task in tasks}
 
     @property
     def names(self) -> frozenset[str]:
@@ -66,16 +68,17 @@ class Planner:
             self._submit(task, planned, now)
             for task in self._tasks
             for planned in task.timing.due(self._planned[task.name], now)
+            if self._ready(task)
         ]
         return [job for job in [*jobs, *self._failed(now)] if job is not None]
 
     def _failed(self, now: datetime) -> Iterator[JobSpec | None]:
-        """Verifications that failed, and whose time to be tried again has come."""
-        checks = [task for task in self._tasks if task.verify is not None]
-        known = {**self._memory.planned(), **self._planned} if checks else {}
-        for task in checks:
+        """Proofs that failed, and whose time to be tried again has come."""
+        proofs = [task for task in self._tasks if task.promise is not None]
+        known = {**self._memory.planned(), **self._planned} if proofs else {}
+        for task in proofs:
             at = task.again(known)
-            if at is not None and at <= now:
+            if at is not None and at <= now and self._ready(task):
                 yield self._submit(task, Planned(at, at), now, again=True)
 
     def _submit(self, task: Task, planned: Planned, now: datetime, *, again: bool = False) -> JobSpec | None:

@@ -1,26 +1,24 @@
 """What becomes of a verification that has ended: its alert, who hears of it, and when it is tried again.
 
-Damage that was found stays the alert's subject until a verification finds nothing, though the storage be away meanwhile. Tries
-are not told one by one: people hear of what is new, and once a day of what lasts.
+Damage that was found stays the alert's subject until a verification finds nothing, though the storage be away meanwhile.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from backupd.catalog.alerts import Alert
 from backupd.catalog.checks import Verification
 from backupd.catalog.opening import Catalog
 from backupd.catalog.queue import JobSpec
 from backupd.catalog.runs import RunEnd
 from backupd.daemon import endings
+from backupd.daemon.tries import Tries
 from backupd.errors import Exit
 from backupd.jobs import notices
 from backupd.notify.base import Notice
 from backupd.policy.model import Policy
-from backupd.policy.proving import again_at, again_name, verify_timing
-
-_DAY = timedelta(days=1)
+from backupd.policy.proving import again_name, verifications
+from backupd.policy.retrying import worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Proofs:
     """
 
     def __init__(self, catalog: Catalog, tell: Callable[[Policy, Notice], None]) -> None:
-        self._catalog, self._tell = catalog, tell
+        self._catalog, self._tries = catalog, Tries("verify_failed", catalog, tell)
 
     def ended(self, policy: Policy, found: Found, now: datetime) -> None:
         """It has ended, and is not tried again but as a new job."""
@@ -71,9 +69,9 @@ class Proofs:
         if not done:
             self._failed(policy, found, now, before)
             return
-        self._catalog.plans.forget(again_name(policy.policy, found.level))
-        if self._catalog.alerts.close("verify_failed", policy.policy, found.about, now):
-            self._tell(policy, notices.verify_passed(policy.policy, found.job, now, level=found.level))
+        self._catalog.plans.forget(again_name("verify", policy.policy, found.level))
+        notice = notices.verify_passed(policy.policy, found.job, now, level=found.level)
+        self._tries.passed(policy, found.about, notice, now)
 
     def lost(self, policy: Policy, spec: JobSpec, job: str, now: datetime, why: str) -> None:
         """It is over, and nobody wrote down how."""
@@ -81,28 +79,15 @@ class Proofs:
         self._failed(policy, found, now, self._catalog.verifications.damage(policy.policy, found.level))
 
     def _failed(self, policy: Policy, found: Found, now: datetime, before: Verification | None) -> None:
-        again = self._again(policy, found, now)
-        opened = self._catalog.alerts.open("verify_failed", policy.policy, found.about, _said(found, before), now)
-        worse = bool(found.damage) and before is None
-        if found.spec.payload.get("again") and not opened.new and not worse and _told_lately(opened.alert, now):
-            return
+        code, again = found.end.error_exit or int(Exit.FAILED), bool(found.spec.payload.get("again"))
+        promise, name = verifications(policy).get(found.level), again_name("verify", policy.policy, found.level)
+        following = self._tries.again(promise, name, now, passes=worth(code).again, again=again)
         problems = found.damage or (before.problems if before else 0)
-        notice = notices.verify_failed(policy.policy, found.job, now, level=found.level, problems=problems, again=again)
-        self._tell(policy, notice)
-        self._catalog.alerts.mark_told(opened.alert.id, now)
-
-    def _again(self, policy: Policy, found: Found, now: datetime) -> datetime | None:
-        """When it is tried again; remembered for the planner."""
-        name = again_name(policy.policy, found.level)
-        promised = next((verify for verify in policy.verify if verify.level == found.level), None)
-        if promised is not None:
-            code, again = found.end.error_exit or int(Exit.FAILED), bool(found.spec.payload.get("again"))
-            at = again_at(code, now, verify_timing(policy, promised), again=again)
-            if at is not None:
-                self._catalog.plans.remember({name: at})
-                return at
-        self._catalog.plans.forget(name)
-        return None
+        notice = notices.verify_failed(
+            policy.policy, found.job, now, level=found.level, problems=problems, again=following
+        )
+        worse = bool(found.damage) and before is None
+        self._tries.failed(policy, found.about, _said(found, before), notice, now, known=again and not worse)
 
 
 def _said(found: Found, before: Verification | None) -> str:
@@ -114,8 +99,3 @@ def _said(found: Found, before: Verification | None) -> str:
         return why
     many = f"{before.problems} problem" + ("" if before.problems == 1 else "s")
     return f"it found {many} at {notices.when(before.ended)}, and could not be done since: {why}"
-
-
-def _told_lately(alert: Alert, now: datetime) -> bool:
-    """Within a day, whichever way the clock was put meanwhile."""
-    return alert.told_at is not None and abs(now - alert.told_at) < _DAY

@@ -218,6 +218,7 @@ class Loop:
         catalog.runs.purge(before)
         catalog.alerts.purge(before)
         catalog.verifications.purge(before)
+        catalog.drills.purge(before)
         catalog.outbox.purge(month)
         catalog.queue.purge(month)
         catalog.plans.purge(before, planner.names | promised_names(self._parts.state.policies or ()))

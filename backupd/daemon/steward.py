@@ -170,4 +170,6 @@ def _concerns(alert: Alert, policy: Policy | None) -> bool:
         return alert.source in policy.notifiers
     if alert.event == "verify_failed":
         return alert.source in {f"level {verify.level}" for verify in policy.verify}
+    if alert.event == "drill_failed":
+        return mine and policy.drill is not None
     return True

@@ -12,8 +12,8 @@ from backupd.catalog.queue import JobSpec, Json
 from backupd.config.clock import stamp
 from backupd.config.policies import repository_of
 from backupd.daemon.commands import can, verify_payload
-from backupd.policy.model import Policy, Verify
-from backupd.policy.proving import awaited, regular, verify_timing
+from backupd.policy.model import Policy
+from backupd.policy.proving import Promise, can_drill, drills, regular, verification
 from backupd.policy.schedule import Planned, Timing
 
 DAY = timedelta(days=1)
@@ -27,12 +27,12 @@ class Task:
     """Something that a policy wants done again and again.
 
     Attributes:
-        kind: run, verify, prune or refresh.
+        kind: run, drill, verify, prune or refresh.
         policy: whose.
         timing: when.
-        source: the source's name, of a run.
+        source: the source's name, of a run or a drill.
         payload: what else the job must know.
-        verify: of a verification what the policy says of it.
+        promise: the proof that it brings, of a verification or a drill.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Task:
     timing: Timing
     source: str | None = None
     payload: Mapping[str, Json] = field(default_factory=dict)
-    verify: Verify | None = None
+    promise: Promise | None = None
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class Task:
 
     @property
     def lock(self) -> str:
-        """Jobs with the same one never run at once: one source's runs, one repository's prunes."""
+        """Jobs with the same one never run at once: one source's runs, its drills, one repository's prunes."""
         return f"{self.kind}:{repository_of(self.policy)}:{self.source or ''}"
 
     def job(self, planned: Planned, *, again: bool = False) -> JobSpec:
@@ -75,8 +75,12 @@ class Task:
         return self.timing.next_start(now)
 
     def again(self, planned: Mapping[str, datetime]) -> datetime | None:
-        """When it is to be tried again, of a verification that failed; `planned` is for when everything was planned last."""
-        return awaited(self.policy, self.verify, planned) if self.verify is not None else None
+        """When it is to be tried again, of a proof that failed; `planned` is for when everything was planned last."""
+        return self.promise.awaited(planned) if self.promise is not None else None
+
+    def begins(self, now: datetime) -> datetime:
+        """For when it counts as planned where it never was: nothing of its past was missed, but a first drill is to come soon."""
+        return now - self.policy.drill.every if self.kind == "drill" and self.policy.drill else now
 
 
 def tasks_of(policies: Iterable[Policy]) -> list[Task]:
@@ -90,7 +94,11 @@ def _tasks(policy: Policy) -> Iterator[Task]:
             yield Task("run", policy, policy.timing(source.name), source.name)
     for verify in policy.verify:
         if can(policy, "verify", verify.level):
-            yield Task("verify", policy, verify_timing(policy, verify), payload=verify_payload(verify), verify=verify)
+            promise = verification(policy, verify)
+            yield Task("verify", policy, promise.timing, payload=verify_payload(verify), promise=promise)
+    if can_drill(policy):
+        for name, promise in drills(policy).items():
+            yield Task("drill", policy, promise.timing, name, promise=promise)
     if policy.retention and can(policy, "prune"):
         yield Task("prune", policy, regular(f"prune:{policy.policy}", DAY))
     if can(policy, "refresh"):

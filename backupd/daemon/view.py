@@ -34,7 +34,6 @@ from backupd.daemon.wording import quoted
 from backupd.jobs.standings import Standings
 from backupd.jobs.status import DAYS, Level, SourceStatus, sentence, worst_first
 from backupd.policy.model import Policy
-from backupd.policy.proving import OVERDUE
 from backupd.policy.schedule import Timing
 
 _STALE = timedelta(minutes=3)
@@ -113,16 +112,13 @@ class Viewer:
         by_name = {policy.policy: policy for policy in policies}
         runs = {(d.policy, d.source, d.day): (d.good, d.bad) for d in self.catalog.days(now - timedelta(days=DAYS))}
         sparks = self.catalog.runs.last(_SPARKS)
-        drills = self.catalog.drills.newest(passed_only=True)
         planned = self.catalog.plans.planned()
         found = []
         for status in statuses:
             policy = by_name[status.policy or ""]
             place = (policy.policy, status.name)
             seen = standings.seen.get(policy.policy)
-            drill = drills.get(place)
-            every = policy.drill.every if policy.drill else None
-            late = every is not None and (status.drilled_at is None or now - status.drilled_at > every * OVERDUE)
+            restored = standings.drills.of(policy, status)
             stored = [run.end.stored_bytes or 0 for run in reversed(sparks.get(place, ())) if run.end]
             found.append(
                 SourceView(
@@ -136,9 +132,10 @@ class Viewer:
                     _next_run(policy, status, planned, now),
                     policy.schedule.timezone if policy.schedule else "UTC",
                     status.drilled_at,
-                    _seconds(every),
-                    late,
-                    drill.restore_seconds if drill else None,
+                    _seconds(policy.drill.every if policy.drill else None),
+                    status.drill_overdue,
+                    restored.failed_at,
+                    restored.seconds,
                     _seconds(policy.objectives.rto),
                     seen.locked_until if seen else None,
                     _days(status, policy, runs, now),

@@ -1,6 +1,7 @@
 """Claims jobs and runs each in a process of its own, with a lease that is renewed while it works. One thread, which never waits.
 
-One slot more than the jobs that may run at once takes restores only: on the worst day nobody waits behind a night's backups. A
+One slot more than the jobs that may run at once takes restores only: on the worst day nobody waits behind a night's backups.
+Drills, which may take hours, leave the last of several slots to everything else, so that no backup waits behind them. A
 worker that lost its claim stops its process at once; what that had done is wasted and harms nothing. An end that cannot be
 written down now is kept, with its lease, until it can: nothing must be done again because the catalog was locked.
 """
@@ -15,6 +16,7 @@ from typing import Protocol
 from backupd.catalog.queue import Claim, JobSpec, Queue
 from backupd.daemon.child import Child, Ended
 from backupd.daemon.logs import Logger
+from backupd.daemon.timetable import PRIORITY
 from backupd.errors import BackupdError, Exit
 
 LEASE = 120.0
@@ -22,6 +24,7 @@ _BEAT = LEASE / 4
 _PATIENCE = 60.0
 """Between asking a job to end and ending it."""
 RESTORES = frozenset({"restore"})
+_NO_DRILL = frozenset(PRIORITY) - {"drill"}
 ABANDONED = "the daemon ended"
 TAKEN = "it was cancelled, or is another worker's now"
 
@@ -146,7 +149,8 @@ class Workers:
         # a process that was told to stop since its job is another's may not have yet, and the next job may be that very one
         is_stopping = any(slot.why == TAKEN and slot.end is None for slot in self._slots.values())
         if shared < self._most and not is_stopping:
-            return _Room(None)
+            drills = sum(slot.claim.spec.kind == "drill" for slot in self._slots.values())
+            return _Room(_NO_DRILL if 0 < self._most - 1 <= drills else None)
         return None if restores else _Room(RESTORES)
 
     def _begin(self, claim: Claim, now: datetime) -> None:

@@ -8,9 +8,9 @@ from backupd.catalog.opening import Catalog
 from backupd.catalog.repositories import Brake, Incident, Seen
 from backupd.catalog.snapshots import Snapshot
 from backupd.config.clock import parse_stamp
+from backupd.jobs.drillrecords import drills_by_snapshot
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.locks import Locked, Locks
-from backupd.jobs.statusread import drills_by_snapshot
 from backupd.repo.brakes import brakes_set
 from backupd.repo.format import snapshot_name
 from backupd.repo.incidents import incidents

@@ -10,8 +10,8 @@ from typing import Any
 
 from backupd.config.clock import parse_stamp, stamp
 from backupd.crypto.keyfile import Role
+from backupd.jobs.drillrecords import drills_by_snapshot
 from backupd.jobs.restore import open_content
-from backupd.jobs.statusread import drills_by_snapshot
 from backupd.jobs.triage import taken
 from backupd.repo.incidents import Incident, created
 from backupd.repo.records import Record

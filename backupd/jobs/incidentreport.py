@@ -15,10 +15,10 @@ from backupd.jobs.auditcheck import check_audit
 from backupd.jobs.compare import compare
 from backupd.jobs.comparepages import ReadSchema
 from backupd.jobs.comparison import Asked
+from backupd.jobs.drillrecords import drills_by_snapshot
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.incident import views_of
 from backupd.jobs.incidentexposure import Given, breach, groups, is_check, moment_in, should_change
-from backupd.jobs.statusread import drills_by_snapshot
 from backupd.jobs.triage import Wanted, anomalies, taken
 from backupd.repo.format import snapshot_name
 from backupd.repo.incidents import Incident, created, heads_of

@@ -268,15 +268,81 @@ def lock_kept(policy: str, at: datetime, *, locked_until: datetime) -> Notice:
     return _notice("lock_short", "ok", policy, None, title, lines, at, resolved=True)
 
 
-def drill_failed(policy: str, source: str, run: str, at: datetime, *, failed: int, checks: int) -> Notice:
-    """A restore drill failed: the restore itself (with no check failed), or some of its checks."""
+def drill_failed(
+    policy: str, source: str, run: str, at: datetime, *, failed: int, checks: int, again: datetime | None = None
+) -> Notice:
+    """A restore drill failed: the restore itself (with no check failed), or some of its checks.
+
+    Args:
+        policy, source, run, at: what failed when.
+        failed, checks: how many checks failed, of how many.
+        again: when it is tried again.
+    """
     what = f"{failed} of {_plural(checks, 'check')} failed" if failed else "the restore itself failed"
     lines = [
         f"In the drill of {when(at)} {what}.",
-        "Until a drill passes, treat this source as one that may not come back: see the drill's log, and run `backupctl drill`.",
+        f"Until a drill passes, this source may not come back: see the drill's log, and run `backupctl drill {policy}`.",
     ]
-    title = f"Restore drill of {policy}/{source} failed"
-    return _notice("drill_failed", "breach", policy, source, title, lines, at, run)
+    return _drill("breach", policy, source, f"Restore drill of {policy}/{source} failed", lines, at, run, again)
+
+
+def drill_slow(
+    policy: str,
+    source: str,
+    run: str,
+    at: datetime,
+    *,
+    took: timedelta,
+    rto: timedelta,
+    again: datetime | None = None,
+) -> Notice:
+    """A restore drill brought everything back, and took longer than is promised.
+
+    Args:
+        policy, source, run, at: what was drilled when.
+        took, rto: how long the restore took, and may take.
+        again: when it is tried again.
+    """
+    lasted = _lasted(took.total_seconds())
+    lines = [
+        f"In the drill of {when(at)} all came back, and the restore took {lasted}; promised: {written(rto)}.",
+        "On the worst day it will take as long: give it a faster host or link, or promise what can be kept.",
+    ]
+    title = f"A restore of {policy}/{source} takes longer than promised"
+    return _drill("breach", policy, source, title, lines, at, run, again)
+
+
+def drill_untried(
+    policy: str, source: str, run: str, at: datetime, *, exit_code: int, code: str, again: datetime | None = None
+) -> Notice:
+    """A restore drill could not be tried: nothing is known of whether the source comes back.
+
+    Args:
+        policy, source, run, at: what was to be drilled when.
+        exit_code, code: of the error, and its word.
+        again: when it is tried again.
+    """
+    lines = [
+        f"The drill of {when(at)} could not be tried: {code} (exit {exit_code}).",
+        f"Nothing is known of whether this source comes back: see the drill's log, and run `backupctl drill {policy}`.",
+    ]
+    title = f"Restore drill of {policy}/{source} could not be tried"
+    return _drill("warn", policy, source, title, lines, at, run, again)
+
+
+def _drill(
+    level: Level,
+    policy: str,
+    source: str,
+    title: str,
+    lines: list[str],
+    at: datetime,
+    run: str,
+    again: datetime | None,
+) -> Notice:
+    if again is not None:
+        lines.append(f"It is tried again at {when(again)}.")
+    return _notice("drill_failed", level, policy, source, title, lines, at, run)
 
 
 def drill_passed(policy: str, source: str, run: str, at: datetime) -> Notice:

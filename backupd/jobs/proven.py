@@ -10,7 +10,7 @@ from backupd.catalog.opening import Catalog
 from backupd.config.clock import stamp
 from backupd.jobs.status import Level, SourceStatus
 from backupd.policy.model import Policy, Verify
-from backupd.policy.proving import OVERDUE, can_verify, next_start
+from backupd.policy.proving import OVERDUE, Promise, can_verify, verification
 from backupd.policy.words import written
 
 _MOST = 5000
@@ -39,30 +39,48 @@ class Proof:
         """What is wrong, in a sentence; empty if nothing is."""
         level = self.verify.level
         if self.failed:
-            due = self.next_at is not None and self.next_at <= now
-            soon = f"at {stamp(self.next_at)}" if self.next_at and not due else "due now" if due else "on another host"
-            return f"its verification (level {level}) failed: {self.failed}; the next one is {soon}"
+            return f"its verification (level {level}) failed: {self.failed}; {following(self.next_at, now)}"
         if self.overdue:
             since = f"since {stamp(self.last_ok)}" if self.last_ok else "yet"
             return f"no verification (level {level}) has passed {since}, promised every {written(self.verify.every)}"
         return ""
 
 
+def following(next_at: datetime | None, now: datetime) -> str:
+    """When the next one is, in words; None: nobody here knows."""
+    if next_at is None:
+        return "the next one is on another host"
+    return f"the next one is at {stamp(next_at)}" if next_at > now else "the next one is due now"
+
+
+class Ahead:
+    """When proofs come next, as the catalog knows, read once."""
+
+    def __init__(self, catalog: Catalog, now: datetime) -> None:
+        self.now, self.planned = now, catalog.plans.planned()
+        self._waiting: dict[tuple[str, str, str], datetime] = {}
+        for job in catalog.queue.list(["queued"], limit=_MOST):
+            if job.spec.kind in {"verify", "drill"}:
+                about = job.spec.source if job.spec.kind == "drill" else job.spec.payload.get("level")
+                place = (job.spec.kind, job.spec.policy, str(about or ""))
+                self._waiting[place] = min(job.due, self._waiting.get(place, job.due))
+
+    def next(self, promise: Promise) -> datetime | None:
+        """When a job of this kind is to begin; a time that has passed if it is due."""
+        waiting = self._waiting.get((promise.kind, promise.policy, promise.about))
+        return min((at for at in (waiting, promise.next_start(self.planned, self.now)) if at is not None), default=None)
+
+
 class Proofs:
     """What the catalog knows of verifications, read once; `alerts` are those that are open."""
 
-    def __init__(self, catalog: Catalog, alerts: Iterable[Alert], now: datetime) -> None:
-        self._now, self._planned = now, catalog.plans.planned()
+    def __init__(self, catalog: Catalog, alerts: Iterable[Alert], ahead: Ahead) -> None:
+        self._now, self._planned, self._ahead = ahead.now, ahead.planned, ahead
         self._good: Mapping[tuple[str, str], Verification] = catalog.verifications.newest(ok_only=True)
         alerts = [alert for alert in alerts if alert.event == "verify_failed"]
         self._failed = {(alert.policy, alert.source): alert.sentence for alert in alerts}
         levels = [(alert.policy, (alert.source or "").removeprefix("level ")) for alert in alerts]
         self._damaged = {place for place in levels if catalog.verifications.damage(*place)}
-        self._waiting: dict[tuple[str, str], datetime] = {}
-        for job in catalog.queue.list(["queued"], limit=_MOST):
-            if job.spec.kind == "verify":
-                place = (job.spec.policy, str(job.spec.payload.get("level", "")))
-                self._waiting[place] = min(job.due, self._waiting.get(place, job.due))
 
     def of(self, policy: Policy) -> Iterator[Proof]:
         """Of each level that a policy promises, but for those that are left to a host of which nothing is known here."""
@@ -77,16 +95,8 @@ class Proofs:
                 continue
             last = good.ended if good else None
             late = self._now - (last or begun) > verify.every * OVERDUE
-            yield Proof(
-                verify, last, late, failed, place in self._damaged, self._next(policy, verify) if mine else None
-            )
-
-    def _next(self, policy: Policy, verify: Verify) -> datetime | None:
-        found = (
-            self._waiting.get((policy.policy, verify.level)),
-            next_start(policy, verify, self._planned, self._now),
-        )
-        return min((at for at in found if at is not None), default=None)
+            next_at = self._ahead.next(verification(policy, verify)) if mine else None
+            yield Proof(verify, last, late, failed, place in self._damaged, next_at)
 
     def tell(self, policy: Policy, sources: list[SourceStatus]) -> None:
         """Say of each source of a policy what is wrong with its verifications."""

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from backupd.catalog.opening import Catalog
 from backupd.catalog.repositories import Seen
 from backupd.config.clock import stamp
-from backupd.jobs.proven import Proofs
+from backupd.jobs.drilled import Drilled
+from backupd.jobs.proven import Ahead, Proofs
 from backupd.jobs.status import (
     DAYS,
     Braked,
@@ -39,12 +40,13 @@ class Standings:
         self._now = now
         self.seen: Mapping[str, Seen] = catalog.repositories.all()
         self.alerts = catalog.alerts.list_open()
-        self.proofs = Proofs(catalog, self.alerts, now)
+        ahead = Ahead(catalog, now)
+        self.proofs, self.drills = Proofs(catalog, self.alerts, ahead), Drilled(catalog, self.alerts, ahead)
         self.counts: dict[tuple[str, str], int] = {}
         self._known: dict[str, dict[str, Known]] = {}
-        for (repository, source), (taken, drilled, count) in catalog.snapshots.standing().items():
-            self._known.setdefault(repository, {})[source] = Known(taken, drilled)
-            self.counts[repository, source] = count
+        for (repository, source), one in catalog.snapshots.standing().items():
+            self._known.setdefault(repository, {})[source] = Known(one.newest, one.oldest, one.drilled_at)
+            self.counts[repository, source] = one.count
         if strips:
             self._fill_strips(catalog)
 
@@ -67,7 +69,7 @@ class Standings:
         if seen is None:
             return unseen(policy, "its repository was not looked at yet")
         brakes = [Braked(b.source, stamp(b.since) if b.since else "some day", b.reason) for b in seen.brakes]
-        found = of_known(policy, self._known.get(seen.repository, {}), brakes, self._now)
+        found = of_known(policy, self.drills.learn(policy, self._known.get(seen.repository, {})), brakes, self._now)
         told = [Troubled(i.id, i.sources, stamp(i.since) if i.since else "some day", i.message) for i in seen.incidents]
         tell_incidents(found, told)
         trouble = list(seen.problems)
@@ -82,6 +84,7 @@ class Standings:
         for status in found if trouble else []:
             more = f" (and {len(trouble) - 1} more)" if len(trouble) > 1 else ""
             status.worse(Level.WARN, f"its repository is not whole: {trouble[0]}{more}")
+        self.drills.tell(policy, found)
         self.proofs.tell(policy, found)
         for said in self._failing(policy):
             for status in found:

@@ -12,6 +12,7 @@ from typing import Any
 
 from backupd.config.clock import stamp
 from backupd.policy.model import Policy
+from backupd.policy.proving import OVERDUE
 from backupd.policy.words import written
 
 DAYS = 30
@@ -42,9 +43,13 @@ class SourceStatus:
         last_good: when its newest snapshot was taken.
         due: when the newest run that should be done by now was due.
         next_run: when the next one is.
+        oldest: when its oldest snapshot was taken.
         drilled_at: when a drill proved a restore.
+        drill_overdue: the policy promises drills, and the last one that passed is too long ago, or never was though there was
+            time enough.
         strip: of the last days, oldest first, how many snapshots each has.
         why: what is wrong, the worst first.
+        levels: how bad each of that is.
         brakes: for what pruning of it is paused, after a sudden change.
     """
 
@@ -55,9 +60,12 @@ class SourceStatus:
     due: datetime | None = None
     next_run: datetime | None = None
     drilled_at: datetime | None = None
+    oldest: datetime | None = None
+    drill_overdue: bool = False
     strip: list[int] = field(default_factory=lambda: [0] * DAYS)
     level: Level = Level.OK
     why: list[str] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)
     brakes: list["Braked"] = field(default_factory=list)
     locked_until: datetime | None = None
     incidents: list["Troubled"] = field(default_factory=list)
@@ -69,9 +77,11 @@ class SourceStatus:
         return max(0.0, (now - self.last_good) / self.rpo)
 
     def worse(self, level: Level, why: str) -> None:
-        """Something is wrong."""
+        """Something is wrong; behind what is as bad and was said before."""
         self.level = max(self.level, level)
-        self.why.append(why)
+        place = sum(known >= level for known in self.levels)
+        self.levels.insert(place, level)
+        self.why.insert(place, why)
 
     def as_json(self, now: datetime) -> dict[str, Any]:
         """As the contract's document of `status` has it, and more."""
@@ -106,13 +116,16 @@ class Known:
     """What is known of the snapshots of one source.
 
     Attributes:
-        newest: when the newest was taken.
+        newest, oldest: when these were taken.
         drilled_at: when a drill proved a restore of one.
+        drill_failed: when a drill last did not pass.
         strip: of the last days, oldest first, how many each has.
     """
 
     newest: datetime | None = None
+    oldest: datetime | None = None
     drilled_at: datetime | None = None
+    drill_failed: datetime | None = None
     strip: list[int] = field(default_factory=lambda: [0] * DAYS)
 
 
@@ -151,7 +164,10 @@ def of_known(policy: Policy, known: Mapping[str, Known], brakes: Sequence[Braked
         status = SourceStatus(name, policy.policy, policy.objectives.rpo)
         fill(status, known, brakes)
         _schedule(status, policy, now)
-        _judge(status, policy, now)
+        _judge(status, now)
+        if policy.drill:
+            _judge_drills(status, policy.drill.every, now)
+        tell_drill(status, known, now)
         tell_brake(status)
         found.append(status)
     return found
@@ -169,7 +185,8 @@ def _names(policy: Policy, known: Iterable[str]) -> list[str]:
 def fill(status: SourceStatus, known: Mapping[str, Known], brakes: Sequence[Braked]) -> None:
     """Say of a source what is known of it."""
     mine = known.get(status.name, Known())
-    status.last_good, status.drilled_at, status.strip = mine.newest, mine.drilled_at, list(mine.strip)
+    status.last_good, status.oldest, status.strip = mine.newest, mine.oldest, list(mine.strip)
+    status.drilled_at = mine.drilled_at
     status.brakes = [brake for brake in brakes if brake.source == status.name]
 
 
@@ -191,7 +208,7 @@ def _schedule(status: SourceStatus, policy: Policy, now: datetime) -> None:
     status.due = newest.at if newest else None
 
 
-def _judge(status: SourceStatus, policy: Policy, now: datetime) -> None:
+def _judge(status: SourceStatus, now: datetime) -> None:
     if status.last_good is None:
         status.worse(Level.BREACH, "there is no snapshot of it")
     elif (used := status.used(now)) is not None and used > 1:
@@ -204,14 +221,25 @@ def _judge(status: SourceStatus, policy: Policy, now: datetime) -> None:
         status.worse(Level.WARN, "its newest snapshot is from the future: a clock is wrong")
     if status.last_good and status.due and status.last_good < status.due:
         status.worse(Level.WARN, f"the run of {stamp(status.due)} has left no snapshot")
-    drill = policy.drill
-    if drill and status.drilled_at is None:
-        status.worse(Level.WARN, "no drill has proven a restore yet")
-    elif drill and status.drilled_at and now - status.drilled_at > drill.every * 1.5:
-        status.worse(
-            Level.BREACH,
-            f"the last drill was {age(now - status.drilled_at)} ago, promised every {written(drill.every)}",
-        )
+
+
+def _judge_drills(status: SourceStatus, every: timedelta, now: datetime) -> None:
+    """Of what was never drilled the time counts from its oldest snapshot: before there is one, nothing can be drilled."""
+    since = status.drilled_at or status.oldest
+    status.drill_overdue = since is not None and now - since > every * OVERDUE
+    promised = f", promised every {written(every)}" if status.drill_overdue else ""
+    level = Level.BREACH if status.drill_overdue else Level.WARN
+    if status.drilled_at is None:
+        status.worse(level, f"no drill has proven a restore yet{promised}")
+    elif status.drill_overdue:
+        status.worse(level, f"the last drill was {age(now - status.drilled_at)} ago{promised}")
+
+
+def tell_drill(status: SourceStatus, known: Mapping[str, Known], now: datetime) -> None:
+    """A restore that was tried and is not as it must be: nobody can say that the source comes back."""
+    failed = known.get(status.name, Known()).drill_failed
+    if failed is not None and (status.drilled_at is None or failed > status.drilled_at):
+        status.worse(Level.BREACH, f"its newest drill, {age(now - failed)} ago, did not pass")
 
 
 def age(length: timedelta) -> str:

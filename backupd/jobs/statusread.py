@@ -4,7 +4,19 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from backupd.config.clock import parse_stamp
-from backupd.jobs.status import DAYS, Braked, Known, SourceStatus, Troubled, fill, of_known, tell_brake, tell_incidents
+from backupd.jobs.drillrecords import drills_by_snapshot
+from backupd.jobs.status import (
+    DAYS,
+    Braked,
+    Known,
+    SourceStatus,
+    Troubled,
+    fill,
+    of_known,
+    tell_brake,
+    tell_drill,
+    tell_incidents,
+)
 from backupd.policy.model import Policy
 from backupd.repo.brakes import brakes_set
 from backupd.repo.incidents import incidents
@@ -31,6 +43,7 @@ def of_repository(views: Sequence[SnapshotView], records: Iterable[Record], now:
     for name in sorted(known):
         status = SourceStatus(name)
         fill(status, known, brakes)
+        tell_drill(status, known, now)
         tell_brake(status)
         found.append(status)
     tell_incidents(found, of_records(records))
@@ -40,7 +53,8 @@ def of_repository(views: Sequence[SnapshotView], records: Iterable[Record], now:
 def _known(
     views: Sequence[SnapshotView], records: Sequence[Record], now: datetime
 ) -> tuple[dict[str, Known], list[Braked]]:
-    drills, today = drills_by_snapshot(records), now.astimezone(UTC).date()
+    drills, failed = drills_by_snapshot(records), drills_by_snapshot(records, passed=False)
+    today = now.astimezone(UTC).date()
     found: dict[str, Known] = {}
     for view in views:
         known = found.setdefault(view.source, Known())
@@ -50,25 +64,15 @@ def _known(
             taken = parse_stamp(view.structure.taken_at)
         except (ValueError, OverflowError):
             continue  # a writer that lies about the time has protected nothing
-        known.newest = max(taken, known.newest or taken)
+        known.newest, known.oldest = max(taken, known.newest or taken), min(taken, known.oldest or taken)
         back = (today - taken.date()).days
         if 0 <= back < DAYS:
             known.strip[DAYS - 1 - back] += 1
         if drilled := drills.get(view.id):
             known.drilled_at = max(drilled, known.drilled_at or drilled)
+        if bad := failed.get(view.id):
+            known.drill_failed = max(bad, known.drill_failed or bad)
     return found, [Braked(brake.source, brake.since, brake.reason) for brake in brakes_set(records)[0]]
-
-
-def drills_by_snapshot(records: Iterable[Record]) -> dict[str, datetime]:
-    """Of each snapshot that a drill proved, when."""
-    found: dict[str, datetime] = {}
-    for record in records:
-        if record.type == "evidence" and record.document.get("passed") is True:
-            try:
-                found[str(record.document["snapshot"])] = parse_stamp(str(record.document["created"]))
-            except (KeyError, ValueError):
-                continue
-    return found
 
 
 def of_records(records: Iterable[Record]) -> list[Troubled]:

@@ -92,6 +92,10 @@ def _drill(old: Policy, new: Policy) -> Iterator[str]:
     counts = [len(p.drill.assertions) if p.drill else 0 for p in (old, new)]
     if old.drill and new.drill and old.drill.assertions != new.drill.assertions:
         yield f"what drills assert changes: {counts[0]} and now {counts[1]}"
+    servers = [{one.url: _keys(one, leave="url") for one in p.drill.scratch} if p.drill else {} for p in (old, new)]
+    yield from _listed("scratch server", *servers)
+    lets = [", ".join(sorted(p.drill.allow)) if p.drill and p.drill.allow else _NOTHING for p in (old, new)]
+    yield from _became("what drills let in besides", *lets)
 
 
 def _by(items: Any, key: str) -> dict[str, str]:

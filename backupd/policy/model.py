@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from backupd.policy.allowing import ALLOWED, check_kind
 from backupd.policy.blackout import PATTERN, Blackout, covers_everything, parse_window
 from backupd.policy.retention import Rule
 from backupd.policy.retrying import Retries
@@ -263,9 +264,10 @@ class Verify(Model):
 
 
 class Assertion(Model):
-    """What a restored database must answer."""
+    """What a restored database must answer; without a source, that of each of the policy's sources."""
 
     sql: Text
+    source: Text | None = None
     min: int | float | None = None
     max: int | float | None = None
     equals: int | float | str | None = None
@@ -279,11 +281,23 @@ class Assertion(Model):
         return self
 
 
+class ScratchServer(Model):
+    """A server on which drills make databases of their own; that of the URL is only where they connect to."""
+
+    url: Text
+    password: SecretRef | None = None
+
+
+AllowedKind = Annotated[str, AfterValidator(check_kind), WithJsonSchema({"type": "string", "enum": list(ALLOWED)})]
+
+
 class Drill(Model):
-    """How restores are proven."""
+    """How restores are proven; without a scratch server of an engine, a drill starts one for itself."""
 
     every: Positive
     assertions: Many[Assertion] = Field(default=(), alias="assert")
+    scratch: Many[ScratchServer] = ()
+    allow: Many[AllowedKind] = ()
 
 
 class Notifier(Model):

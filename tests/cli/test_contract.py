@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 from backupctl.__main__ import VERBS
+from backupd.crypto.keyfile import Role
+from backupd.crypto.keyring import Right
 from backupd.errors import BackupdError, Exit
+from backupd.jobs.verify import append_record
+from backupd.store.folder import FolderStore
+from backupd.wiring import open_repository, read_keys
 from tests.cli.kit import CHINOOK, PASSPHRASE, User
 
 
@@ -123,6 +128,25 @@ def test_snapshots_lists(ready: User) -> None:
     assert listed[1]["tags"] == ["weekly"]
     assert listed[0]["taken_at"].endswith("Z")
     assert ready.run("snapshots", "--source", "nothing", "--json", key="check").document["snapshots"] == []
+
+
+def test_a_snapshot_that_a_drill_proved_says_when(ready: User, tmp_path: Path) -> None:
+    """In snapshots and in show, by the evidence in the repository; a drill that did not pass proves nothing."""
+    shutil.copytree(ready.folder, tmp_path, dirs_exist_ok=True)
+    user = User(tmp_path)
+    keys = read_keys([tmp_path / "keys/read.key"])
+    store, state = FolderStore(user.repository), str(tmp_path / "other")
+    repo = open_repository(store, keys, Right.READ, lambda _: PASSPHRASE.encode(), state).repo
+    signer = repo.keyring.signer([Role.READ])
+    assert signer is not None
+    first, second = (view.id for view in repo.history().views)
+    for snapshot, passed, at in ((first, True, "2026-11-20T01:02:03.5Z"), (second, False, "2026-11-21T01:02:03Z")):
+        append_record(repo, signer, {"type": "evidence", "created": at, "snapshot": snapshot, "passed": passed})
+    listed = user.run("snapshots", "--json", key="check").document["snapshots"]
+    assert [s["drilled_at"] for s in listed] == ["2026-11-20T01:02:03Z", None]
+    assert "drilled" in user.run("snapshots", key="check").out
+    assert user.run("show", first, "--json", key="check").document["drilled_at"] == "2026-11-20T01:02:03Z"
+    assert user.run("show", second, "--json", key="check").document["drilled_at"] is None
 
 
 def test_show(ready: User) -> None:

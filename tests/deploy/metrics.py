@@ -17,6 +17,7 @@ METRICS: dict[str, frozenset[str]] = {
     "backupd_verify_overdue": frozenset({"policy", "level"}),
     "backupd_drill_last_success_timestamp_seconds": _SOURCE,
     "backupd_drill_overdue": _SOURCE,
+    "backupd_drill_failed": _SOURCE,
     "backupd_drill_restore_seconds": _SOURCE,
     "backupd_rto_target_seconds": _SOURCE,
     "backupd_repository_bytes": frozenset({"policy"}),

@@ -18,8 +18,10 @@ def command(settings: Settings, snapshot: str) -> None:
 
     Table and stream names need the read right; everything else the right to list.
     """
+    from backupd.config.clock import stamp
     from backupd.crypto.chunks import Kind
     from backupd.crypto.keyring import Right
+    from backupd.jobs.drillrecords import drills_by_snapshot
     from backupd.jobs.holds import holds_by_snapshot
     from backupd.jobs.restore import open_content
     from backupd.jobs.select import select_snapshot, source_names
@@ -31,10 +33,11 @@ def command(settings: Settings, snapshot: str) -> None:
     with opened(settings, right) as session:
         repo = session.opened.repo
         history = repo.history()
-        for problem in history.problems:
+        for problem in (*history.record_problems, *history.problems):
             report.problem(problem)
         view = select_snapshot(history, snapshot)
-        held = holds_by_snapshot([view], repo.records(report.problem))
+        held = holds_by_snapshot([view], history.records)
+        drilled = drills_by_snapshot(history.records).get(view.id)
         content: dict[str, Any] = open_content(repo, view) if right is Right.READ else {}
     if right is not Right.READ and not settings.quiet:
         output.note("names of streams and tables need the read right (--key read.key)")
@@ -53,7 +56,7 @@ def command(settings: Settings, snapshot: str) -> None:
         "read_bytes": structure.read_bytes,
         "stored_bytes": structure.stored_bytes,
         "holds": held.get(view.id, []),
-        "drilled_at": None,
+        "drilled_at": stamp(drilled) if drilled else None,
         "tags": list(structure.tags),
         "note": content.get("note"),
         "engine": content.get("engine"),
@@ -87,6 +90,8 @@ def _tell(values: dict[str, Any]) -> None:
     for name in ("tags", "holds"):
         if values[name]:
             output.say(f"{name:<10} {', '.join(values[name])}")
+    if values["drilled_at"]:
+        output.say(f"drilled    {values['drilled_at']}")
     if values["note"]:
         output.say(f"note       {values['note']}")
     output.say("")

@@ -1,5 +1,6 @@
 """`backupctl snapshots`: what there is."""
 
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 import click
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 @verb
 def command(settings: Settings, source: str | None) -> None:
     """List the snapshots, oldest first."""
+    from backupd.config.clock import stamp
     from backupd.crypto.keyring import Right
+    from backupd.jobs.drillrecords import drills_by_snapshot
     from backupd.jobs.holds import holds_by_snapshot
     from backupd.jobs.select import source_names
 
@@ -28,6 +31,7 @@ def command(settings: Settings, source: str | None) -> None:
     with opened(settings, Right.LIST) as session:
         history = session.opened.repo.history()
     holds = holds_by_snapshot(history.views, history.records)
+    drilled = {snapshot: stamp(at) for snapshot, at in drills_by_snapshot(history.records).items()}
     for problem in (*history.record_problems, *history.problems):
         report.problem(problem)
     if history.hidden:
@@ -44,7 +48,7 @@ def command(settings: Settings, source: str | None) -> None:
                 "read_bytes": v.structure.read_bytes,
                 "stored_bytes": v.structure.stored_bytes,
                 "holds": holds.get(v.id, []),
-                "drilled_at": None,
+                "drilled_at": drilled.get(v.id),
                 "tags": list(v.structure.tags),
                 "kind": v.structure.kind,
             }
@@ -66,12 +70,17 @@ def command(settings: Settings, source: str | None) -> None:
                 output.count(v.structure.rows),
                 output.size(v.structure.read_bytes),
                 output.size(v.structure.stored_bytes),
-                ",".join([*v.structure.tags, *(["held"] if v.id in holds else [])]),
+                ",".join([*v.structure.tags, *_marks(v, held=holds, drilled=drilled)]),
             ]
             for v in views
         ],
         right=[3, 4, 5],
     )
+
+
+def _marks(view: "SnapshotView", **known: Container[str]) -> list[str]:
+    """What is known of a snapshot besides its tags, in words."""
+    return [word for word, snapshots in known.items() if view.id in snapshots]
 
 
 def _of_source(views: "list[SnapshotView]", source: str) -> "list[SnapshotView]":

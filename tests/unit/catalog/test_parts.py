@@ -16,7 +16,7 @@ from backupd.catalog.checks import Drill, Verification
 from backupd.catalog.opening import Catalog
 from backupd.catalog.queue import JobSpec
 from backupd.catalog.runs import RunEnd
-from backupd.catalog.snapshots import Snapshot
+from backupd.catalog.snapshots import Snapshot, Standing
 from backupd.catalog.totals import DURATION_BOUNDS
 from backupd.wiring import open_catalog
 from tests.catalogs import Fresh, on_server
@@ -153,6 +153,15 @@ def test_snapshots_are_added_and_removed(catalog: Catalog) -> None:
     assert catalog.snapshots.list() == []
 
 
+def test_a_snapshot_that_a_drill_proved_says_so(catalog: Catalog) -> None:
+    """And counts as seen then: a look at its repository that began before does not undo it."""
+    catalog.snapshots.replace("aa", [ONE, replace(ONE, id="02", seq=2, taken_at=later(5))])
+    assert not catalog.snapshots.proven("bb", "01", later(9))
+    assert catalog.snapshots.proven("aa", "01", later(9))
+    assert replace(ONE, drilled_at=later(9), last_seen=later(9)) in catalog.snapshots.list()
+    assert catalog.snapshots.standing() == {("aa", "crm"): Standing(later(5), ONE.taken_at, later(9), 2)}
+
+
 def test_the_newest_snapshot_of_each_source(catalog: Catalog) -> None:
     """Checkpoints and those without a time do not count; two writers' sources of one name are two."""
     chosen = [
@@ -195,6 +204,7 @@ def test_the_newest_verifications_and_drills(catalog: Catalog) -> None:
     assert catalog.drills.newest(passed_only=True) == {("p", "crm"): passed}
     assert catalog.drills.list(policy="p", source="crm") == [failed, passed]
     assert catalog.drills.list(source="shop") == []
+    assert (catalog.drills.purge(later(10)), catalog.drills.list()) == (1, [failed])
 
 
 def test_of_one_thing_one_alert_is_open(catalog: Catalog) -> None:

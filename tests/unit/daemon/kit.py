@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from backupd.catalog.opening import Catalog
 from backupd.catalog.queue import Claim, JobSpec
+from backupd.daemon.books import Books
 from backupd.daemon.child import Ended
 from backupd.daemon.logs import Logger, configure
 from backupd.daemon.workers import Command
@@ -156,3 +158,45 @@ class Told:
 
 def command_of(arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Command:
     return Command(arguments, environment or {})
+
+
+class Office:
+    """Books over a real catalog, with one policy in force."""
+
+    def __init__(self, catalog: Catalog, **more: Any) -> None:
+        self.catalog, self.told, self.ending = catalog, Told(), False
+        self.policy: Policy | None = policy("crm", "db", **more)
+        self.books = Books(catalog, lambda name: self.policy, self.told, lambda: self.ending)
+
+    def claim(self, key: str = "job", **values: Any) -> Claim:
+        assert self.catalog.queue.submit(spec(key, **values), NOW)
+        return self.again()
+
+    def again(self, seconds: float = 0) -> Claim:
+        claim = self.catalog.queue.claim("w", later(seconds), 120)
+        assert claim is not None
+        self.books.begun(claim, later(seconds))
+        return claim
+
+    def end(
+        self, claim: Claim, code: int, printed: dict[str, Any] | None = None, seconds: float = 5, why: str = ""
+    ) -> None:
+        self.books.ended(claim, Ended(code, printed), later(seconds), why)
+
+    def state(self) -> str:
+        (job,) = self.catalog.queue.list()
+        return job.state
+
+    def outcome(self) -> str:
+        run = self.catalog.runs.list()[0]
+        assert run.end is not None
+        return run.end.outcome
+
+    def alerts(self) -> list[tuple[str, str | None]]:
+        return [(alert.event, alert.source) for alert in self.catalog.alerts.list_open()]
+
+    def everything(self) -> str:
+        """All that the catalog holds and people were told, as text."""
+        c = self.catalog
+        rows = [c.queue.list(), c.runs.list(), c.snapshots.list(), c.alerts.list(), c.outbox.list(), c.audit.newest()]
+        return f"{rows} {self.told.notices}"

@@ -118,6 +118,7 @@ def breach() -> Overview:
             days=days("missed", "failed", "none"),
             drill_overdue=True,
             drilled_at=AT - 19 * DAY,
+            drill_failed_at=AT - 5 * DAY,
             restore_seconds=5000.0,
         ),
         source(

@@ -1,76 +1,21 @@
 """The bookkeeper: what each ending leads to, in the catalog, in the queue and for people."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backupd.catalog.opening import Catalog
-from backupd.catalog.queue import Claim
 from backupd.catalog.repositories import Seen
 from backupd.daemon.books import Books
-from backupd.daemon.child import Ended
 from backupd.daemon.recovery import Recovery
 from backupd.daemon.workers import TAKEN
 from backupd.errors import Exit, TryAgain, UsageError
-from backupd.policy.model import Policy
 from backupd.policy.retrying import ENDINGS
-from backupd.wiring import open_catalog
-from tests.unit.daemon.kit import NOW, REPOSITORY, Told, document, later, policy, quiet, spec
+from tests.unit.daemon.kit import NOW, REPOSITORY, Office, document, later, policy, quiet, spec
 
 SECRET_TABLE = "patients_with_hiv"
-
-
-class Office:
-    """Books over a real catalog, with one policy in force."""
-
-    def __init__(self, catalog: Catalog, **more: Any) -> None:
-        self.catalog, self.told, self.ending = catalog, Told(), False
-        self.policy: Policy | None = policy("crm", "db", **more)
-        self.books = Books(catalog, lambda name: self.policy, self.told, lambda: self.ending)
-
-    def claim(self, key: str = "job", **values: Any) -> Claim:
-        assert self.catalog.queue.submit(spec(key, **values), NOW)
-        return self.again()
-
-    def again(self, seconds: float = 0) -> Claim:
-        claim = self.catalog.queue.claim("w", later(seconds), 120)
-        assert claim is not None
-        self.books.begun(claim, later(seconds))
-        return claim
-
-    def end(
-        self, claim: Claim, code: int, printed: dict[str, Any] | None = None, seconds: float = 5, why: str = ""
-    ) -> None:
-        self.books.ended(claim, Ended(code, printed), later(seconds), why)
-
-    def state(self) -> str:
-        (job,) = self.catalog.queue.list()
-        return job.state
-
-    def outcome(self) -> str:
-        run = self.catalog.runs.list()[0]
-        assert run.end is not None
-        return run.end.outcome
-
-    def alerts(self) -> list[tuple[str, str | None]]:
-        return [(alert.event, alert.source) for alert in self.catalog.alerts.list_open()]
-
-    def everything(self) -> str:
-        """All that the catalog holds and people were told, as text."""
-        c = self.catalog
-        rows = [c.queue.list(), c.runs.list(), c.snapshots.list(), c.alerts.list(), c.outbox.list(), c.audit.newest()]
-        return f"{rows} {self.told.notices}"
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    with open_catalog(tmp_path) as catalog:
-        yield Office(catalog)
 
 
 def test_a_run_that_is_done_is_written_down_and_told(office: Office) -> None:
@@ -247,17 +192,31 @@ HOSTILE: list[Any] = [
     {"problems": 7, "forget": 7},
     {"problems": {"a": 1}, "forget": [None, 7, {}, {"snapshot": 7}, {"snapshot": "\ud800"}]},
     {"forget": None, "problems": None},
+    {"drills": 7, "passed": True},
+    {"drills": [None, 7, {}, {"source": "db"}, {"source": "db", "passed": True}, {"source": "\ud800", "error": {}}]},
+    {"source": "db", "passed": True, "snapshot": "cc", "checks": [{"name": SECRET_TABLE, "passed": None}]},
+    {"source": "db", "passed": False, "snapshot": "cc", "checks": [{"name": "\ud800\0" * 500, "passed": False}]},
+    {
+        "source": "db",
+        "passed": True,
+        "snapshot": "cc",
+        "checks": [{"name": "restore", "passed": True, "detail": SECRET_TABLE}],
+        "restore_seconds": float("nan"),
+        "seconds": 10**30,
+    },
+    {"source": "db", "passed": True, "snapshot": ["x"], "checks": {"a": 1}, "restore_seconds": "soon"},
 ]
 
 
-@pytest.mark.parametrize("kind", ["run", "verify", "prune"])
+@pytest.mark.parametrize("kind", ["run", "verify", "prune", "drill"])
 def test_no_document_can_stop_the_daemon(office: Office, kind: str) -> None:
     """Whatever it holds, the job has an outcome, and the catalog is as readable as before."""
     office.catalog.repositories.put(Seen("crm", REPOSITORY, "/backup/repo", NOW))
     payload = {"level": "bytes", "due": "whenever"} if kind == "verify" else {}
     for n, printed in enumerate(HOSTILE):
         for code in (0, 4):
-            claim = office.claim(f"{n}-{code}", kind=kind, source="db" if kind == "run" else None, payload=payload)
+            source = "db" if kind in {"run", "drill"} else None
+            claim = office.claim(f"{n}-{code}", kind=kind, source=source, payload=payload)
             office.end(claim, code, printed)
             assert office.catalog.queue.list(limit=1)[0].state in {"done", "failed", "queued"}
     json.dumps([run.end.outcome for run in office.catalog.runs.list() if run.end], allow_nan=False)

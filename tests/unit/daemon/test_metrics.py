@@ -25,6 +25,7 @@ NAMES = {
     "backupd_snapshots": PER_SOURCE,
     "backupd_drill_last_success_timestamp_seconds": PER_SOURCE,
     "backupd_drill_overdue": PER_SOURCE,
+    "backupd_drill_failed": PER_SOURCE,
     "backupd_drill_restore_seconds": PER_SOURCE,
     "backupd_rto_target_seconds": PER_SOURCE,
     "backupd_brake": PER_SOURCE,
@@ -86,6 +87,7 @@ def test_the_numbers_of_each_source_are_those_of_the_overview(name: str) -> None
             "next_run_timestamp_seconds": source.next_run and source.next_run.timestamp(),
             "drill_last_success_timestamp_seconds": source.drilled_at and source.drilled_at.timestamp(),
             "drill_overdue": float(source.drill_overdue),
+            "drill_failed": float(source.drill_failed_at is not None),
             "drill_restore_seconds": source.restore_seconds,
             "rto_target_seconds": source.rto_seconds,
             "snapshots": source.snapshots,
@@ -114,6 +116,7 @@ def test_a_drill_that_nobody_promised_cannot_be_overdue() -> None:
     """No sample, so that no rule fires."""
     overview = replace(samples.well(), sources=(samples.source(drill_every_seconds=None),))
     assert value(overview, "drill_overdue", **CRM) is None
+    assert value(overview, "drill_failed", **CRM) is None
 
 
 def test_counters_are_the_totals_and_every_outcome_has_one_from_the_beginning() -> None:

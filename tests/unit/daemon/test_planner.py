@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from backupd.catalog.opening import Catalog
+from backupd.daemon.commands import Here, arguments
 from backupd.daemon.planner import Planner, Timer
 from backupd.daemon.timetable import Task, tasks_of
+from backupd.errors import UsageError
 from backupd.policy.model import Policy
 from backupd.policy.schedule import Planned, Timing
 from backupd.wiring import open_catalog
@@ -155,6 +157,9 @@ def test_work_without_its_key_is_left_to_the_host_that_has_it() -> None:
         "structure",
         "content",
     ]
+    more["drill"] = {"every": "7d"}
+    assert kinds(write=key, check=key, prune=key) == ["prune", "refresh", "run", "verify"]
+    assert kinds(read=key) == ["drill", "refresh", "verify"]
 
 
 def test_what_a_policy_says_twice_is_done_once_and_no_name_stands_for_two(catalog: Catalog) -> None:
@@ -194,6 +199,49 @@ def test_a_verification_that_failed_is_tried_again_once(catalog: Catalog) -> Non
     catalog.plans.remember({"again:crm:bytes": AT + 8 * DAY})
     this.take(tasks_of([policy()]), AT + 8 * DAY)
     assert plan(this, AT + 8 * DAY + HOUR) == [], "nobody wants it any more"
+
+
+DRILL: dict[str, Any] = {"drill": {"every": "7d"}, "keys": {"read": "file:/keys/read.key"}}
+
+
+def test_a_first_drill_comes_soon_and_the_others_every_so_often(catalog: Catalog) -> None:
+    """Within the spread after its source is first seen, once; a restart changes nothing."""
+    weekly = policy(**DRILL)
+    this, found = planner(catalog, AT, weekly), []
+    for hours in range(24 * 29):
+        found += plan(this, AT + hours * HOUR)
+        if hours == 100:
+            this = planner(catalog, AT + hours * HOUR, weekly)
+    assert [key.partition("T")[0] for key in found] == [f"drill:crm:db:2026-03-{day:02}" for day in (5, 12, 19, 26)] + [
+        "drill:crm:db:2026-04-02"
+    ]
+
+
+def test_a_drill_waits_for_its_first_snapshot(catalog: Catalog) -> None:
+    """It stays due, and so does one that is to be tried again; nothing else waits."""
+    there: list[bool] = []
+    this = Planner(catalog.queue, catalog.plans, lambda task: task.kind != "drill" or bool(there))
+    this.take(tasks_of([policy(**DRILL, verify=VERIFY)]), AT)
+    assert {job.kind for hours in range(50) for job in this.plan(AT + hours * HOUR)} == {"refresh", "verify"}
+    there.append(True)
+    assert [key for key in plan(this, AT + 50 * HOUR) if key.startswith("drill")] == [
+        "drill:crm:db:2026-03-12T00:00:00Z"
+    ]
+    there.clear()
+    catalog.plans.remember({"again:drill:crm:db": AT + 51 * HOUR})
+    assert plan(this, AT + 52 * HOUR) == []
+    there.append(True)
+    (job,) = [job for job in this.plan(AT + 53 * HOUR) if job.kind == "drill"]
+    assert (job.source, job.payload["again"], job.lock) == ("db", True, "drill:file:///backup/repo:db")
+
+
+def test_the_command_of_a_drill_is_what_a_person_would_type() -> None:
+    """Its source may have any name; one that the policy does not name is none."""
+    here = Here(Path("/policies"), Path("/state"))
+    words = ["drill", "--config", "/policies", "--state", "/state", "--json", "--", "crm", "--help"]
+    assert arguments("drill", policy("crm", "--help"), "--help", {}, here) == words
+    with pytest.raises(UsageError):
+        arguments("drill", policy(), None, {}, here)
 
 
 def test_jobs_that_must_not_run_at_once_share_a_lock() -> None:

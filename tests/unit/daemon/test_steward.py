@@ -93,8 +93,12 @@ def test_a_clock_put_back_by_years_does_not_silence_an_alert(watch: Watch) -> No
 
 
 def test_what_nobody_promises_any_more_is_no_alert(watch: Watch) -> None:
-    """A policy that is gone, a source, an objective, a verification, a notifier: each takes its alerts along."""
-    more = {"verify": [{"level": "bytes", "every": "1d"}], "notifiers": {"ops": {"webhook": "env:X"}}}
+    """A policy that is gone, a source, an objective, a verification, drills, a notifier: each takes its alerts along."""
+    more = {
+        "verify": [{"level": "bytes", "every": "1d"}],
+        "notifiers": {"ops": {"webhook": "env:X"}},
+        "drill": {"every": "7d"},
+    }
     before = promised("crm", "db", "old", **more)
     gone = promised("web")
     watch.steward.adopt([before, gone], NOW - 30 * DAY)
@@ -105,11 +109,12 @@ def test_what_nobody_promises_any_more_is_no_alert(watch: Watch) -> None:
         ("failure", "prune"),
         ("brake", "old"),
         ("verify_failed", "level bytes"),
+        ("drill_failed", "db"),
         ("notify_failed", "ops"),
     ]:
         watch.catalog.alerts.open(event, "crm", source, "s", NOW)
     watch.catalog.repositories.put(Seen("web", REPOSITORY, "/x", NOW))
-    assert len(watch.open()) == 9
+    assert len(watch.open()) == 10
     after = promised("crm", "db", retention={"keep": {"daily": 3}})
     watch.steward.adopt([after], NOW)
     assert watch.open() == [("rpo_breach", "crm", "db"), ("failure", "crm", "db"), ("failure", "crm", "prune")]

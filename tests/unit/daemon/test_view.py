@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from backupd.catalog.checks import Verification
+from backupd.catalog.checks import Drill, Verification
 from backupd.catalog.opening import Catalog
 from backupd.catalog.queue import JobSpec
 from backupd.catalog.repositories import Brake, Seen
@@ -214,6 +214,27 @@ def test_a_verification_that_failed_is_no_all_is_well(catalog: Catalog, see: See
     catalog.verifications.add(replace(bad, ended=NOW + 2 * HOUR, ok=True, problems=0))
     catalog.alerts.close("verify_failed", "p", "level bytes", NOW)
     assert see(crm).verdict == "ok"
+
+
+def test_a_drill_is_shown_as_it_ended(catalog: Catalog, see: See) -> None:
+    """When, in what time, whether it passed; what took too long is no drill that passed, and its time is shown all the same."""
+    looked_at(catalog, "p")
+    stored(catalog, "crm", HOUR, 2 * DAY)
+    drilled = policy("p", "crm", drill={"every": "7d"}, objectives={"rpo": "26h", "rto": "1m"})
+    never = one(see(drilled), "p", "crm")
+    assert (never.verdict, never.drilled_at, never.drill_overdue, never.restore_seconds) == ("warn", None, False, None)
+    good = Drill("p", "crm", f"crm{HOUR}", NOW - 2 * HOUR, NOW - HOUR, True, 30.0)
+    catalog.drills.add(good)
+    shown = one(see(drilled), "p", "crm")
+    assert (shown.verdict, shown.drilled_at, shown.restore_seconds) == ("ok", NOW - HOUR, 30.0)
+    assert "passed <time" in render(see(drilled)).replace("</span>", "").replace("\n", " ")
+    catalog.drills.add(replace(good, ended=NOW, passed=False, restore_seconds=90.0))
+    slow = one(see(drilled), "p", "crm")
+    assert (slow.verdict, slow.drilled_at, slow.drill_failed_at) == ("breach", NOW - HOUR, NOW)
+    assert slow.why == ("its drill failed: a minute ago; the next one is on another host",)
+    for word in ("did not pass", "restored in 90 seconds", "promised 60 seconds", "slower than promised"):
+        assert word in render(see(drilled))
+    assert ("backupd_drill_failed", (("policy", "p"), ("source", "crm"))) in samples(see(drilled))
 
 
 def test_what_fails_besides_runs_is_no_all_is_well(catalog: Catalog, see: See) -> None:

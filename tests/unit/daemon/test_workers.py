@@ -56,6 +56,22 @@ def floor(tmp_path: Path) -> Iterator[Floor]:
         yield Floor(catalog)
 
 
+def test_drills_leave_the_last_slot_to_everything_else(floor: Floor) -> None:
+    """A backup waits behind no drill that takes all night; where nothing else is to be done, one drill is at work."""
+    floor.submit(*(spec(f"drill-{n}", kind="drill") for n in range(2)), spec("verify", kind="verify", priority=-1))
+    floor.round()
+    assert set(floor.children) == {"drill-0", "verify"}
+    floor.children["verify"].end = DONE
+    floor.round()
+    assert floor.workers.busy == 1
+    floor.submit(spec("run"))
+    floor.round()
+    assert set(floor.children) == {"drill-0", "verify", "run"}
+    floor.children["drill-0"].end = DONE
+    floor.round()
+    assert "drill-1" in floor.children
+
+
 def test_no_more_than_the_slots_and_one_restore(floor: Floor) -> None:
     """Two jobs at once, and a restore besides; a second restore waits for the slot of the first, or for a shared one."""
     floor.submit(*(spec(f"run-{n}") for n in range(4)))

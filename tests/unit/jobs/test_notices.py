@@ -44,6 +44,16 @@ PAIRS: list[tuple[str, str, Callable[[], Notice], Callable[[], Notice]]] = [
         lambda: notices.drill_passed("p", "s", "r2", AT),
     ),
     (
+        "drill_failed", "breach",
+        lambda: notices.drill_slow("p", "s", "r", AT, took=2 * DAY, rto=DAY, again=AT + DAY),
+        lambda: notices.drill_passed("p", "s", "r2", AT),
+    ),
+    (
+        "drill_failed", "warn",
+        lambda: notices.drill_untried("p", "s", "r", AT, exit_code=14, code="unreachable"),
+        lambda: notices.drill_passed("p", "s", "r2", AT),
+    ),
+    (
         "notify_failed", "warn",
         lambda: notices.notify_failed("p", "ops", AT, since=GOOD, attempts=5, code="notify_refused"),
         lambda: notices.notify_works("p", "ops", AT),
@@ -157,4 +167,4 @@ def test_notices_of_one_policy_and_another_notifier_differ() -> None:
     assert trial.event == "test"
     assert "TEST" in trial.title
     keys = {made.key, trial.key, *(each().key for _, _, each, _ in PAIRS)}
-    assert len(keys) == 2 + len(PAIRS)
+    assert len(keys) == 2 + len({event for event, *_ in PAIRS})

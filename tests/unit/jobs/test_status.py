@@ -112,15 +112,33 @@ def test_every_ten_minutes_and_once_a_year() -> None:
 
 
 def test_drills() -> None:
-    """A promised drill that never was is a warning, an overdue one a promise that is not kept; a failed one proves nothing."""
+    """A promised drill that never was is a warning until there was time enough; an overdue one is a promise not kept, and one
+    that did not pass proves that the source may not come back."""
     drilled = policy(drill={"every": "7d"})
     some = views(9.5, 33.5)
     assert only(of_policy(drilled, some, [], NOW)).level is Level.WARN
     assert only(of_policy(drilled, some, [evidence(some[0], 5)], NOW)).level is Level.OK
-    assert only(of_policy(drilled, some, [evidence(some[0], 5, passed=False)], NOW)).level is Level.WARN
+    bad = only(of_policy(drilled, some, [evidence(some[0], 9), evidence(some[0], 5, passed=False)], NOW))
+    assert (bad.level, bad.why) == (Level.BREACH, ["its newest drill, 5 hours ago, did not pass"])
+    mended = [evidence(some[0], 5, passed=False), evidence(some[1], 4)]
+    assert only(of_policy(drilled, some, mended, NOW)).level is Level.OK
+    assert only(of_policy(policy(), some, mended[:1], NOW)).level is Level.BREACH, "whoever drilled it"
+    assert only(of_repository(some, mended[:1], NOW)).level is Level.BREACH
+    old = only(of_policy(drilled, [*some, *views(24 * 10.5)], [], NOW))
+    assert (old.level, old.drill_overdue) == (Level.WARN, False)
+    old = only(of_policy(drilled, [*some, *views(24 * 10.6)], [], NOW))
+    assert (old.level, old.drill_overdue) == (Level.BREACH, True)
+    assert old.why == ["no drill has proven a restore yet, promised every 1w"]
     late = only(of_policy(drilled, some, [evidence(some[1], 24 * 20)], NOW))
     assert late.level is Level.BREACH
     assert "20 days ago" in late.why[0]
+
+
+def test_what_is_worst_is_said_first() -> None:
+    status = SourceStatus("crm")
+    for level, why in ((Level.WARN, "a"), (Level.BREACH, "b"), (Level.WARN, "c"), (Level.BREACH, "d")):
+        status.worse(level, why)
+    assert (status.level, status.why) == (Level.BREACH, ["b", "d", "a", "c"])
 
 
 def test_from_the_future() -> None:

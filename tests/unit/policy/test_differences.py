@@ -74,6 +74,19 @@ def test_nothing() -> None:
         ),
         ({"drill": None}, ["restore drills: every 1w becomes none"]),
         ({"drill": {"every": "7d"}}, ["what drills assert changes: 1 and now 0"]),
+        (
+            {
+                "drill": {
+                    **OLD["drill"],
+                    "scratch": [{"url": "mariadb://d@h/x", "password": "env:P"}],
+                    "allow": ["definer"],
+                }
+            },
+            [
+                "scratch server mariadb://d@h/x: none becomes password env:P",
+                "what drills let in besides: nothing becomes definer",
+            ],
+        ),
         ({"notify": [{"on": ["failure"], "to": "ops"}]}, ["notification rpo_breach: ops becomes none"]),
         ({"notifiers": {"ops": {"webhook": "env:OTHER"}}}, ["notifier ops: webhook env:OPS becomes webhook env:OTHER"]),
         ({"hooks": {"before": ["echo hunter2"]}}, ["the commands before each run change: 0 and now 1"]),

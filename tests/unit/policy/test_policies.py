@@ -11,6 +11,7 @@ import pytest
 from backupd.config.policies import load, load_valid, policy_files
 from backupd.config.secretrefs import path_of, resolve
 from backupd.errors import UsageError
+from backupd.policy.allowing import KINDS, family
 from backupd.policy.model import schema
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,9 +67,9 @@ def test_the_contracts_example(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
 def test_the_ready_made_ones(path: Path) -> None:
-    """Each is valid, warns of nothing but what is not built yet, is called about what its file is, and names its schema."""
+    """Each is valid, warns of nothing but what is another host's work, is called about what its file is, names its schema."""
     (loaded,) = load([path]).files
-    assert [warning for warning in loaded.warnings if "yet in this version" not in warning.message] == []
+    assert [warning for warning in loaded.warnings if "left to a host that has one" not in warning.message] == []
     assert path.stem.startswith(loaded.policy.policy)
     assert path.read_text().startswith("# yaml-language-server: $schema=./schema/policy-v1.json\n")
     assert len(READY) == 6
@@ -206,7 +207,7 @@ def test_what_will_disappoint(tmp_path: Path, text: str, line: int, said: str) -
     path = tmp_path / "p.yaml"
     path.write_text(SMALL + text)
     (loaded,) = load([path]).files
-    (warning,) = [warning for warning in loaded.warnings if "not built yet" not in warning.message]
+    (warning,) = loaded.warnings
     assert warning.line == line
     assert said in warning.message
 
@@ -214,7 +215,11 @@ def test_what_will_disappoint(tmp_path: Path, text: str, line: int, said: str) -
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("drill: {every: 1d}\n", 4, "drill: drills are not built yet in this version: none is run"),
+        (
+            "keys: {write: 'file:/write.key', check: 'file:/check.key'}\ndrill: {every: 1d}\n",
+            5,
+            "drill: keys names no read key: this is left to a host that has one",
+        ),
         (
             "keys: {write: 'file:/write.key'}\nverify: [{level: bytes, every: 1d}]\n",
             5,
@@ -228,13 +233,88 @@ def test_what_will_disappoint(tmp_path: Path, text: str, line: int, said: str) -
     ],
 )
 def test_what_nothing_does(tmp_path: Path, text: str, line: int, said: str) -> None:
-    """What is not built yet, or left to another host, is a warning: nobody shall believe that it happens."""
+    """What is left to another host is a warning: nobody shall believe that it happens here."""
     path = tmp_path / "p.yaml"
     path.write_text(SMALL + text)
     (loaded,) = load([path]).files
     (warning,) = loaded.warnings
     assert warning.line == line
     assert said in warning.message
+
+
+SERVERS = """\
+policy: p
+sources:
+  - {name: crm, url: 'postgresql://u@db1/crm'}
+  - {name: all, url: 'mysql://u@db2/*'}
+repository: {url: 'file:///backup'}
+drill:
+  every: 7d
+  assert: [{sql: select 1, min: 1, source: crm}, {sql: select 1, min: 1, source: all.web}, {sql: select 1, min: 1}]
+  scratch: [{url: 'postgresql://d@scratch/postgres', password: 'env:P'}, {url: 'mariadb://d@scratch/test'}]
+  allow: [extension, definer, all]
+"""
+
+
+def test_a_drill_in_every_detail(tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(SERVERS)
+    (loaded,) = load([path]).files
+    assert loaded.warnings == ()
+    drill = loaded.policy.drill
+    assert drill is not None
+    assert [server.password for server in drill.scratch] == ["env:P", None]
+    assert drill.allow == ("extension", "definer", "all")
+    assert [asserted.source for asserted in drill.assertions] == ["crm", "all.web", None]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("source: all.web", "source: shop", "8:82 drill.assert.1.source: there is no source 'shop'"),
+        ("d@scratch/postgres", "d:hunter2@scratch/postgres", "9:19 drill.scratch.0.url: a password inside a URL"),
+        ("d@scratch/postgres", "d@scratch/*", "9:19 drill.scratch.0.url: name one database"),
+        ("postgresql://d@scratch/postgres", "/srv/scratch", "9:19 drill.scratch.0.url: name a server"),
+        ("mariadb://d@scratch", "postgresql://d@other", "9:80 drill.scratch.1.url: two scratch servers are for"),
+        ("'env:P'", "hunter2", "drill.scratch.0.password: name where the secret is"),
+        ("extension,", "extensions,", "10:11 drill.allow.0: there is no such kind: c-function, definer"),
+        ("allow:", "allows:", "10:3 drill.allows: there is no such key here"),
+        ("postgresql://u@db1/crm", "/crm.db", "10:11 drill.allow.0: this means nothing for the sources"),
+    ],
+)
+def test_what_a_drill_cannot_do(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in SERVERS
+    (found,) = faults(tmp_path, SERVERS.replace(old, new))
+    assert said in found
+    assert "hunter2" not in found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("d@scratch/postgres", "d@db1:5432/other", "drill.scratch.0.url: this is the server of source crm"),
+        ("d@scratch/test", "d@db2/test", "drill.scratch.1.url: this is the server of source all"),
+        ("mysql://u@db2/*", "/crm.db", "drill.scratch.1.url: no source of this policy is a database of mariadb"),
+    ],
+)
+def test_a_scratch_server_that_may_not_be_meant(tmp_path: Path, old: str, new: str, said: str) -> None:
+    """A warning: a test machine may have one server for all."""
+    path = tmp_path / "p.yaml"
+    path.write_text(SERVERS.replace(old, new).replace("definer, all", "all").replace(", source: all.web", ""))
+    found = load([path])
+    assert found.faults == []
+    (warning,) = found.files[0].warnings
+    assert said in warning.message
+
+
+def test_the_kinds_that_drills_let_in_are_those_of_the_engines() -> None:
+    """Policies are checked without engines, in the words that they know."""
+    from backupd.config.urls import parse_database
+    from backupd.wiring import open_server_target
+
+    for engine in ("postgresql", "mariadb", "mysql"):
+        target = open_server_target(parse_database(f"{engine}://u@h/d"))
+        assert target.kinds == KINDS[family(engine)]
 
 
 def test_two_verifications_of_one_level(tmp_path: Path) -> None:

@@ -1,57 +1,64 @@
-"""When a verification that failed is tried again."""
+"""When a verification or a drill that failed is tried again."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backupd.errors import Exit
-from backupd.policy.model import Policy, Verify
-from backupd.policy.proving import again_at, again_name, awaited, can_verify, next_start, regular, verify_timing
-from backupd.policy.retrying import ENDINGS
+from backupd.policy.model import Policy
+from backupd.policy.proving import Promise, again_name, can_drill, can_verify, drills, regular, verifications
 
 NOW = datetime(2026, 3, 1, 2, 30, 0, 123456, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-WEEKLY = Verify.model_validate({"level": "bytes", "every": "7d"})
 CRM = Policy.model_validate(
     {
         "policy": "crm",
         "sources": [{"name": "db", "url": "/x.db"}],
         "repository": {"url": "/r"},
         "keys": {"check": "file:/k"},
+        "verify": [{"level": "bytes", "every": "7d"}],
+        "drill": {"every": "7d"},
     }
 )
+WEEKLY = (verifications(CRM)["bytes"], drills(CRM)["db"])
 
 
-@pytest.mark.parametrize("code", [*(int(code) for code in ENDINGS if code is not Exit.DONE), 137, 255])
-def test_what_may_pass_is_tried_after_an_hour_and_all_else_daily(code: int) -> None:
-    """A process that died may have died of anything; damage, a wrong key and a policy that is not valid wait for people."""
-    passes = code not in set(Exit) or ENDINGS[Exit(code)].again
-    timing, second = verify_timing(CRM, WEEKLY), NOW.replace(microsecond=0)
-    assert again_at(code, NOW, timing, again=False) == second + (HOUR if passes else DAY)
-    assert again_at(code, NOW, timing, again=True) == second + DAY
-    assert code != Exit.INTEGRITY or not passes
+@pytest.mark.parametrize("promise", WEEKLY, ids=lambda promise: promise.kind)
+def test_what_may_pass_is_tried_after_an_hour_and_all_else_daily(promise: Promise) -> None:
+    second = NOW.replace(microsecond=0)
+    for passes, wait in ((True, HOUR), (False, DAY)):
+        assert promise.again_at(NOW, passes=passes, again=False) == second + wait
+        assert promise.again_at(NOW, passes=passes, again=True) == second + DAY
 
 
-def test_its_own_time_comes_first() -> None:
+@pytest.mark.parametrize("promise", WEEKLY, ids=lambda promise: promise.kind)
+def test_its_own_time_comes_first(promise: Promise) -> None:
     """By its fire time, whatever its jitter."""
-    timing = regular("k", HOUR)
-    assert again_at(1, NOW, timing, again=False) is None
-    weekly = verify_timing(CRM, WEEKLY)
-    fire = next(weekly.upcoming(NOW)).at
-    assert again_at(1, fire - HOUR - timedelta(seconds=1), weekly, again=False) == fire - timedelta(seconds=1)
-    assert again_at(1, fire - HOUR, weekly, again=False) is None
+    hourly = Promise("verify", "crm", "bytes", regular("k", HOUR))
+    assert hourly.again_at(NOW, passes=True, again=False) is None
+    fire = next(promise.timing.upcoming(NOW)).at
+    early = fire - HOUR - timedelta(seconds=1)
+    assert promise.again_at(early, passes=True, again=False) == fire - timedelta(seconds=1)
+    assert promise.again_at(fire - HOUR, passes=True, again=False) is None
 
 
-def test_it_is_awaited_until_it_or_something_later_is_planned() -> None:
-    again, own = again_name("crm", "bytes"), verify_timing(CRM, WEEKLY).key
-    assert awaited(CRM, WEEKLY, {}) is None
-    assert awaited(CRM, WEEKLY, {again: NOW}) == NOW
-    assert awaited(CRM, WEEKLY, {again: NOW, own: NOW - DAY}) == NOW
-    assert awaited(CRM, WEEKLY, {again: NOW, own: NOW}) is None
-    assert next_start(CRM, WEEKLY, {again: NOW + HOUR, own: NOW - DAY}, NOW) == NOW + HOUR
-    assert next_start(CRM, WEEKLY, {own: NOW}, NOW) == verify_timing(CRM, WEEKLY).next_start(NOW)
+@pytest.mark.parametrize("promise", WEEKLY, ids=lambda promise: promise.kind)
+def test_it_is_awaited_until_it_or_something_later_is_planned(promise: Promise) -> None:
+    again, own = promise.again_name, promise.timing.key
+    assert promise.awaited({}) is None
+    assert promise.awaited({again: NOW}) == NOW
+    assert promise.awaited({again: NOW, own: NOW - DAY}) == NOW
+    assert promise.awaited({again: NOW, own: NOW}) is None
+    assert promise.next_start({again: NOW + HOUR, own: NOW - DAY}, NOW) == NOW + HOUR
+    assert promise.next_start({own: NOW}, NOW) == promise.timing.next_start(NOW)
 
 
-def test_a_level_needs_its_key() -> None:
+def test_nothing_is_remembered_under_the_name_of_another() -> None:
+    """Whatever policies are called."""
+    assert again_name("verify", "drill", "bytes") != again_name("drill", "drill", "bytes")
+    assert drills(CRM.model_copy(update={"drill": None})) == {}
+
+
+def test_a_proof_needs_its_key() -> None:
     assert can_verify(CRM, "bytes")
     assert not can_verify(CRM, "content")
+    assert not can_drill(CRM)
