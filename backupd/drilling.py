@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backupd.config.urls import DatabaseUrl
-from backupd.engines.asking import Answer
+from backupd.model import Answer
 from backupd.wiring import ServerOptions, place_of
 
 

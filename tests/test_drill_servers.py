@@ -18,11 +18,12 @@ import pytest
 
 from backupd.config.urls import DatabaseUrl
 from backupd.drilling import StartedServer, ask_database, check_references, drop_scratch, start_server
-from backupd.engines.asking import LONGEST, Answer
+from backupd.engines.asking import LONGEST
 from backupd.engines.base import LoadOptions, ServerPlace
 from backupd.engines.mariadb import installation
 from backupd.engines.postgres import throwaway
 from backupd.errors import BackupdError, Exit, Failed, SafetyRefused, Unreachable, UsageError
+from backupd.model import Answer
 from backupd.wiring import ServerOptions, place_of
 from tests.servers import postgres as postgres_programs
 from tests.servers.mariadb import MariaServer

@@ -7,12 +7,10 @@ given, nor answer with more than one value; and no message here holds what it an
 import re
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import TypeAlias
 from uuid import UUID
 
 from backupd.errors import BackupdError, Failed, UsageError
-
-Answer: TypeAlias = bool | int | float | str | datetime | None
+from backupd.model import Answer
 
 LONGEST = 64 * 1024
 """Characters of a text that is an answer."""

@@ -14,11 +14,12 @@ from urllib.parse import quote
 
 import apsw
 
-from backupd.engines.asking import Answer, no_row, not_plain, plain, require_single, too_late
+from backupd.engines.asking import no_row, not_plain, plain, require_single, too_late
 from backupd.engines.sqlite_database import quoted
 from backupd.engines.sqlite_open import harden, require_regular, source_errors
 from backupd.engines.sqlite_query import ALLOWED, FORBIDDEN, MEMORY, checked, explained
 from backupd.errors import BackupdError, Failed, Unreachable
+from backupd.model import Answer
 
 _LONGEST = 64 * 1024 * 1024
 _STEPS = 10_000

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from backupd.config.clock import fine_stamp, parse_stamp, stamp
 from backupd.config.version import VERSION
+from backupd.crypto.chunks import Kind
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Signer
 from backupd.engines.base import RuleOf
@@ -189,7 +190,8 @@ def drill(
         found.error = error
         found.checks.append(Check("restore", passed=False, detail=error.message))
         return found
-    found.checks += _of_restore(found.restored, erased is not None)
+    is_file = all(stream.kind is Kind.PAGES for stream in view.structure.streams)
+    found.checks += _of_restore(found.restored, is_file=is_file, ledger=erased is not None)
     report.phase("asking the restored database")
     found.checks.append(_references(scratch))
     taken_at = parse_stamp(view.structure.taken_at)
@@ -203,14 +205,16 @@ def drill(
     return found
 
 
-def _of_restore(done: RestoreResult, ledger: bool) -> list[Check]:
+def _of_restore(done: RestoreResult, *, is_file: bool, ledger: bool) -> list[Check]:
     rows = "rows not counted" if done.rows is None else f"{done.rows:,} rows"
     detail = f"{done.tables:,} tables, {rows}, {size(done.bytes)} in {done.seconds:.1f} s"
     checks = [Check("restore", passed=True, detail=detail)]
-    if done.compared:
+    if is_file:
+        what = "what was written is what was captured, and SQLite's full check passed"
+    elif done.compared:
         what = f"{done.compared:,} of {done.tables:,} tables read back, all as in the snapshot"
     else:
-        what = "what was written is what was captured, and the engine's own check passed"
+        what = "nothing could be read back and compared: the snapshot is an archive of the server's own tool"
     checks.append(Check("content", passed=True, detail=f"{what}; {done.check_seconds:.1f} s"))
     if ledger:
         checks.append(Check("erasures", passed=True, detail=f"{done.erased:,} rows of erased people left out"))

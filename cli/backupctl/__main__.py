@@ -24,6 +24,7 @@ VERBS = {
     "demo": "demo",
     "diff": "diff",
     "doctor": "doctor",
+    "drill": "drill",
     "erase": "erase",
     "export": "export",
     "find": "find",
@@ -46,7 +47,7 @@ VERBS = {
     "verify": "verify",
 }
 PLANNED = {
-    **dict.fromkeys(("drill", "posture", "evidence"), frozenset[str]()),
+    **dict.fromkeys(("posture", "evidence"), frozenset[str]()),
 }
 
 

@@ -10,7 +10,7 @@ from backupd.errors import BackupdError, KeyProblem, UsageError
 if TYPE_CHECKING:
     from backupd.config.policies import PolicyFile
     from backupd.model import Reference
-    from backupd.policy.model import Policy, Source
+    from backupd.policy.model import Policy, ScratchServer, Source
 
 
 def folder_of(settings: Settings) -> Path:
@@ -102,8 +102,8 @@ def joined_failure(failed: list[BackupdError], total: int, values: dict[str, Any
     return error
 
 
-def password_of(source: "Source") -> str | None:
-    """The password of a source's role.
+def password_of(source: "Source | ScratchServer") -> str | None:
+    """The password of a source's role, or of the one on a scratch server.
 
     Raises:
         UsageError: it cannot be had, or is no text.

@@ -142,6 +142,7 @@ def tell_story(settings: Settings, folder: Path, customers: int) -> None:
     _accident(story)
     _restore(story)
     _verify(story)
+    _drill(story)
     tell_nights(story)
     story.numbers["seconds"] = round(time.monotonic() - began, 1)
     if settings.json:
@@ -247,6 +248,16 @@ def _verify(story: Story) -> None:
         f"{output.size(checked['checked']['bytes'])}: no problems, in {checked['seconds']:.1f} s"
     )
     story.tell()
+
+
+def _drill(story: Story) -> None:
+    story.chapter("And the proof that it comes back: restored into a scratch file, checked there, and signed.")
+    done = story.backupctl("drill", "--repository", "repository", "--key", "keys/read.key")
+    for check in done["checks"]:
+        story.tell(f"     {check['name']}: {check['detail']}")
+    story.tell(f"     the scratch file is gone; the report is {done['evidence']}")
+    story.tell()
+    story.numbers["drill"] = done
 
 
 def _farewell(story: Story) -> None:

@@ -323,7 +323,7 @@ def test_global_options_stand_before_and_after_the_verb(ready: User) -> None:
 
 def test_errors_are_json_too(user: User) -> None:
     """With --json a failure is one document, usage errors included."""
-    for arguments in (["run", "--json"], ["run", "--nonsense", "--json"], ["--json", "nonsense"], ["drill", "--json"]):
+    for arguments in (["run", "--json"], ["run", "--nonsense", "--json"], ["--json", "nonsense"], ["posture", "--json"]):
         done = user.run(*arguments)
         assert done.code == 2
         document = done.document
@@ -336,7 +336,7 @@ def test_errors_are_json_too(user: User) -> None:
 def test_verbs_not_built_say_so(user: User) -> None:
     """A verb that is not built is absent from --help and ends with 2, saying so."""
     text = user.run("--help").out
-    for name in ("drill", "posture"):
+    for name in ("evidence", "posture"):
         done = user.run(name)
         assert done.code == 2
         assert "not built yet" in done.err

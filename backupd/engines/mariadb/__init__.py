@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from backupd.engines.base import ServerPlace
 
 if TYPE_CHECKING:
-    from backupd.engines.asking import Answer
     from backupd.engines.base import Finding, Listing
     from backupd.engines.mariadb.live import MariaLive
     from backupd.engines.mariadb.restore import MariaTarget
     from backupd.engines.mariadb.source import MariaSource
     from backupd.engines.throwaway import Throwaway
+    from backupd.model import Answer
 
 
 def open_source(

@@ -10,7 +10,7 @@ import pymysql
 from pymysql.constants import FIELD_TYPE
 from pymysql.cursors import SSCursor
 
-from backupd.engines.asking import Answer, no_row, not_plain, plain, refused, require_reading, require_single, too_late
+from backupd.engines.asking import no_row, not_plain, plain, refused, require_reading, require_single, too_late
 from backupd.engines.base import ServerPlace
 from backupd.engines.mariadb.client import (
     DENIED,
@@ -26,6 +26,7 @@ from backupd.engines.mariadb.client import (
 )
 from backupd.engines.mariadb.mysql import INTERRUPTED, Alarm
 from backupd.errors import BackupdError, Failed, UsageError
+from backupd.model import Answer
 
 _CONNECT_SECONDS = 30.0
 _GRACE = 5.0

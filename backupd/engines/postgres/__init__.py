@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from backupd.engines.base import Finding, Listing, ServerPlace
 
 if TYPE_CHECKING:
-    from backupd.engines.asking import Answer
     from backupd.engines.postgres.capture import PostgresSource
     from backupd.engines.postgres.live import PostgresLive
     from backupd.engines.postgres.restore import PostgresTarget
     from backupd.engines.throwaway import Throwaway
+    from backupd.model import Answer
 
 __all__ = ["ask", "databases", "drop", "open_live", "open_source", "open_target", "preflight", "start_server"]
 

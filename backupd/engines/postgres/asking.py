@@ -8,12 +8,13 @@ from contextlib import closing
 
 import psycopg
 
-from backupd.engines.asking import Answer, no_row, not_plain, plain, refused, require_single, too_late
+from backupd.engines.asking import no_row, not_plain, plain, refused, require_single, too_late
 from backupd.engines.base import ServerPlace
 from backupd.engines.postgres.catalog import Session
 from backupd.engines.postgres.client import open_connection, patience
 from backupd.engines.postgres.problems import meaning
 from backupd.errors import BackupdError, Failed, UsageError
+from backupd.model import Answer
 
 _CONNECT_SECONDS = 30.0
 _GRACE = 5.0

@@ -7,8 +7,8 @@ import pytest
 
 from backupd.config.urls import DatabaseUrl
 from backupd.drilling import ask_database, check_references
-from backupd.engines.asking import Answer
 from backupd.errors import BackupdError, Failed, Unreachable, UsageError
+from backupd.model import Answer
 
 SHOP = """
 PRAGMA journal_mode = wal;
