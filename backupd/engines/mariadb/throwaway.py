@@ -135,6 +135,8 @@ def _make_account(link: Connection, place: ServerPlace, *, superuser: bool) -> N
     # In the name of a grant an underscore stands for any character, unless a backslash is before it.
     scope, more = ("*.*", " WITH GRANT OPTION") if superuser else (r"`backupd\_drill\_%`.*", "")
     run(link, f"GRANT ALL PRIVILEGES ON {scope} TO {account}{more}")
+    if place.engine == "mysql" and not superuser:
+        run(link, f"GRANT SESSION_VARIABLES_ADMIN ON *.* TO {account}")  # or it may not leave checks to the restore
     for user, host in run(link, "SELECT User, Host FROM mysql.user"):
         if user != USER and user not in _ITS_OWN:
             run(link, f"DROP USER {quote_text(str(user))}@{quote_text(str(host))}")
