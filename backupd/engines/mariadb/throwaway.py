@@ -104,7 +104,8 @@ def _first_place(here: Home, installation: Installation, words: Sequence[str]) -
         here.run([installation.installer, *common, *_INSTALL], Path(installation.installer).name)
     options = [f"--socket={socket / _SOCKET}", f"--pid-file={socket}/pid", f"--tmpdir={here.give('tmp')}"]
     options += [f"--secure-file-priv={here.give('files')}", *_OPTIONS, *_OWN_OPTIONS[installation.vendor]]
-    place = ServerPlace(installation.vendor, str(socket), 0, _FIRST_ACCOUNT, "")
+    # Who could read what goes through the socket could read the database's files as well.
+    place = ServerPlace(installation.vendor, str(socket), 0, _FIRST_ACCOUNT, "", {"ssl_disabled": "true"})
     here.start([installation.daemon, *common, *options], product, lambda: _answers(place), signal.SIGKILL)
     return place
 
