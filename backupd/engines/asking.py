@@ -88,6 +88,11 @@ def plain(value: object) -> Answer:
     raise not_plain()
 
 
+def shown(name: str) -> str:
+    """A name from a database, for a sentence: what cannot be printed is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
 def not_plain() -> BackupdError:
     """That an answer is of a type that is no plain value, or beyond what a plain value can be."""
     return UsageError(

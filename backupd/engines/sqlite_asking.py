@@ -14,11 +14,11 @@ from urllib.parse import quote
 
 import apsw
 
-from backupd.engines.asking import no_row, not_plain, plain, require_single, too_late
+from backupd.engines.asking import no_row, not_plain, plain, require_single, shown, too_late
 from backupd.engines.sqlite_database import quoted
 from backupd.engines.sqlite_open import harden, require_regular, source_errors
 from backupd.engines.sqlite_query import ALLOWED, FORBIDDEN, MEMORY, checked, explained
-from backupd.errors import BackupdError, Failed, Unreachable
+from backupd.errors import Failed
 from backupd.model import Answer
 
 _LONGEST = 64 * 1024 * 1024
@@ -88,16 +88,11 @@ def _first(link: apsw.Connection, statement: str, timeout: float) -> Answer:
     except (apsw.NoMemError, MemoryError, apsw.TooBigError):
         raise Failed(f"the statement needs more than {MEMORY // 1024**2} MiB of memory", hint="ask for less") from None
     except apsw.Error as error:  # its words may have a value in them
-        raise _failed(error) from None
+        kind = type(error).__name__
+        raise Failed(f"the statement failed ({kind})", hint="try it with `backupctl query`") from None
     except UnicodeError:
         raise not_plain() from None
     raise no_row()
-
-
-def _failed(error: apsw.Error) -> BackupdError:
-    if isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.IOError):
-        return Unreachable(f"the database could not be read ({type(error).__name__})", hint="verify the snapshot")
-    return Failed(f"the statement failed ({type(error).__name__})", hint="try it with `backupctl query`")
 
 
 def _authorize(action: int, one: str | None, two: str | None, _schema: str | None, _inner: str | None) -> int:
@@ -128,4 +123,4 @@ def check_references(path: str | os.PathLike[str]) -> list[str]:
                 f"foreign key {key} of table {table}: {count} rows refer to rows of {parent} that are not there"
                 for (parent, key), count in sorted(broken.items())
             ]
-    return found
+    return [shown(sentence) for sentence in found]

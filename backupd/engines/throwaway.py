@@ -151,32 +151,48 @@ class Home:
         Raises:
             Unreachable: it cannot get there.
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._log = os.open(self.folder / "log", flags, 0o600)
-        if self._owner is None:
-            self.folder.chmod(0o700)
-            return
-        os.chown(self.folder, -1, self._owner.gid)
-        self.folder.chmod(0o710)
-        if said_by(["test", "-x", str(self.folder)], self._owner) is None:
+        with self._our_errors():
+            self._open()
+        if self._owner is not None and said_by(["test", "-x", str(self.folder)], self._owner) is None:
             raise Unreachable(
                 f"the user {self._owner.name}, as which the server is to run, cannot get to {self.folder}",
                 object_name=str(self.folder),
                 hint="have it below a folder that every user may pass, such as /var/tmp",
             )
 
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._log = os.open(self.folder / "log", flags, 0o600)
+        if self._owner is not None:
+            os.chown(self.folder, -1, self._owner.gid)
+        self.folder.chmod(0o700 if self._owner is None else 0o710)
+
+    @contextmanager
+    def _our_errors(self) -> Iterator[None]:
+        """What the system refuses us: as root without its rights, on a full disk."""
+        try:
+            yield
+        except OSError as error:
+            raise Unreachable(
+                f"{self.folder} cannot be made ready for a server ({type(error).__name__})",
+                object_name=str(self.folder),
+                hint=f"check the space, and that root may give files away and change its user, {WAYS_OUT}",
+            ) from None
+
     def give(self, name: str) -> Path:
         """A new folder that is the server's own."""
         path = self.folder / name
-        path.mkdir(0o700)
-        return self._given(path)
+        with self._our_errors():
+            path.mkdir(0o700)
+            return self._given(path)
 
     def give_socket(self, file: str) -> Path:
         """A new folder for the server's socket, elsewhere if the path of this one is too long for a socket."""
         if len(os.fsencode(self.folder / "socket" / file)) <= _LONGEST_SOCKET:
             return self.give("socket")
-        self._apart = Path(tempfile.mkdtemp(prefix="backupd-drill-", dir=_SHORT))
-        return self._given(self._apart)
+        with self._our_errors():
+            self._apart = Path(tempfile.mkdtemp(prefix="backupd-drill-", dir=_SHORT))
+            return self._given(self._apart)
 
     def _given(self, path: Path) -> Path:
         if self._owner is not None:
@@ -186,12 +202,13 @@ class Home:
     def write(self, name: str, text: str) -> Path:
         """A new file that the server may read and nobody but us may write."""
         path = self.folder / name
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            if self._owner is not None:
-                os.fchown(descriptor, -1, self._owner.gid)
-                os.fchmod(descriptor, 0o640)
+        with self._our_errors():
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                if self._owner is not None:
+                    os.fchown(descriptor, -1, self._owner.gid)
+                    os.fchmod(descriptor, 0o640)
         return path
 
     def run(self, command: Sequence[str], what: str) -> None:
@@ -241,9 +258,11 @@ class Home:
                 extra_groups=[] if self._owner else None,
                 preexec_fn=die_with_us(death),  # noqa: PLW1509 (one system call, no lock)
             )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             raise Unreachable(
-                f"{Path(command[0]).name} cannot be run ({type(error).__name__})", object_name=command[0]
+                f"{Path(command[0]).name} cannot be run ({type(error).__name__})",
+                object_name=command[0],
+                hint=f"install the server where every user may run it, {WAYS_OUT}",
             ) from None
 
     def _trouble(self, message: str) -> Unreachable:

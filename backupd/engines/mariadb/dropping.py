@@ -28,8 +28,8 @@ def drop(place: ServerPlace, *, timeout: float) -> tuple[str, ...]:
             run(link, f"SET SESSION lock_wait_timeout = {_LOCK_SECONDS}")
             names = of_drill(place.database, [str(name) for (name,) in run(link, "SHOW DATABASES")])
         for name in names:
-            _end_sessions(link, name)
             with server_errors(place, f"dropping database {name}", subject=name):
+                _end_sessions(link, name)
                 run(link, f"DROP DATABASE IF EXISTS {quote_name(name)}")
         return tuple(names)
     finally:

@@ -4,6 +4,7 @@ A source need not hold them either: this server takes rows unchecked from whoeve
 found here may be as it was in the source. Reads only; names and counts alone are told.
 """
 
+from backupd.engines.asking import shown
 from backupd.engines.base import ServerPlace
 from backupd.engines.mariadb.client import connect, discard, read_server, run, server_errors
 from backupd.engines.mariadb.live_checks import count_orphans
@@ -29,7 +30,7 @@ def check_references(place: ServerPlace, *, timeout: float) -> list[str]:
                 ((count,),) = run(link, count_orphans(key))
             if count != 0:
                 what = f"constraint {key.name} of table {key.table}"
-                found.append(f"{what}: {count} rows refer to rows of {key.parent} that are not there")
+                found.append(shown(f"{what}: {count} rows refer to rows of {key.parent} that are not there"))
         return found
     finally:
         discard(link)

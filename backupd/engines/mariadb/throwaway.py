@@ -104,7 +104,8 @@ def _first_place(here: Home, installation: Installation, words: Sequence[str]) -
         here.run([installation.installer, *common, *_INSTALL], Path(installation.installer).name)
     options = [f"--socket={socket / _SOCKET}", f"--pid-file={socket}/pid", f"--tmpdir={here.give('tmp')}"]
     options += [f"--secure-file-priv={here.give('files')}", *_OPTIONS, *_OWN_OPTIONS[installation.vendor]]
-    place = ServerPlace(installation.vendor, str(socket), 0, _FIRST_ACCOUNT, "")
+    # Who could read what goes through the socket could read the database's files as well.
+    place = ServerPlace(installation.vendor, str(socket), 0, _FIRST_ACCOUNT, "", {"ssl_disabled": "true"})
     here.start([installation.daemon, *common, *options], product, lambda: _answers(place), signal.SIGKILL)
     return place
 
@@ -135,6 +136,8 @@ def _make_account(link: Connection, place: ServerPlace, *, superuser: bool) -> N
     # In the name of a grant an underscore stands for any character, unless a backslash is before it.
     scope, more = ("*.*", " WITH GRANT OPTION") if superuser else (r"`backupd\_drill\_%`.*", "")
     run(link, f"GRANT ALL PRIVILEGES ON {scope} TO {account}{more}")
+    if place.engine == "mysql" and not superuser:
+        run(link, f"GRANT SESSION_VARIABLES_ADMIN ON *.* TO {account}")  # or it may not leave checks to the restore
     for user, host in run(link, "SELECT User, Host FROM mysql.user"):
         if user != USER and user not in _ITS_OWN:
             run(link, f"DROP USER {quote_text(str(user))}@{quote_text(str(host))}")

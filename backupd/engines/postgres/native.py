@@ -34,12 +34,14 @@ class NativePlan:
         self._blocks = self._stream.open()
         self._head, archive = _read_head(self._blocks)
         schema = restorable(archive)
-        numbers = {entry.number for entry in schema}
-        self._entries = [entry for entry in archive.entries if entry.number in numbers or _is_data(entry)]
         found = dangers(archive, schema, job.offer.trusted_extensions)
-        found += [Danger(UNKNOWN, f"{entry.desc} {entry.tag}") for entry in self._entries if not _is_sound_data(entry)]
+        found += [
+            Danger(UNKNOWN, f"{entry.desc} {entry.tag}") for entry in archive.entries if not _is_sound_data(entry)
+        ]
         refuse(found, job.options.allow, name)
         job.missing_roles = job.offer.refuse_roles(owners(schema), job.options)
+        numbers = {entry.number for entry in job.offer.possible(schema, job.warnings)}
+        self._entries = [entry for entry in archive.entries if entry.number in numbers or _is_data(entry)]
         self._tools = restore_tools(bin_folders, job.server, at_least=major_of(archive.dump_version))
 
     def build(self, job: "Job") -> Sequence[TableInfo]:

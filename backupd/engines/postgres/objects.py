@@ -50,7 +50,8 @@ BEGIN
     IF o.comment IS NOT NULL THEN
       EXECUTE pg_catalog.format('COMMENT ON LARGE OBJECT %s IS %L', o.object, o.comment);
     END IF;
-    CONTINUE WHEN o.grants IS NULL;
+    -- Whoever restores keeps what owners have, or the contents could not be written.
+    CONTINUE WHEN o.grants IS NULL OR NOT EXISTS (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = o.owner);
     EXECUTE pg_catalog.format('REVOKE ALL ON LARGE OBJECT %s FROM %I', o.object,
       (SELECT pg_catalog.pg_get_userbyid(m.lomowner) FROM pg_catalog.pg_largeobject_metadata m WHERE m.oid = o.object));
     FOR g IN SELECT e.value ->> 0 AS grantee, e.value ->> 1 AS privilege, (e.value ->> 2)::boolean AS grantable

@@ -1,6 +1,7 @@
 """What a target server must offer for a snapshot: its version, roles, extensions, and room for the name."""
 
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -10,6 +11,7 @@ from backupd.engines.postgres.archive import Entry
 from backupd.engines.postgres.catalog import Session
 from backupd.engines.postgres.client import Server
 from backupd.engines.postgres.problems import target_error
+from backupd.engines.postgres.sqltext import Token, Unclear, statements
 from backupd.errors import SafetyRefused, UsageError
 
 MISSING_ROLES = "missing-roles"
@@ -101,6 +103,47 @@ class Offer:
                 hint=f"create them, or restore with --with-globals, or without them: --allow {MISSING_ROLES}",
             )
         return missing
+
+    def possible(self, entries: Sequence[Entry], warnings: list[str]) -> list[Entry]:
+        """Leave out what cannot be made here, and what is said about it: nothing of it holds rows or lets more be seen.
+
+        Policies for roles that are not here, whose tables then show fewer rows; and publications that only a superuser makes.
+
+        Args:
+            warnings: those that are left out are told there.
+        """
+        policies = [entry for entry in entries if entry.desc == "POLICY" and not _policy_roles(entry) <= self.roles]
+        publications = [] if self.superuser else [entry for entry in entries if _is_broad_publication(entry)]
+        for left, what in (
+            (policies, "policies were left out, because they are for roles that are not there"),
+            (publications, "publications were left out, because only a superuser can make them"),
+        ):
+            if left:
+                warnings.append(f"{what}: {', '.join(sorted(entry.tag for entry in left)[:20])}")
+        gone = {entry.number for entry in (*policies, *publications)}
+        return [entry for entry in entries if entry.number not in gone and gone.isdisjoint(entry.depends)]
+
+
+def _is_broad_publication(entry: Entry) -> bool:
+    """Whether it publishes what will be made later as well."""
+    if entry.desc == "PUBLICATION TABLES IN SCHEMA":
+        return True
+    return entry.desc == "PUBLICATION" and re.search(r" FOR ALL (TABLES|SEQUENCES)\b", entry.defn) is not None
+
+
+def _policy_roles(entry: Entry) -> set[str]:
+    """The roles that a policy is for; none if it is for all, or of a form that is not known."""
+    try:
+        (tokens,) = (statement.tokens for statement in statements(entry.defn))
+    except (Unclear, ValueError):
+        return set()
+    found: set[str] = set()
+    if Token("word", "to") in tokens:
+        for token in tokens[tokens.index(Token("word", "to")) + 1 :]:
+            if token.kind == "word" and token.text in ("using", "with"):
+                break
+            found |= {token.text} if token.kind in ("word", "name") else set()
+    return found
 
 
 def refuse_unknown_tables(wanted: Collection[str], facts: Mapping[str, Any]) -> None:

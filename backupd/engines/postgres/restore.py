@@ -190,6 +190,7 @@ class PostgresTarget:
             job.warnings.append(
                 f"owners and grants were left out: there is no role {', '.join(sorted(job.missing_roles))}"
             )
+        entries = job.offer.possible(entries, job.warnings)
         tools = restore_tools(self._bin_folders, job.server, at_least=major_of(archive.dump_version))
         return _Plan(tools, file, archive, entries, tables)
 

@@ -46,6 +46,7 @@ _SETTINGS = {
     "huge_pages": "off",
     "dynamic_shared_memory_type": "mmap",  # in the folder, so that nothing of it stays
     "restart_after_crash": "off",
+    "jit": "off",  # where memory is never both written and run, it would end every longer statement
     "shared_preload_libraries": "",
     "timezone": "UTC",
     # No statement and no value of what is restored goes to the log.

@@ -1,6 +1,7 @@
 """A MySQL server is captured and restored as a MariaDB server is; what it does in its own way."""
 
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import pymysql
 import pytest
 
+from backupd.drilling import ask_database, check_references, start_server
 from backupd.engines import mariadb
 from backupd.engines.base import ServerPlace
 from backupd.engines.mariadb.client import connect, discard, run
@@ -16,6 +18,7 @@ from backupd.engines.mariadb.mysql import Alarm
 from backupd.engines.mariadb.tools import CLIENT, find_program, option_file
 from backupd.errors import SourceIncomplete, SourceMoved
 from backupd.model import Change
+from backupd.wiring import ServerOptions, place_of
 from tests.servers.mysql import MysqlServer
 from tests.unit.engines.mariadb import kit
 
@@ -326,3 +329,23 @@ def test_tls_in_mysqls_words() -> None:
     assert "ssl-mode = DISABLED" in option_file(
         ServerPlace("mysql", "h", 0, "me", "x", {"ssl_disabled": "1"}, password="p"), 5, "mysql"
     )
+
+
+def test_a_drill_restores_to_a_server_of_its_own(mysql_server: MysqlServer, make: Callable[..., str]) -> None:
+    """By an account that has rights on the databases of drills alone; every table is what was stored."""
+    tables = "CREATE TABLE a(id int PRIMARY KEY); CREATE TABLE b(a int, FOREIGN KEY (a) REFERENCES a(id));"
+    rows = "INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); CREATE TRIGGER t BEFORE INSERT ON a FOR EACH ROW SET @a = 1"
+    kept = kit.capture(mysql_server, kit.place(mysql_server, make(tables + rows)))
+    name, options = "backupd_drill_0123456789abcdef", ServerOptions(tools=(str(mysql_server.daemon_bin),))
+    with tempfile.TemporaryDirectory(prefix="drill-") as top:
+        Path(top).chmod(0o711)
+        folder = Path(top, "server")
+        folder.mkdir(0o700)
+        with start_server("mariadb", kept.facts, folder, name, options=options) as started:
+            assert (started.url.engine, started.version) == ("mysql", f"MySQL {mysql_server.version}")
+            kit.restore(mysql_server, kept, place_of(started.url, started.options), allow=ALLOW)
+            assert (
+                ask_database(started.url, "SELECT CURRENT_USER()", options=started.options) == "backupd_drill@localhost"
+            )
+            assert check_references(started.url, options=started.options) == []
+        assert list(folder.iterdir()) == []
