@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, Protocol
 
 Cell = None | int | float | str | bytes
 """A value of a row, exactly: what an SQLite file holds, or of a server the text that it writes for the value, as bytes."""
 Cells = tuple[Cell, ...]
+Answer = None | bool | int | float | str | datetime
+"""What a database answers to one question, as a plain value; a time has a zone if its type has one."""
 
 
 COMPRESSION = 2

@@ -82,7 +82,8 @@ class ServerOptions:
     jobs: int = 2
 
 
-def _place(url: DatabaseUrl, options: ServerOptions) -> ServerPlace:
+def place_of(url: DatabaseUrl, options: ServerOptions) -> ServerPlace:
+    """Where the database behind a server's URL is, as its engine is told."""
     return ServerPlace(url.engine, url.host, url.port, url.user, url.database, url.options, options.password)
 
 
@@ -93,7 +94,7 @@ def open_source(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptio
 
         return sqlite_source(url.path, timeout=timeout)
     options = options or ServerOptions()
-    place = _place(url, options)
+    place = place_of(url, options)
     if url.engine == "postgresql":
         from backupd.engines.postgres import open_source as postgres_source
 
@@ -124,7 +125,7 @@ def list_databases(url: DatabaseUrl, options: ServerOptions, *, timeout: float =
     Raises:
         Unreachable: no connection.
     """
-    place = _place(url, options)
+    place = place_of(url, options)
     if url.engine == "postgresql":
         from backupd.engines.postgres import databases as postgres_databases
 
@@ -146,7 +147,7 @@ def open_server_target(
 ) -> ServerTarget:
     """The target behind the URL of a database on a server."""
     options = options or ServerOptions()
-    place = _place(url, options)
+    place = place_of(url, options)
     if url.engine == "postgresql":
         from backupd.engines.postgres import open_target as postgres_target
 
@@ -166,7 +167,7 @@ def open_live(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptions
         from backupd.engines.sqlite_live import open_live as sqlite_live
 
         return sqlite_live(url.path, timeout=timeout)
-    place = _place(url, options or ServerOptions())
+    place = place_of(url, options or ServerOptions())
     if url.engine == "postgresql":
         from backupd.engines.postgres import open_live as postgres_live
 
@@ -259,7 +260,7 @@ def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float =
     Raises:
         Unreachable: no connection.
     """
-    place = _place(url, options)
+    place = place_of(url, options)
     if url.engine == "postgresql":
         from backupd.engines.postgres import preflight as postgres_preflight
 

@@ -20,16 +20,17 @@ from backupd.model import Answered, Cells, Queried
 MEMORY = 256 * 1024 * 1024
 _LONGEST = 64 * 1024 * 1024
 _STEPS = 50_000
-_FORBIDDEN = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
-_ALLOWED = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_RECURSIVE})
+FORBIDDEN = frozenset({"load_extension", "fts3_tokenizer", "readfile", "writefile", "edit"})
+ALLOWED = frozenset({apsw.SQLITE_SELECT, apsw.SQLITE_READ, apsw.SQLITE_RECURSIVE})
+"""What a statement that only reads does; of functions, all but those that are forbidden."""
 
 
 def _authorize(action: int, _one: str | None, two: str | None, _schema: str | None, _inner: str | None) -> int:
     if action == apsw.SQLITE_READ and two == "ROWID":  # SQLite's word for the number of a row, which nothing here has
         return int(apsw.SQLITE_DENY)
-    if action in _ALLOWED:
+    if action in ALLOWED:
         return int(apsw.SQLITE_OK)
-    if action == apsw.SQLITE_FUNCTION and (two or "").lower() not in _FORBIDDEN:
+    if action == apsw.SQLITE_FUNCTION and (two or "").lower() not in FORBIDDEN:
         return int(apsw.SQLITE_OK)
     return int(apsw.SQLITE_DENY)
 

@@ -13,9 +13,7 @@ from html import escape
 from typing import Any
 
 from backupd.errors import IntegrityError
-from backupd.repo.format import parse_json
-from backupd.repo.statements import Stated, verify_statement
-from backupd.repo.trust import Trust, decode_trust
+from backupd.repo.statements import parse_carried
 
 _CARRIED = re.compile(r'<pre id="signed" hidden>([A-Za-z0-9+/=]*)</pre>')
 _STYLE = (
@@ -126,39 +124,12 @@ def carried(data: bytes) -> dict[str, Any]:
     """
     try:
         text = data.decode()
-        if text.lstrip().startswith("<"):
-            found = _CARRIED.search(text)
-            signed = json.loads(base64.b64decode(found[1], validate=True)) if found else None
-            if not isinstance(signed, dict) or page(signed) != text:
-                raise IntegrityError("the page does not show what was signed", hint="ask for the JSON file")
-        else:
-            signed = parse_json(data, "the report")
+        if not text.lstrip().startswith("<"):
+            return parse_carried(data)
+        found = _CARRIED.search(text)
+        data = base64.b64decode(found[1], validate=True) if found else b""
+        if page(json.loads(data)) != text:
+            raise IntegrityError("the page does not show what was signed", hint="ask for the JSON file")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error):
-        signed = None
-    if not isinstance(signed, dict):
-        raise IntegrityError("this is no report of an incident")
-    if signed.keys() != {"statement", "signatures", "trust"}:
-        raise IntegrityError("the report holds more, or less, than what is signed")
-    return signed
-
-
-def check_report(signed: Mapping[str, Any], repository: bytes, root: bytes, lowest: int) -> tuple[Stated, Trust]:
-    """Check a report by the trust documents that it carries, against a pin.
-
-    Args:
-        signed: with `trust`: the documents, base64, from version 1 on.
-        repository, root, lowest: the pin: repository, root fingerprint, lowest version.
-
-    Raises:
-        IntegrityError: it does not hold.
-    """
-    trust: Trust | None = None
-    try:
-        documents = [base64.b64decode(text, validate=True) for text in signed["trust"]]
-    except (KeyError, TypeError, ValueError, binascii.Error):
-        raise IntegrityError("the report carries no trust documents") from None
-    for version, data in enumerate(documents[lowest - 1 :], start=lowest):
-        trust = decode_trust(data, version, repository, trust, root)
-    if trust is None:
-        raise IntegrityError("the report carries no trust document that the pin accepts")
-    return verify_statement(signed, trust), trust
+        raise IntegrityError("this is no signed report") from None
+    return parse_carried(data)

@@ -16,7 +16,7 @@ from backupd.crypto.keyring import Signer
 from backupd.crypto.primitives import Unauthentic, check_signature
 from backupd.errors import IntegrityError
 from backupd.repo.format import MAX_SIGNATURES, dump_json, parse_json
-from backupd.repo.trust import Trust
+from backupd.repo.trust import Trust, decode_trust
 
 STATERS = frozenset({Role.READ, Role.RECOVERY, Role.ROOT})
 """Who may make a statement about what happened to records."""
@@ -77,6 +77,50 @@ def verify_statement(signed: Mapping[str, Any], trust: Trust) -> Stated:
     if said != [str(role) for _, role in signers]:
         raise IntegrityError(f"{_NAME} says of a signer what its key is not")
     return Stated(document, signers)
+
+
+def carrying(signed: Mapping[str, Any], documents: Sequence[bytes]) -> dict[str, Any]:
+    """A statement with the trust documents by which it can be checked without the repository, from version 1 on."""
+    return {**signed, "trust": [base64.b64encode(data).decode() for data in documents]}
+
+
+def parse_carried(data: bytes) -> dict[str, Any]:
+    """A statement that carries trust documents, from the JSON of a file.
+
+    Raises:
+        IntegrityError: it is none, or holds more than what is signed.
+    """
+    try:
+        signed = parse_json(data, "the report")
+    except IntegrityError:
+        signed = {}
+    if not signed:
+        raise IntegrityError("this is no signed report")
+    if signed.keys() != {"statement", "signatures", "trust"}:
+        raise IntegrityError("the report holds more, or less, than what is signed")
+    return signed
+
+
+def check_carried(signed: Mapping[str, Any], repository: bytes, root: bytes, lowest: int) -> tuple[Stated, Trust]:
+    """Check a statement by the trust documents that it carries, against a pin.
+
+    Args:
+        signed: with `trust`: the documents, base64, from version 1 on.
+        repository, root, lowest: the pin: repository, root fingerprint, lowest version.
+
+    Raises:
+        IntegrityError: it does not hold.
+    """
+    trust: Trust | None = None
+    try:
+        documents = [base64.b64decode(text, validate=True) for text in signed["trust"]]
+    except (KeyError, TypeError, ValueError, binascii.Error):
+        raise IntegrityError("the report carries no trust documents") from None
+    for version, data in enumerate(documents[lowest - 1 :], start=lowest):
+        trust = decode_trust(data, version, repository, trust, root)
+    if trust is None:
+        raise IntegrityError("the report carries no trust document that the pin accepts")
+    return verify_statement(signed, trust), trust
 
 
 def _role(key: bytes, signature: bytes, message: bytes, trust: Trust) -> Role:

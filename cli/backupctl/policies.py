@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backupctl.options import Settings
-from backupd.errors import KeyProblem, UsageError
+from backupd.errors import BackupdError, KeyProblem, UsageError
 
 if TYPE_CHECKING:
     from backupd.config.policies import PolicyFile
@@ -81,6 +81,25 @@ def sources_of(policy: "Policy", name: str | None) -> "list[Source]":
         names = ", ".join(source.name for source in policy.sources)
         raise UsageError(f"policy {policy.policy} has no source {name!r}", hint=f"it has: {names}")
     return found
+
+
+def joined_failure(failed: list[BackupdError], total: int, values: dict[str, Any]) -> BackupdError:
+    """The failure of a policy some of whose sources failed: the first one's kind.
+
+    Args:
+        failed: the errors.
+        total: how many sources there are.
+        values: what the JSON document shows beside the error.
+    """
+    error = first = failed[0]
+    if total > 1:
+        error = type(first)(
+            f"{len(failed)} of {total} sources failed, the first: {first.message}",
+            object_name=first.object_name,
+            hint=first.hint,
+        )
+    error.values = values  # type: ignore[attr-defined]
+    return error
 
 
 def password_of(source: "Source") -> str | None:

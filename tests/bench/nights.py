@@ -38,7 +38,9 @@ _ROWS = [
     ("first snapshot, s", "first_wall", 1, ".2f"),
     ("  stored, MB", "first_stored", MB, ".1f"),
     ("restore of the first night, s", "restore_first", 1, ".2f"),
+    ("  and until it is on the disk (fsync), s", "durable_first", 1, ".2f"),
     ("restore after the last night, s", "restore_last", 1, ".2f"),
+    ("  and until it is on the disk (fsync), s", "durable_last", 1, ".2f"),
     ("everything stored, MB", "whole", MB, ".1f"),
     ("prune all but the last, s", "prune", 1, ".2f"),
 ]
@@ -113,10 +115,10 @@ def cell(
                 used = one_night(column, source, values[column.title], "first_" if night == 0 else "")
                 if night == 0:
                     first[column.title] = str(told(used).get("snapshot", "latest"))
-                    add(values[column.title], "restore_first", restored(column, source, first[column.title]))
+                    restored(column, source, first[column.title], values[column.title], "first")
         for column in columns:
             mine = values[column.title]
-            add(mine, "restore_last", restored(column, source, "latest"))
+            restored(column, source, "latest", mine, "last")
             measure.level(column.repository)
             before = measure.stored(column.repository)
             add(mine, "whole", before)
@@ -154,16 +156,18 @@ def warm(source: Subject) -> None:
         measure.level(source.dump, source.files)
 
 
-def restored(column: Runner, source: Subject, snapshot: str) -> float:
-    """Restore, compare where that is easy, and say how long it took."""
+def restored(column: Runner, source: Subject, snapshot: str, values: dict[str, list[float]], which: str) -> None:
+    """Restore, compare where that is easy, and keep how long it took: as the tool ends, and until a power cut takes nothing."""
     measure.level(column.repository)
     used, place = column.restore(snapshot)
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    add(values, f"restore_{which}", used.wall)
+    add(values, f"durable_{which}", used.wall + sum(map(measure.to_disk, files)))
     if isinstance(source, SqliteFile) and not measure.same(source.path, place):
         raise CommandFailed(f"{column.title} restored something else than the source")
     if isinstance(source, ServerDump) and place.is_file() and place.stat().st_size != source.size:
         raise CommandFailed(f"{column.title} restored something else than the dump")
     shutil.rmtree(column.tool.target, ignore_errors=True)
-    return used.wall
 
 
 def count(folder: Path) -> int:
@@ -228,9 +232,16 @@ def main() -> int:
     for what, reason in missing.items():
         print(f"{what}: not measured: {reason}")
     if options.results and texts:
-        with options.results.open("a") as file:
-            file.write(f"\n## {head}\n\n" + "\n".join(f"```\n{text}```\n" for text in texts))
+        keep(options.results, f"## {head}\n\n" + "\n".join(f"```\n{text}```\n" for text in texts))
     return 1 if missing else 0
+
+
+def keep(path: Path, text: str) -> None:
+    """Put tables behind the others of the nights, and before what other benchmarks have printed."""
+    said = path.read_text() if path.exists() else "# Results of the nights\n"
+    at = said.find("\n# ", 1)
+    before, after = (said, "") if at < 0 else (said[:at], said[at:])
+    path.write_text(before.rstrip("\n") + "\n\n" + text + after)
 
 
 if __name__ == "__main__":

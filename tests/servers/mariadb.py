@@ -131,6 +131,11 @@ class MariaServer:
         """Where its programs are."""
         return _unpacked()
 
+    @property
+    def daemon_bin(self) -> Path:
+        """The folder with the programs, where the server's own user can run them as well."""
+        return self._daemon_tree / "programs"
+
     def run(
         self, program: str, *words: str | Path, text: str = "", password: str = ""
     ) -> subprocess.CompletedProcess[str]:

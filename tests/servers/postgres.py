@@ -166,7 +166,7 @@ class PostgresServer:
         self.tree = _unpacked(major)
         self.bin = self.tree / "programs"
         parts = ("bin", "lib", "share", "usr", "programs")
-        self._daemon_bin = processes.reachable(self.tree, home, self.owner, parts) / "programs"
+        self.daemon_bin = processes.reachable(self.tree, home, self.owner, parts) / "programs"
         self.data = home / "data"
         self.log = home / "server.log"
         self.socket_folder = home / "socket"
@@ -187,7 +187,7 @@ class PostgresServer:
         self, program: str, *words: str | Path, text: str = "", as_owner: bool = False, password: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Run one of this version's programs to its end; it reads `text`."""
-        folder, owner = (self._daemon_bin, self.owner) if as_owner else (self.bin, None)
+        folder, owner = (self.daemon_bin, self.owner) if as_owner else (self.bin, None)
         env = {**self.env, "PGPASSWORD": password} if password else self.env
         return processes.run(
             [folder / program, *words],
@@ -237,7 +237,7 @@ class PostgresServer:
         deadline = time.monotonic() + START_SECONDS
         while True:
             self._process = processes.spawn(
-                [self._daemon_bin / "postgres", "-D", self.data, "-p", str(self.port), "-k", self.socket_folder],
+                [self.daemon_bin / "postgres", "-D", self.data, "-p", str(self.port), "-k", self.socket_folder],
                 env=self.env, cwd=self.socket_folder, out=self.log, owner=self.owner, death=signal.SIGQUIT,
             )  # fmt: skip
             begins = self.log.stat().st_size

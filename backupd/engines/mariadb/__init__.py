@@ -1,16 +1,19 @@
 """MariaDB and MySQL: one database of a server as a source, and as a target."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backupd.engines.base import ServerPlace
 
 if TYPE_CHECKING:
+    from backupd.engines.asking import Answer
     from backupd.engines.base import Finding, Listing
     from backupd.engines.mariadb.live import MariaLive
     from backupd.engines.mariadb.restore import MariaTarget
     from backupd.engines.mariadb.source import MariaSource
+    from backupd.engines.throwaway import Throwaway
 
 
 def open_source(
@@ -79,3 +82,43 @@ def preflight(
     from backupd.engines.mariadb.findings import preflight as look
 
     return look(place, timeout=timeout, exclude=exclude, bin_folders=bin_folders)
+
+
+def start_server(
+    facts: Mapping[str, object],
+    folder: Path,
+    database: str,
+    *,
+    superuser: bool = False,
+    bin_folders: Sequence[Path] = (),
+    timeout: float = 120.0,
+) -> "AbstractContextManager[Throwaway]":
+    """A server of our own to restore a snapshot to; see `throwaway.start`.
+
+    Raises:
+        Unreachable: there are no programs that fit, or it does not start.
+    """
+    from backupd.engines.mariadb.throwaway import start
+
+    return start(facts, folder, database, superuser=superuser, bin_folders=bin_folders, timeout=timeout)
+
+
+def ask(place: ServerPlace, statement: str, *, timeout: float) -> "Answer":
+    """The first value of the first row that a query gives; see `asking.ask`."""
+    from backupd.engines.mariadb.asking import ask as asked
+
+    return asked(place, statement, timeout=timeout)
+
+
+def drop(place: ServerPlace, *, timeout: float = 30.0) -> tuple[str, ...]:
+    """Drop the database of a drill; see `dropping.drop`."""
+    from backupd.engines.mariadb.dropping import drop as dropped
+
+    return dropped(place, timeout=timeout)
+
+
+def check_references(place: ServerPlace, *, timeout: float = 30.0) -> list[str]:
+    """Which foreign keys do not hold; see `references.check_references`."""
+    from backupd.engines.mariadb.references import check_references as checked
+
+    return checked(place, timeout=timeout)

@@ -308,7 +308,7 @@ def send(link: Connection, text: str) -> None:
     link.query(text.encode("utf-8", "surrogateescape"))
 
 
-def inner(link: Connection) -> Any:
+def inner(link: object) -> Any:
     """The driver's own parts, which its types do not tell of."""
     return link
 

@@ -41,7 +41,7 @@ class Guard:
                 object_name=database,
                 hint="restore to a server of the same kind",
             )
-        version = _version(facts)
+        version = version_of_facts(facts)
         if version[:2] > self._server.version[:2]:
             old = ".".join(str(part) for part in self._server.version)
             new = ".".join(str(part) for part in version)
@@ -118,7 +118,7 @@ class Guard:
                 self.warnings.append(f"the definer {definer} of {definition.label} is no account of this server")
 
 
-def _version(facts: Mapping[str, object]) -> tuple[int, ...]:
+def version_of_facts(facts: Mapping[str, object]) -> tuple[int, ...]:
     """The version of the server that was captured.
 
     Raises:

@@ -51,10 +51,20 @@ def _name_in(number: int, error: BaseException) -> str:
 
 
 def orphan(reference: Reference) -> str:
-    """The query that finds a row whose parent is missing; a key with a NULL in it refers to nothing."""
+    """The query that finds a row whose parent is missing."""
+    return f"SELECT 1 {_orphans(reference)} LIMIT 1"
+
+
+def count_orphans(reference: Reference) -> str:
+    """The query that counts the rows whose parent is missing."""
+    return f"SELECT COUNT(*) {_orphans(reference)}"
+
+
+def _orphans(reference: Reference) -> str:
+    """The rows whose parent is missing; a key with a NULL in it refers to nothing."""
     child = [f"c.{quote_name(name)}" for name in reference.columns]
     parent = [f"p.{quote_name(name)}" for name in reference.parent_columns]
     whole = " AND ".join(f"{name} IS NOT NULL" for name in child)
     match = " AND ".join(f"{left} = {right}" for left, right in zip(parent, child, strict=True))
     none = f"NOT EXISTS (SELECT 1 FROM {quote_name(reference.parent)} AS p WHERE {match})"
-    return f"SELECT 1 FROM {quote_name(reference.table)} AS c WHERE {whole} AND {none} LIMIT 1"
+    return f"FROM {quote_name(reference.table)} AS c WHERE {whole} AND {none}"

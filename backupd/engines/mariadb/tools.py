@@ -84,10 +84,15 @@ class Tools:
 
 def find_program(programs: Mapping[Vendor, tuple[str, ...]], vendor: Vendor, folders: Sequence[Path]) -> str | None:
     """The first of a vendor's programs that is in one of the folders, else on the path; for MySQL, only its own."""
-    places = [str(folder / name) for name in programs[vendor] for folder in folders]
-    found = [path for path in places if os.access(path, os.X_OK)]
-    found += [path for path in map(shutil.which, programs[vendor]) if path is not None]
+    found = at_hand(programs[vendor], folders)
     return next((path for path in found if vendor != "mysql" or "MariaDB" not in version_of(path)), None)
+
+
+def at_hand(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """All programs of these names that are in the folders, and those that the path finds."""
+    places = [str(folder / name) for name in names for folder in folders]
+    found = [path for path in places if os.access(path, os.X_OK)]
+    return found + [path for path in map(shutil.which, names) if path is not None]
 
 
 def version_of(program: str) -> str:

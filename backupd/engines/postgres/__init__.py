@@ -3,17 +3,21 @@
 Importing this package is cheap; the driver is imported where it is used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backupd.engines.base import Finding, Listing, ServerPlace
 
 if TYPE_CHECKING:
+    from backupd.engines.asking import Answer
     from backupd.engines.postgres.capture import PostgresSource
     from backupd.engines.postgres.live import PostgresLive
     from backupd.engines.postgres.restore import PostgresTarget
+    from backupd.engines.throwaway import Throwaway
 
-__all__ = ["databases", "open_live", "open_source", "open_target", "preflight"]
+__all__ = ["ask", "databases", "drop", "open_live", "open_source", "open_target", "preflight", "start_server"]
 
 
 def open_source(
@@ -91,3 +95,36 @@ def preflight(place: ServerPlace, *, timeout: float = 30.0, bin_folders: Sequenc
     from backupd.engines.postgres.examination import examine
 
     return examine(place, timeout=timeout, bin_folders=tuple(bin_folders))
+
+
+def start_server(
+    facts: Mapping[str, object],
+    folder: Path,
+    database: str,
+    *,
+    superuser: bool = False,
+    bin_folders: Sequence[str] = (),
+    timeout: float = 120.0,
+) -> "AbstractContextManager[Throwaway]":
+    """A server of our own to restore a snapshot to; see `throwaway.start`.
+
+    Raises:
+        Unreachable: there are no programs that fit, or it does not start.
+    """
+    from backupd.engines.postgres.throwaway import start
+
+    return start(facts, folder, database, superuser=superuser, bin_folders=bin_folders, timeout=timeout)
+
+
+def ask(place: ServerPlace, statement: str, *, timeout: float) -> "Answer":
+    """The first value of the first row that a query gives; see `asking.ask`."""
+    from backupd.engines.postgres.asking import ask as asked
+
+    return asked(place, statement, timeout=timeout)
+
+
+def drop(place: ServerPlace, *, timeout: float = 30.0) -> tuple[str, ...]:
+    """Drop the database of a drill; see `dropping.drop`."""
+    from backupd.engines.postgres.dropping import drop as dropped
+
+    return dropped(place, timeout=timeout)

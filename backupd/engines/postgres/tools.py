@@ -21,9 +21,12 @@ _FOLDERS = (
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
     "/opt/homebrew/opt/postgresql*/bin",
+    "/usr/local/opt/postgresql*/bin",
     "/usr/local/pgsql/bin",
 )
-_PROGRAMS = ("psql", "pg_dump", "pg_dumpall", "pg_restore")
+CLIENT = ("pg_dump", "psql", "pg_dumpall", "pg_restore")
+SERVER = ("postgres", "initdb")
+"""What an installation must have; the first one is asked for the version."""
 _VERSION = re.compile(rb"\(PostgreSQL\) (\d+)(?:\.(\d+))?")
 # The first minor releases without CVE-2025-8714 and CVE-2025-8715.
 _SOUND = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
@@ -58,26 +61,26 @@ class Tools:
         return str(self.folder / name)
 
 
-def installed(bin_folders: Sequence[str]) -> list[Tools]:
-    """Every whole installation at hand: of the folders given, of the usual places, of the search path."""
+def installed(bin_folders: Sequence[str], programs: Sequence[str] = CLIENT) -> list[Tools]:
+    """Every installation at hand that has all of these programs: of the folders given, of the usual places, of the path."""
     folders = [Path(folder) for folder in bin_folders]
     for pattern in _FOLDERS:
         folders += sorted(Path("/").glob(pattern[1:]))
-    if (found := shutil.which("pg_dump")) is not None:
+    if (found := shutil.which(programs[0])) is not None:
         folders.append(Path(found).parent)
     seen: dict[Path, Tools] = {}
     for folder in folders:
-        if folder not in seen and (tools := _examine(folder)) is not None:
+        if folder not in seen and (tools := _examine(folder, programs)) is not None:
             seen[folder] = tools
     return list(seen.values())
 
 
-def _examine(folder: Path) -> Tools | None:
-    if not all((folder / name).exists() for name in _PROGRAMS):
+def _examine(folder: Path, programs: Sequence[str]) -> Tools | None:
+    if not all((folder / name).exists() for name in programs):
         return None
     try:
         done = subprocess.run(
-            [folder / "pg_dump", "--version"],
+            [folder / programs[0], "--version"],
             env={"PATH": "/usr/bin:/bin"},
             capture_output=True,
             timeout=30,

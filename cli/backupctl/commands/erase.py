@@ -1,7 +1,6 @@
 """`backupctl erase`: the erasure ledger, which hides the rows of people who were erased from everything that reads snapshots."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from backupctl.policies import references_of, source_if_known
 from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options
 from backupctl.session import opened
+from backupctl.statements import write_new
 from backupctl.verbs import VerbGroup
 
 if TYPE_CHECKING:
@@ -327,17 +327,9 @@ def _write(path: Path, signed: dict[str, Any]) -> None:
     """Write the report; an existing file is not touched.
 
     Raises:
-        SafetyRefused, Failed.
+        SafetyRefused, Failed: see `write_new`.
     """
-    from backupd.errors import Failed, SafetyRefused
     from backupd.jobs.erasurereport import report_html
 
     data = json.dumps(signed, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    text = report_html(signed, data) if path.suffix.lower() in {".html", ".htm"} else data
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise SafetyRefused(f"{path} exists", object_name=str(path), hint="name another file") from None
-    except OSError as error:
-        raise Failed(f"{path} cannot be written: {error.strerror}", object_name=str(path)) from None
+    write_new(path, report_html(signed, data) if path.suffix.lower() in {".html", ".htm"} else data)

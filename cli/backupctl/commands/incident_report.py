@@ -1,7 +1,6 @@
 """`backupctl incident report`: what it came to, signed, for people outside; and the check of such a file."""
 
 import json
-import os
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from backupctl.moments import past
 from backupctl.options import Settings, option, verb
 from backupctl.progress import TerminalReporter
 from backupctl.session import opened
+from backupctl.statements import check_file, signed_with_trust, signers_of, write_new
 
 _ROLES = ("write", "check", "prune", "read", "root", "recovery")
 
@@ -80,17 +80,12 @@ def command(
 
 
 def _make(settings: Settings, incident: str, exposed: tuple[str, ...], since: datetime | None) -> dict[str, Any]:
-    import base64
-
     from backupctl.commands.incident_tell import given_of
     from backupd.config.clock import now, parse_stamp
     from backupd.crypto.keyring import Right
     from backupd.jobs.incident import find_incident, read_incidents, signer_of, views_of
     from backupd.jobs.incidentreport import build_report
     from backupd.jobs.triage import Wanted
-    from backupd.repo.format import trust_name
-    from backupd.repo.repository import read_object
-    from backupd.repo.statements import sign_statement
     from backupd.wiring import read_file_schema
 
     report = TerminalReporter(settings)
@@ -102,38 +97,24 @@ def _make(settings: Settings, incident: str, exposed: tuple[str, ...], since: da
         wanted = Wanted(since or parse_stamp(chosen.detected), session.opened.places.cache, erased=erased)
         given = replace(given_of(settings, chosen, now(), exposed), since=since)
         document = build_report(repo, history, chosen, wanted, given, read_file_schema, report)
-        signed = sign_statement(document, [signer_of(repo)], repository=repo.id)
-        versions = [read_object(repo.store, trust_name(n)) for n in range(1, repo.trust.version + 1)]
+        signed = signed_with_trust(repo, document, signer_of(repo))
     report.clear()
-    return {**signed, "trust": [base64.b64encode(data).decode() for data in versions]}
+    return signed
 
 
 def _write(signed: dict[str, Any], out: Path, name: str) -> list[str]:
     """Write the files.
 
     Raises:
-        SafetyRefused: one is there.
-        UsageError: it cannot be written.
+        SafetyRefused, Failed: see `write_new`.
     """
-    from backupd.errors import SafetyRefused, UsageError
     from backupd.jobs.incidentpage import page
 
     texts = {".json": json.dumps(signed, indent=1, sort_keys=True) + "\n", ".html": page(signed)}
     chosen = {out: texts[out.suffix]} if out.suffix in texts else {out / f"{name}{s}": t for s, t in texts.items()}
-    written = []
     for path, text in chosen.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            raise SafetyRefused(
-                f"{path} is there already", object_name=str(path), hint="name another place with --out"
-            ) from None
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}", object_name=str(path)) from None
-        written.append(str(path.resolve()))
-    return written
+        write_new(path, text)
+    return [str(path.resolve()) for path in chosen]
 
 
 def _check(settings: Settings, path: Path) -> None:
@@ -142,26 +123,13 @@ def _check(settings: Settings, path: Path) -> None:
     Raises:
         IntegrityError: it is not what was signed.
     """
-    from backupd.errors import IntegrityError, KeyProblem, UsageError
-    from backupd.jobs.incidentpage import carried, check_report
-    from backupd.wiring import read_keys
+    from backupd.jobs.incidentpage import carried
 
-    keys = read_keys(settings.key_paths)
-    if not keys:
-        raise KeyProblem("a key file says which root is trusted: none was given", hint="name any key with --key")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", object_name=str(path)) from None
-    pin = keys[0].header.pin
-    try:
-        stated, trust = check_report(carried(data), pin.repository, pin.root, pin.trust)
-    except IntegrityError as error:
-        raise IntegrityError(error.message, object_name=str(path), hint=error.hint) from None
+    stated, trust = check_file(settings, path, carried, "backupd incident report")
     values = {
         "file": str(path.resolve()),
         "incident": stated.document.get("incident"),
-        "signed_by": [{"key": key.hex(), "role": str(role)} for key, role in stated.signers],
+        "signed_by": signers_of(stated),
         "trust": trust.version,
     }
     if settings.json:

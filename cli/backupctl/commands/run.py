@@ -157,7 +157,7 @@ def _take(
 def _run_policy(settings: Settings, text: str, name: str | None, base: "BackupOptions", server: dict[str, Any]) -> None:
     """Take a snapshot of each source of a policy; one that fails does not keep the others from being taken."""
     from backupctl.databases import planned_sources
-    from backupctl.policies import find_policy, settings_for, sources_of
+    from backupctl.policies import find_policy, joined_failure, settings_for, sources_of
 
     policy = find_policy(settings, text).policy
     meant = sources_of(policy, name)
@@ -185,21 +185,9 @@ def _run_policy(settings: Settings, text: str, name: str | None, base: "BackupOp
         if not settings.json:
             _tell(result, settings)
     if failed:
-        raise _several(failed, done)
+        raise joined_failure(failed, len(done), {"runs": done})
     if settings.json:
         output.document("run", {"policy": policy.policy, "runs": done} if several else done[0])
-
-
-def _several(failed: "list[BackupdError]", done: list[dict[str, Any]]) -> "BackupdError":
-    """The failure of a policy some of whose sources failed: the first one's kind, with all runs in the document."""
-    first = failed[0]
-    error = type(first)(
-        f"{len(failed)} of {len(done)} sources failed, the first: {first.message}",
-        object_name=first.object_name,
-        hint=first.hint,
-    )
-    error.values = {"runs": done}  # type: ignore[attr-defined]  # the JSON document shows them beside the error
-    return error
 
 
 def _run_source(

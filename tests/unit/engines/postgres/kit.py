@@ -141,10 +141,11 @@ def restore(
     tools: Sequence[PostgresServer] = (),
     compared: list[str] | None = None,
     told: list[str] | None = None,
+    where: ServerPlace | None = None,
 ) -> LoadResult:
-    """Restore a snapshot, comparing every table with what was stored."""
+    """Restore a snapshot, comparing every table with what was stored; `where` is a place on another server."""
     folders = [str(server.bin), *(str(other.bin) for other in tools)]
-    target = open_target(place(server, database, user), timeout=20.0, bin_folders=folders)
+    target = open_target(where or place(server, database, user), timeout=20.0, bin_folders=folders)
     warnings = target.prepare(options, snapshot.facts)
     if told is not None:
         told += warnings
