@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import click
+from click.core import ParameterSource
+
 from backupctl import output
 from backupctl.known import alive
-from backupctl.options import Settings
+from backupctl.options import Settings, is_global
 from backupctl.policies import find_policy, sources_of
 from backupd.errors import BackupdError, Exit, Failed, TryAgain, UsageError
 
@@ -28,6 +31,32 @@ _PRIORITY = 50
 """Before what was planned, and after restores."""
 _PAUSE = 0.5
 _EXITS: Mapping[str, Exit] = {"incomplete": Exit.INCOMPLETE, "cancelled": Exit.INTERRUPTED}
+
+
+def refuse_own_options(kind: Kind, policy: str | None) -> None:
+    """What the daemon would not hear of must not be asked for: it does everything as the policy says.
+
+    Args:
+        kind: of the jobs.
+        policy: whose; None if there is none, or --queue was not given.
+
+    Raises:
+        UsageError: something else was asked for.
+    """
+    if not policy:
+        raise UsageError(
+            f"only {kind}s of a policy can be queued", hint=f"backupctl {kind} POLICY [SOURCE] --queue [--wait]"
+        )
+    ctx = click.get_current_context()
+    asked = [
+        param.opts[0]
+        for param in ctx.command.params
+        if param.name not in {"policy", "name_in_policy", "queue", "wait", "catalog"}
+        and not is_global(param)
+        and ctx.get_parameter_source(str(param.name)) in {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
+    ]
+    if asked:
+        raise UsageError(f"{asked[0]} cannot be queued: the daemon does it as the policy is written")
 
 
 def run_by_daemon(
