@@ -83,6 +83,17 @@ class Task:
         return now - self.policy.drill.every if self.kind == "drill" and self.policy.drill else now
 
 
+def run_of(policy: Policy, source: str) -> Task:
+    """The runs of a source."""
+    return Task("run", policy, policy.timing(source), source)
+
+
+def drill_of(policy: Policy, source: str) -> Task | None:
+    """The drills of a source; None if the policy promises none."""
+    promise = drills(policy).get(source)
+    return Task("drill", policy, promise.timing, source, promise=promise) if promise else None
+
+
 def tasks_of(policies: Iterable[Policy]) -> list[Task]:
     """The tasks of policies for which this host has the keys; what a policy says twice is done once."""
     return list({task.name: task for policy in policies for task in _tasks(policy)}.values())
@@ -91,14 +102,14 @@ def tasks_of(policies: Iterable[Policy]) -> list[Task]:
 def _tasks(policy: Policy) -> Iterator[Task]:
     if policy.schedule and can(policy, "run"):
         for source in policy.sources:
-            yield Task("run", policy, policy.timing(source.name), source.name)
+            yield run_of(policy, source.name)
     for verify in policy.verify:
         if can(policy, "verify", verify.level):
             promise = verification(policy, verify)
             yield Task("verify", policy, promise.timing, payload=verify_payload(verify), promise=promise)
-    if can_drill(policy):
-        for name, promise in drills(policy).items():
-            yield Task("drill", policy, promise.timing, name, promise=promise)
+    for source in policy.sources if can_drill(policy) else ():
+        if (task := drill_of(policy, source.name)) is not None:
+            yield task
     if policy.retention and can(policy, "prune"):
         yield Task("prune", policy, regular(f"prune:{policy.policy}", DAY))
     if can(policy, "refresh"):

@@ -10,7 +10,7 @@ import click
 
 from backupctl import output
 from backupctl.memory import keep_memory
-from backupctl.options import FLAG_WORDS, Settings, is_global, option, printable, said, size_or_off, verb
+from backupctl.options import FLAG_WORDS, Settings, option, printable, said, size_or_off, verb
 from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened, repository_url
@@ -91,9 +91,9 @@ def command(
     from backupd.jobs.backup import BackupOptions
 
     if queue or wait:
-        from backupctl.commands.run_queue import run_by_daemon
+        from backupctl.commands.run_queue import refuse_own_options, run_by_daemon
 
-        _refuse_own_options(queue, policy)
+        refuse_own_options("run", policy if queue else None)
         run_by_daemon(settings, policy or "", name_in_policy, catalog, wait=wait)
         return
     base = BackupOptions("", tag, note, hold, check, compression, accept_rollback, version_cache)
@@ -221,26 +221,6 @@ def _run_source(
                 run_hooks(hooks.after, "after", facts)
     run_hooks(hooks.after, "after", facts)
     return result
-
-
-def _refuse_own_options(queue: bool, policy: str | None) -> None:
-    """What the daemon would not hear of must not be asked for: its runs are as the policy says."""
-    from click.core import ParameterSource
-
-    from backupd.errors import UsageError
-
-    if not queue or not policy:
-        raise UsageError("only runs of a policy can be queued", hint="backupctl run POLICY [SOURCE] --queue [--wait]")
-    ctx = click.get_current_context()
-    asked = [
-        param.opts[0]
-        for param in ctx.command.params
-        if param.name not in {"policy", "name_in_policy", "queue", "wait", "catalog"}
-        and not is_global(param)
-        and ctx.get_parameter_source(str(param.name)) in {ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT}
-    ]
-    if asked:
-        raise UsageError(f"{asked[0]} cannot be queued: the daemon runs a policy as it is written")
 
 
 def _refuse_meaningless(engine: str, served: "ServerOptions") -> None:
