@@ -323,7 +323,12 @@ def test_global_options_stand_before_and_after_the_verb(ready: User) -> None:
 
 def test_errors_are_json_too(user: User) -> None:
     """With --json a failure is one document, usage errors included."""
-    for arguments in (["run", "--json"], ["run", "--nonsense", "--json"], ["--json", "nonsense"], ["posture", "--json"]):
+    for arguments in (
+        ["run", "--json"],
+        ["run", "--nonsense", "--json"],
+        ["--json", "nonsense"],
+        ["posture", "--json"],
+    ):
         done = user.run(*arguments)
         assert done.code == 2
         document = done.document
