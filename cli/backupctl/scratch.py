@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 
 FOLDER = "drills"
 _COMMON = Path("/var/tmp")  # noqa: S108 - what is made there is checked to be our own, and closed
-HARMLESS = frozenset({"missing-roles", "definer"})
-"""What may come along in any case: roles and accounts are a server's, not a database's, so a scratch server has none of them;
-what was theirs becomes the drill's own."""
+OWN = frozenset({"missing-roles", "definer"})
+"""What may come along in any case to a server of our own: roles and accounts are a server's, not a database's, so it has none of
+them; what was theirs becomes the drill's own, which has no rights beyond its database."""
+NAMED = frozenset({"missing-roles"})
+"""The same to a server that was named: it may well have the accounts under which definers would run."""
 _LOCK, _MADE = "lock", "database.json"
 _GROWS = {"sqlite": 1.1}
 """So much larger than its streams a restored database gets, with room for what its server writes meanwhile."""
@@ -132,7 +134,7 @@ def _started(content: dict[str, Any], folder: Path, database: str, wanted: Wante
     home = folder / "server"
     home.mkdir(mode=0o700)
     folder.chmod(0o711)  # its server may run as a user who owns nothing else
-    rights = bool(wanted.allow - HARMLESS)
+    rights = bool(wanted.allow - OWN)
     served = replace(wanted.served, password=None)
     with start_server(content["engine"], content["facts"], home, database, superuser=rights, options=served) as server:
         options = replace(server.options, jobs=served.jobs)
@@ -312,7 +314,7 @@ class ServerScratch:
 
         share_memory()
         target = open_server_target(self.url, timeout=self.wanted.timeout, options=self.served)
-        allow = self.wanted.allow | (HARMLESS & target.kinds)
+        allow = self.wanted.allow | ((NAMED if self.version is None else OWN) & target.kinds)
         engines = ["postgresql"] if self.url.engine == "postgresql" else ["mariadb", "mysql"]
         return load(
             repo,
