@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from backupd.repo.repository import Repository, SnapshotView
     from backupd.wiring import ServerOptions
 
-FOLDER = "drills"
+FOLDER = "backupd-drills"
 _COMMON = Path("/var/tmp")  # noqa: S108 - what is made there is checked to be our own, and closed
 OWN = frozenset({"missing-roles", "definer"})
 """What may come along in any case to a server of our own: roles and accounts are a server's, not a database's, so it has none of
 them; what was theirs becomes the drill's own, which has no rights beyond its database."""
 NAMED = frozenset({"missing-roles"})
 """The same to a server that was named: it may well have the accounts under which definers would run."""
+_NAME = re.compile("[0-9a-f]{16}")
 _LOCK, _MADE = "lock", "database.json"
 _GROWS = {"sqlite": 1.1}
 """So much larger than its streams a restored database gets, with room for what its server writes meanwhile."""
@@ -65,26 +67,41 @@ class Wanted:
     spool: Path | None = None
 
 
-def scratch_base(state: Path, engine: str) -> Path:
-    """Where scratch places of an engine are made if nobody says where.
+def scratch_base(state: Path, engine: str, given: str | None) -> Path:
+    """The folder below which scratch places of an engine are made; it is ours alone, and holds nothing else.
 
     A server that root starts runs as somebody else, who cannot get into root's own folders.
 
+    Args:
+        state: the state folder of the repository.
+        engine: of the snapshot.
+        given: the folder that the user named.
+
     Raises:
-        SafetyRefused: somebody else has made the folder that stands in for them.
+        SafetyRefused: somebody else has made the folder that it would be.
+        StorageRefused: it cannot be made.
     """
-    if engine == "sqlite" or os.geteuid() != 0:
-        return state / FOLDER
-    base = _COMMON / f"backupd-{FOLDER}-{os.geteuid()}"
-    with contextlib.suppress(FileExistsError):
-        base.mkdir(mode=0o711)
-        base.chmod(0o711)
-    status = base.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+    served = engine != "sqlite" and os.geteuid() == 0
+    base = Path(given).absolute() / FOLDER if given else _COMMON / FOLDER if served else state / FOLDER
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = base.lstat()
+        ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+        if ours and served:
+            base.chmod(0o711)
+    except OSError as error:
+        raise _unmade(base, error) from None
+    if not ours:
         raise SafetyRefused(
             f"{base} is not a folder of this user's own", object_name=str(base), hint="name another with --scratch"
         )
     return base
+
+
+def _unmade(folder: Path, error: OSError) -> StorageRefused:
+    return StorageRefused(
+        f"{folder} cannot be made: {error.strerror}", object_name=str(folder), hint="name another with --scratch"
+    )
 
 
 @contextmanager
@@ -168,16 +185,11 @@ def _private_folder(base: Path) -> Iterator[Path]:
     folder = base / secrets.token_hex(8)
     with contextlib.ExitStack() as held:
         try:
-            base.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _locked(base, wait=True):  # nobody looks for leftovers between these two
                 folder.mkdir(mode=0o700)
                 held.enter_context(_locked(folder))
         except OSError as error:
-            raise StorageRefused(
-                f"{folder} cannot be made: {error.strerror}",
-                object_name=str(folder),
-                hint="name another with --scratch",
-            ) from None
+            raise _unmade(folder, error) from None
         try:
             yield folder
         finally:
@@ -223,11 +235,9 @@ def _remove(folder: Path) -> None:
 
 def clear_leftovers(wanted: Wanted, report: Reporter) -> None:
     """Remove what killed drills have left in the scratch folder, and on the server that was named."""
-    if not wanted.folder.is_dir():
-        return
     with _locked(wanted.folder, wait=True):
         for folder in sorted(wanted.folder.iterdir()):
-            if folder.is_dir() and not folder.is_symlink():
+            if _NAME.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
                 try:
                     with _locked(folder):
                         _clear(folder, wanted, report)

@@ -53,7 +53,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> User:
 
 def drills(user: User) -> list[Path]:
     """What scratch places are there."""
-    return [path for path in user.folder.glob("state/backupd/*/drills/*") if path.is_dir()]
+    return [path for path in user.folder.glob("state/backupd/*/backupd-drills/*") if path.is_dir()]
 
 
 def test_one_source_passes(user: User) -> None:
@@ -143,22 +143,26 @@ def test_mistakes(user: User) -> None:
 
 
 def test_a_killed_drill_leaves_nothing_for_long(user: User, tmp_path: Path) -> None:
-    """What it had restored is removed by the next one; one that is still at work is left alone."""
+    """What it had restored is removed by the next one; one that is still at work is left alone, and what is somebody else's."""
+    foreign = tmp_path / "scratch/0123456789abcdef/precious"
+    foreign.mkdir(parents=True)
+    scratch = tmp_path / "scratch/backupd-drills"
     env = user.env(BACKUPCTL_LIMIT_DOWNLOAD="20K", BACKUPCTL_SCRATCH=str(tmp_path / "scratch"))
     command = [sys.executable, "-m", "backupctl", "drill", "--key", str(user.folder / "keys/read.key")]
     with subprocess.Popen(command, env=env, cwd=user.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as slow:
         for _ in range(600):
-            if list((tmp_path / "scratch").glob("*/lock")):
+            if list(scratch.glob("*/lock")):
                 break
             time.sleep(0.05)
-        (mine,) = [path for path in (tmp_path / "scratch").iterdir() if path.is_dir()]
+        (mine,) = [path for path in scratch.iterdir() if path.is_dir()]
         quick = user.env(BACKUPCTL_SCRATCH=str(tmp_path / "scratch"))
         assert user.run("drill", key="read", env=quick).code == 0
         assert mine.is_dir()
         os.kill(slow.pid, signal.SIGKILL)
     assert mine.is_dir()
     assert user.run("drill", key="read", env=quick).code == 0
-    assert [path for path in (tmp_path / "scratch").iterdir() if path.is_dir()] == []
+    assert [path for path in scratch.iterdir() if path.is_dir()] == []
+    assert foreign.is_dir()
 
 
 def test_damage_is_found(user: User, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class _Asked:
         elif into is None and drill is not None:
             into, served = _named(drill, engine, served)
         return Wanted(
-            Path(self.scratch).absolute() if self.scratch else scratch_base(places.state, engine),
+            scratch_base(places.state, engine, self.scratch),
             served,
             self.server["lock_timeout"],
             into,
