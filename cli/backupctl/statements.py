@@ -25,6 +25,26 @@ def signed_with_trust(repo: "Repository", document: dict[str, Any], signer: "Sig
     return carrying(signed, [read_object(repo.store, trust_name(n)) for n in range(1, repo.trust.version + 1)])
 
 
+def require_folder(folder: Path) -> None:
+    """Make the folder that reports go to, before there is one.
+
+    Raises:
+        Failed: it cannot be had, or written to.
+    """
+    why = "it is not writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ready = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        ready, why = False, str(error.strerror)
+    if not ready:
+        raise Failed(
+            f"no report can be written to {folder}: {why}",
+            object_name=str(folder),
+            hint="name another place with --out",
+        )
+
+
 def write_new(path: Path, text: str) -> None:
     """Write a file that only its owner may read.
 

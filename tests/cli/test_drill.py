@@ -12,6 +12,11 @@ from typing import Any
 
 import pytest
 
+from backupctl.scratch import Wanted, clear_leftovers, scratch_place
+from backupd.config.urls import parse_database
+from backupd.errors import Failed
+from backupd.report import Tally
+from backupd.wiring import ServerOptions
 from tests.cli.kit import CHINOOK, User
 from tests.jobs_kit import damage_packs
 
@@ -126,8 +131,10 @@ def test_what_a_policy_promised_is_missed(user: User) -> None:
 def test_without_a_policy(user: User) -> None:
     """The newest snapshot there is, or one by its name; --dry-run says which, and does nothing."""
     before = user.run("audit", "show", "--json", key="read").document["entries"]
-    would = user.run("drill", "--dry-run", "--json", key="read").document
+    nowhere = user.env(BACKUPCTL_SCRATCH=str(user.folder / "nowhere"))
+    would = user.run("drill", "--dry-run", "--json", key="read", env=nowhere).document
     assert (would["source"], would["dry_run"]) == ("shop", True)
+    assert not (user.folder / "nowhere").exists()
     assert user.run("audit", "show", "--json", key="read").document["entries"] == before
     done = user.run("drill", "--snapshot", would["snapshot"][:12], "--out", "reports", "--json", key="recovery")
     assert (done.code, done.document["policy"]) == (0, None)
@@ -136,7 +143,11 @@ def test_without_a_policy(user: User) -> None:
 
 
 def test_mistakes(user: User) -> None:
-    """No read right is 12; what is no server cannot be one."""
+    """No read right is 12; what is no server cannot be one, nor can a file hold reports: that is told before the drill."""
+    before = user.run("audit", "show", "--json", key="read").document["entries"]
+    refused = user.run("drill", "--out", "shop.db", key="read")
+    assert (refused.code, "shop.db" in refused.err) == (1, True)
+    assert user.run("audit", "show", "--json", key="read").document["entries"] == before
     assert user.run("drill", key="write").code == 12
     assert user.run("drill", "shop.yaml", "nothing").code == 2
     assert user.run("drill", "--into", "x.db", key="read").code == 2
@@ -163,6 +174,28 @@ def test_a_killed_drill_leaves_nothing_for_long(user: User, tmp_path: Path) -> N
     assert user.run("drill", key="read", env=quick).code == 0
     assert [path for path in scratch.iterdir() if path.is_dir()] == []
     assert foreign.is_dir()
+
+
+def test_a_database_that_could_not_be_dropped_is_not_forgotten(user: User, tmp_path: Path) -> None:
+    """The server is gone when the drill ends: that is told, and as long as it is, every drill on it tries again."""
+    wanted = Wanted(tmp_path, ServerOptions(), 1.0, parse_database("postgresql://drill@127.0.0.1:1/postgres"))
+    view: Any = None
+    report = Tally()
+    with (
+        pytest.raises(Failed, match=r"backupd_drill_[0-9a-f]{16} may still hold"),
+        scratch_place({"engine": "postgresql"}, view, wanted, report) as place,
+    ):
+        assert place.what == "a database on 127.0.0.1"
+    with pytest.raises(ZeroDivisionError), scratch_place({"engine": "postgresql"}, view, wanted, report):
+        raise ZeroDivisionError
+    assert len(report.warnings) == 1
+    made = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    assert [[file.name for file in folder.iterdir() if file.name != "lock"] for folder in made] == [
+        ["database.json"]
+    ] * 2
+    clear_leftovers(wanted, report)
+    assert len(report.warnings) == 3
+    assert all(folder.is_dir() for folder in made)
 
 
 def test_damage_is_found(user: User, tmp_path: Path) -> None:

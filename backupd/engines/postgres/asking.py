@@ -53,7 +53,7 @@ def ask(place: ServerPlace, statement: str, *, timeout: float) -> Answer:
             raise _meaning(error, timeout) from None
         except psycopg.Error as error:
             raise _meaning(error, timeout) from None
-        except UnicodeError:
+        except (ValueError, RecursionError, OverflowError):  # JSON, numbers or characters beyond what Python reads
             raise not_plain() from None
 
 
