@@ -145,6 +145,14 @@ def test_too_slow_alone_is_a_missed_objective(kit: Kit) -> None:
     assert worse.exit() is Exit.FAILED
 
 
+def test_what_was_not_compared_is_not_proven(kit: Kit) -> None:
+    """A table that could not be read back fails; where there is none, nothing can."""
+    few = RestoreResult(2, 1000, 50_000, 1.25, 0.5, 9, (), 1)
+    assert outcome(drilled(kit, Place(result=few)))["content"] is False
+    none = drilled(kit, Place(result=RestoreResult(0, 0, 50_000, 1.25, 0.5, 9, (), 0)))
+    assert (none.passed, "no table to read back" in none.checks[1].detail) == (True, True)
+
+
 def test_references_that_lead_nowhere_are_told(kit: Kit) -> None:
     """The source had them, as every row was compared; not being able to look fails."""
     found = drilled(kit, Place(broken=["a: 1 row", "b: 2 rows", "c: 3 rows", "d: 4 rows"]))
