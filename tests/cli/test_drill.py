@@ -176,6 +176,22 @@ def test_a_killed_drill_leaves_nothing_for_long(user: User, tmp_path: Path) -> N
     assert foreign.is_dir()
 
 
+def test_a_terminal_that_goes_takes_the_drill_along(user: User, tmp_path: Path) -> None:
+    """SIGHUP ends it as SIGTERM does: nothing that was restored stays."""
+    env = user.env(BACKUPCTL_LIMIT_DOWNLOAD="20K", BACKUPCTL_SCRATCH=str(tmp_path))
+    command = [sys.executable, "-m", "backupctl", "drill", "--key", str(user.folder / "keys/read.key")]
+    with subprocess.Popen(command, env=env, cwd=user.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as slow:
+        for _ in range(600):
+            if list(tmp_path.glob("*/*/lock")):
+                break
+            time.sleep(0.05)
+        os.kill(slow.pid, signal.SIGHUP)
+        assert slow.stderr is not None
+        assert b"terminated by SIGHUP" in slow.stderr.read()
+    assert slow.returncode == 143
+    assert [path.name for path in tmp_path.glob("*/*")] == ["lock"]
+
+
 def test_a_database_that_could_not_be_dropped_is_not_forgotten(user: User, tmp_path: Path) -> None:
     """The server is gone when the drill ends: that is told, and as long as it is, every drill on it tries again."""
     wanted = Wanted(tmp_path, ServerOptions(), 1.0, parse_database("postgresql://drill@127.0.0.1:1/postgres"))
