@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from backupctl.memory import keep_memory, share_memory
 from backupd.config.urls import DatabaseUrl, parse_database
-from backupd.errors import BackupdError, Busy, Failed, SafetyRefused, StorageRefused
+from backupd.errors import BackupdError, Busy, Failed, Interrupted, SafetyRefused, StorageRefused
 from backupd.report import Reporter, size
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ def _drop(url: DatabaseUrl, folder: Path, wanted: Wanted) -> None:
 
     try:
         drop_scratch(url, timeout=wanted.timeout, options=wanted.served)
+    except Interrupted:
+        raise
     except BackupdError as error:
         raise Failed(
             f"{url} may still hold what the drill restored, in the clear: {error.message}",
@@ -276,6 +278,8 @@ def clear_leftovers(wanted: Wanted, report: Reporter) -> None:
                         _clear(folder, wanted, report)
                 except Busy:
                     continue
+                except Interrupted:
+                    raise
                 except (BackupdError, OSError) as error:
                     report.warning(f"what a drill has left in {folder} is still there: {error}")
 

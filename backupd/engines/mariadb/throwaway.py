@@ -17,7 +17,7 @@ from backupd.engines.mariadb.client import Connection, Vendor, connect, discard,
 from backupd.engines.mariadb.guard import version_of_facts
 from backupd.engines.mariadb.installation import PRODUCTS, Installation, choose
 from backupd.engines.throwaway import USER, Home, Throwaway, home, owner_among
-from backupd.errors import BackupdError, IntegrityError
+from backupd.errors import BackupdError, IntegrityError, Interrupted
 
 _SOCKET = "mysqld.sock"
 _FIRST_ACCOUNT = "root"
@@ -113,6 +113,8 @@ def _first_place(here: Home, installation: Installation, words: Sequence[str]) -
 def _answers(place: ServerPlace) -> bool:
     try:
         discard(connect(place, timeout=_CONNECT_SECONDS))
+    except Interrupted:
+        raise
     except BackupdError:
         return False
     return True

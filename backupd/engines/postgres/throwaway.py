@@ -30,7 +30,7 @@ from backupd.engines.throwaway import (
     owner_among,
     said_by,
 )
-from backupd.errors import BackupdError, IntegrityError, Unreachable
+from backupd.errors import BackupdError, IntegrityError, Interrupted, Unreachable
 
 # Not `postgres`: that is often a role of the snapshot's, and who restores could give it nothing.
 _FIRST_ROLE = "backupd_first"
@@ -139,6 +139,8 @@ def _first_place(here: Home, tools: Tools) -> ServerPlace:
 def _answers(place: ServerPlace) -> bool:
     try:
         session, _ = open_connection(place, timeout=_CONNECT_SECONDS)
+    except Interrupted:
+        raise
     except BackupdError:
         return False
     session.close()

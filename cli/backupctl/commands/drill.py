@@ -17,7 +17,7 @@ from backupctl.scratch import Wanted, clear_leftovers, make_base, scratch_base, 
 from backupctl.servers import build_options, server_options
 from backupctl.session import opened
 from backupctl.statements import check_file, require_folder, signed_with_trust, signers_of, write_new
-from backupd.errors import BackupdError, Exit, UsageError
+from backupd.errors import BackupdError, Exit, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from backupctl.session import Session
@@ -178,6 +178,8 @@ def _of_policy(settings: Settings, policy: "Policy", name: str | None, asked: _A
             try:
                 one = _Drill(_chosen(history, source, asked.snapshot), _promised(policy, source), policy)
                 done.append(_drill(settings, session, history, ledger, one, asked, report))
+            except Interrupted:
+                raise
             except BackupdError as error:
                 report.clear()
                 done.append(_Done({"source": source, "policy": policy.policy}, error))

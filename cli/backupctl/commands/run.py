@@ -14,7 +14,7 @@ from backupctl.options import FLAG_WORDS, Settings, option, printable, said, siz
 from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened, repository_url
-from backupd.errors import BackupdError
+from backupd.errors import BackupdError, Interrupted
 from backupd.model import COMPRESSION
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ def _run_policy(settings: Settings, text: str, name: str | None, base: "BackupOp
             if refused:
                 raise refused
             result = _run_source(settings, policy, source, base, server, report)
+        except Interrupted:
+            raise
         except BackupdError as error:
             report.clear()
             failed.append(error)
