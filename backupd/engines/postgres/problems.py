@@ -3,9 +3,9 @@
 A server's own words may quote rows (`invalid input syntax for type integer: "..."`, and the CONTEXT of a COPY).
 """
 
-from psycopg import Error
+from psycopg import Error, OperationalError
 
-from backupd.errors import BackupdError, Failed, SafetyRefused, SourceIncomplete, TryAgain, Unreachable
+from backupd.errors import BackupdError, Failed, SafetyRefused, SourceIncomplete, StorageRefused, TryAgain, Unreachable
 
 _MEANINGS = {
     "08": "the connection broke",
@@ -50,6 +50,7 @@ _TOO_LARGE = (
     "a value of more than 512 MB, or a row of more than 1 GB? PostgreSQL writes none as text, for pg_dump neither"
 )
 _TRY_LATER = frozenset({"40001", "40P01", "53300", "55P03", "57P03"})
+_FULL = "53100"
 _ENDED = frozenset({"57P01", "57P02", "57P05", "25P03"})
 _TAKEN = frozenset({"23505", "23P01"})
 _REFUSALS = (
@@ -113,14 +114,23 @@ def source_error(state: str | None, what: str, name: str) -> BackupdError:
 
 
 def target_error(error: Error, what: str, name: str) -> BackupdError:
-    """Why a target refused something: names of columns and constraints, and no values."""
-    diag = error.diag
+    """Why a target refused something: names of columns and constraints, and no values.
+
+    A line that broke and a full disk are told apart: they say nothing of what was to be restored.
+    """
+    diag, state = error.diag, error.sqlstate
     where = "".join(
         f", {kind} {value}"
         for kind, value in (("column", diag.column_name), ("constraint", diag.constraint_name))
         if value
     )
-    return Failed(f"{what}{where}: {meaning(error.sqlstate)}", object_name=name, hint="the server's log may say more")
+    message = f"{what}{where}: {meaning(state)}"
+    if state == _FULL:
+        return StorageRefused(message, object_name=name, hint="free some space on the server's disk, then try again")
+    lost = isinstance(error, OperationalError) if state is None else state.startswith("08") or state in _ENDED
+    if lost:
+        return Unreachable(message, object_name=name, hint="check the server and the network; its log may say more")
+    return Failed(message, object_name=name, hint="the server's log may say more")
 
 
 def live_error(error: Error, name: str) -> BackupdError:

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +14,9 @@ from backupd.engines.postgres.judgement import UNKNOWN, dangers, restorable
 from backupd.engines.postgres.names import label, literal, parse_label, quoted
 from backupd.engines.postgres.native import _read_head
 from backupd.engines.postgres.pgrestore import Complaints
+from backupd.engines.postgres.problems import target_error
 from backupd.engines.postgres.sqltext import Unclear, statements
-from backupd.errors import IntegrityError
+from backupd.errors import BackupdError, Failed, IntegrityError, StorageRefused, Unreachable
 
 STRINGS = "SET standard_conforming_strings = 'on';\n"
 ENCODING = "SET client_encoding = 'UTF8';\n"
@@ -321,3 +323,20 @@ def test_errors_are_counted_and_not_looked_for() -> None:
     assert not heard(SETTING, QUOTED)
     assert not heard(other.replace(b"function f()", b'relation "' + SETTING.strip() + b'"'), last % 1)
     assert not heard()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (psycopg.errors.DiskFull(), StorageRefused),
+        (psycopg.errors.AdminShutdown(), Unreachable),
+        (psycopg.OperationalError("the line"), Unreachable),
+        (psycopg.errors.CheckViolation(), Failed),
+        (psycopg.ProgrammingError("of the driver"), Failed),
+    ],
+)
+def test_a_full_disk_and_a_broken_line_are_not_the_snapshots_fault(
+    error: psycopg.Error, kind: type[BackupdError]
+) -> None:
+    """A drill that met one of them has not been tried, and says nothing of the snapshot."""
+    assert type(target_error(error, "the rows were refused", "t")) is kind
