@@ -15,7 +15,16 @@ from typing import Any, Literal, TypeAlias
 import pymysql
 
 from backupd.engines.base import ServerPlace
-from backupd.errors import BackupdError, Failed, SourceIncomplete, SourceMoved, TryAgain, Unreachable, UsageError
+from backupd.errors import (
+    BackupdError,
+    Failed,
+    SourceIncomplete,
+    SourceMoved,
+    StorageRefused,
+    TryAgain,
+    Unreachable,
+    UsageError,
+)
 
 Row: TypeAlias = tuple[object, ...]
 Connection: TypeAlias = "pymysql.Connection[pymysql.cursors.Cursor]"
@@ -60,6 +69,10 @@ MOVED = frozenset({1049, 1051, 1054, 1146, 1356, 1412, 1932, 4031})
 
 BUSY = frozenset({1040, 1203, 1205, 1213, 1226, 1969, 3024, 3572})
 """Too many connections, a lock that was not given in time, a statement over its time."""
+
+
+FULL = frozenset({1021, 1114})
+"""No room: InnoDB says that a table is full where its disk is."""
 
 
 Vendor = Literal["mariadb", "mysql"]
@@ -128,6 +141,12 @@ def explain(number: int, place: ServerPlace, doing: str, *, subject: str | None 
         return TryAgain(
             f"the server was too busy for {where} (error {number})", object_name=subject, hint="run again later"
         )
+    if number in FULL:
+        return StorageRefused(
+            f"the server had no room {doing} on {place} (error {number})",
+            object_name=subject or str(place),
+            hint="free some space on its disk; of a MEMORY table, raise max_heap_table_size",
+        )
     return Failed(
         f"the server failed {where} (error {number})", object_name=subject or str(place), hint="see the server's log"
     )
@@ -138,7 +157,7 @@ def server_errors(place: ServerPlace, doing: str, *, subject: str | None = None)
     """Turn what the driver raises, a garbled answer included, into this project's errors.
 
     Raises:
-        Unreachable, TryAgain, Failed.
+        Unreachable, TryAgain, StorageRefused, Failed.
     """
     try:
         yield
@@ -160,7 +179,7 @@ def making_errors(place: ServerPlace, label: str, name: str) -> Iterator[None]:
     """The same while an object of a snapshot is made: the server is there, and what it refuses is that object.
 
     Raises:
-        Unreachable, TryAgain, Failed.
+        Unreachable, TryAgain, StorageRefused, Failed.
     """
     with server_errors(place, f"creating {label}", subject=name):
         try:

@@ -2,12 +2,13 @@
 
 import pytest
 
+from backupd.engines.base import ServerPlace
 from backupd.engines.mariadb import splitting, statements
-from backupd.engines.mariadb.client import Server, parse_version, quote_text
+from backupd.engines.mariadb.client import Server, explain, parse_version, quote_text
 from backupd.engines.mariadb.findings import is_vulnerable
 from backupd.engines.mariadb.formats import Column, encoding_of, known_encodings
 from backupd.engines.mariadb.load import values, whole_rows
-from backupd.errors import SafetyRefused, Unreachable
+from backupd.errors import BackupdError, Failed, SafetyRefused, StorageRefused, Unreachable
 
 
 def read(text: str) -> list[statements.Definition]:
@@ -254,3 +255,12 @@ def test_versions() -> None:
     assert not is_vulnerable("mariadb  Ver 15.1 Distrib 10.11.19-MariaDB, for x")
     assert not is_vulnerable("mariadb from 11.8.2-MariaDB, client 15.2")
     assert quote_text("a'b\\c\n") == "'a''b\\\\c\\n'"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(1114, StorageRefused), (1021, StorageRefused), (2013, Unreachable), (1062, Failed)]
+)
+def test_a_full_disk_and_a_broken_line_are_not_the_snapshots_fault(number: int, kind: type[BackupdError]) -> None:
+    """A drill that met one of them has not been tried, and says nothing of the snapshot."""
+    place = ServerPlace("mariadb", "scratch1", 3306, "drill", "d")
+    assert type(explain(number, place, "loading table t", subject="t")) is kind
