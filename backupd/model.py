@@ -9,10 +9,6 @@ Cell = None | int | float | str | bytes
 Cells = tuple[Cell, ...]
 
 
-COMPRESSION = 2
-"""The level of zstd by default: chunks of 64 KiB come out within half a percent of level 3's size, in two thirds of its time."""
-
-
 class Bytes(Protocol):
     """A file's bytes, wherever they are."""
 

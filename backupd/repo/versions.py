@@ -126,7 +126,9 @@ def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
     numbers, hours, rows = column(count, "H"), column(count, "I"), column(count, "I")
     sums = zip(column(count, "Q"), column(count, "Q"), strict=True)
     flags = column(count, "B")
-    stored = closure([entry.ref for entry in entries])[0]
+    stored = [entry.ref for entry in entries]
+    if any(ref.bases for ref in stored):
+        stored = closure(stored)[0]
     keys = [at + _KEY_BYTES * k for k in accumulate(int(file == NO_FILE) for file in files)]
     held: list[Held | None] = [None] * n
 
@@ -234,7 +236,8 @@ class ListWriter:
         del self._line[:done]
 
     def _write(self, versions: Sequence[Version]) -> None:
-        for item in closure([v.held for v in versions if v.held is not None])[0]:
+        held = [v.held for v in versions if v.held is not None and (v.held.file != NO_FILE or v.held.bases)]
+        for item in closure(held)[0]:
             if item.file != NO_FILE:
                 self.live[item.file] = self.live.get(item.file, 0) + item.length + RECORD_OVERHEAD
         framed = self._recent.find(versions)
@@ -275,7 +278,7 @@ class ListWriter:
 
 
 def _complete(ref: ChunkRef) -> bool:
-    return ref.place.digest is not None and all(_complete(base) for base in ref.bases)
+    return ref.place.digest is not None and (not ref.bases or all(_complete(base) for base in ref.bases))
 
 
 class ListReader:

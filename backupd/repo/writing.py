@@ -18,8 +18,7 @@ from backupd.crypto.keyfile import Key, Role
 from backupd.crypto.keyring import Signer
 from backupd.crypto.primitives import random_bytes, sha256
 from backupd.errors import IntegrityError, KeyProblem
-from backupd.model import COMPRESSION
-from backupd.repo.compression import Bytes
+from backupd.repo.compression import COMPRESSION, Bytes
 from backupd.repo.format import FRAME_BYTES, SESSION, block, frame, kind_of, pack_json, pack_name, sign_object
 from backupd.repo.journal import Journal, left_behind
 from backupd.repo.leaning import Candidates
