@@ -298,12 +298,12 @@ class VersionCache:
         self._lists.append((name, size_class, writer))
         self._kinds.append(kind)
 
-    def add(self, stream: int, version: Version, anchors: Anchors | None) -> None:
-        """Append a chunk to a stream's list; in the run's own thread."""
+    def extend(self, stream: int, versions: Sequence[Version], anchors: Sequence[Anchors] | None) -> None:
+        """Append chunks to a stream's list; in the run's own thread."""
         if self._off:
             return
         try:
-            self._lists[stream][2].add(version, anchors)
+            self._lists[stream][2].extend(versions, anchors)
         except OSError as error:
             self._give_up(error)
 

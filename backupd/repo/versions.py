@@ -137,7 +137,9 @@ def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
         if ready is None:
             if depth > 16:
                 raise IntegrityError("a chain of held versions turns on itself")
-            bases = tuple(build(b, depth + 1) for b in (first[k], second[k]) if b != _NONE)
+            bases: tuple[Held, ...] = ()
+            if not first[k] == second[k] == _NONE:
+                bases = tuple(build(b, depth + 1) for b in (first[k], second[k]) if b != _NONE)
             if files[k] == NO_FILE:
                 ready = held_in_repository(stored[offsets[k]], data[keys[k] - _KEY_BYTES : keys[k]], bases)
             else:
@@ -204,21 +206,22 @@ class ListWriter:
         """How many blocks wait for packs."""
         return len(self._line)
 
-    def add(self, version: Version, anchors: Anchors | None) -> None:
-        """Append a chunk.
+    def extend(self, versions: Sequence[Version], anchors: Sequence[Anchors] | None) -> None:
+        """Append chunks; of rows, with their marks.
 
         Raises:
             OSError: as the disk says.
         """
-        self._open.append(version)
-        self.chunks += 1
-        if version.ref.bases and (self.oldest is None or version.seen < self.oldest):
-            self.oldest = version.seen
         if anchors is not None:
-            self._marks += _ANCHORS.pack(anchors.first, anchors.last)
-        if len(self._open) == BLOCK:
-            self._line.append(self._open)
-            self._open = []
+            self._marks += b"".join([_ANCHORS.pack(marks.first, marks.last) for marks in anchors])
+        for version in versions:
+            if version.ref.bases and (self.oldest is None or version.seen < self.oldest):
+                self.oldest = version.seen
+        self.chunks += len(versions)
+        self._open += versions
+        while len(self._open) >= BLOCK:
+            self._line.append(self._open[:BLOCK])
+            del self._open[:BLOCK]
             self.drain()
 
     def drain(self) -> None:
