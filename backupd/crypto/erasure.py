@@ -6,9 +6,12 @@ without its type, its column and its table: equal hashes have to mean equal rows
 
 import struct
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from backupd.crypto.primitives import b3_derive, b3_keyed
-from backupd.model import Cell, Cells
+
+if TYPE_CHECKING:
+    from backupd.model import Cell, Cells
 
 HASH_BYTES = 16
 _U32 = struct.Struct("<I")

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import apsw
 
-from backupd.engines.base import StreamInfo, TableInfo
+from backupd.engines.source import StreamInfo, TableInfo
 from backupd.engines.sqlite_facts import read_facts, read_tables
 from backupd.engines.sqlite_open import first_fault, harden, require_regular, source_errors
 from backupd.engines.sqlite_pages import BUFFER, LOCK_BYTE, PageSink, sink_connection, watched_connection

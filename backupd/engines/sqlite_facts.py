@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import apsw
 
-from backupd.engines.base import TableInfo
+from backupd.engines.source import TableInfo
 
 _SETTINGS = (
     "page_size",

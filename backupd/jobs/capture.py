@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import Running, stream_digest
-from backupd.engines.base import StreamInfo, View
+from backupd.engines.source import StreamInfo, View
 from backupd.errors import SourceIncomplete
 from backupd.jobs.matching import PlaceMatcher, RowMatcher
 from backupd.jobs.spill import ReadAhead
