@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 PIECE = 64 * 1024
 BATCH_BYTES = 8 * 1024 * 1024
 """What all readers of rows hand over at a time; each of them at most a mebibyte and at least a quarter."""
-SMALL_TABLE = 64 * 1024 * 1024
-SMALL_ROWS, LARGE_ROWS, PAGES = 16, 64, 64
+ROWS, PAGES = 64, 64
+"""The target size of a new stream's chunks, in KiB. With rows in 16 every kind of night stored more and took up to half as much
+processor time again (tests/bench/RESULTS.md)."""
 _UNDER_WAY = 8
 _LAST_WAIT = 5.0
 _KINDS = {"pages": Kind.PAGES, "rows": Kind.ROWS, "schema": Kind.SCHEMA}
@@ -300,16 +301,12 @@ def _total(streams: Sequence[StreamInfo]) -> int | None:
 
 
 def _size_classes(streams: Sequence[StreamInfo], cache: VersionCache | None) -> list[int]:
-    """The target size of each stream's chunks, in KiB: of rows by the size of the table when it was first seen."""
-    sizes: dict[str, int] = {}
-    for s in streams:
-        sizes[s.name] = sizes.get(s.name, 0) + (s.size_hint or 0)
+    """The target size of each stream's chunks, in KiB: of rows what it was when the table was first seen."""
 
     def of(s: StreamInfo) -> int:
         if s.kind != "rows":
             return PAGES
-        before = cache.size_class(s.name, Kind.ROWS) if cache else None
-        return before or (LARGE_ROWS if sizes[s.name] >= SMALL_TABLE else SMALL_ROWS)
+        return (cache.size_class(s.name, Kind.ROWS) if cache else None) or ROWS
 
     return [of(s) for s in streams]
 
