@@ -49,17 +49,23 @@ def open_store(
         upload: bytes a second to it; None for no limit.
         download: bytes a second from it.
     """
-    from backupd.store.pace import Limits, PacedStore
-
-    limits = Limits(upload, download)
     if url.path is not None:
         from backupd.store.folder import FolderStore
 
         folder = FolderStore(url.path, create=create)
-        return PacedStore(folder, limits) if upload or download else folder
+        return _paced(folder, upload, download) if upload or download else folder
+    from backupd.store.pace import Limits
     from backupd.store.s3 import S3Store
 
+    limits = Limits(upload, download)
+
     return S3Store(url.bucket, url.prefix, endpoint=url.endpoint, region=url.region, limits=limits)
+
+
+def _paced(store: ObjectStore, upload: int | None, download: int | None) -> ObjectStore:
+    from backupd.store.pace import Limits, PacedStore
+
+    return PacedStore(store, Limits(upload, download))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,9 @@ without its type, its column and its table: equal hashes have to mean equal rows
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from backupd.crypto.primitives import b3_derive, b3_keyed
-
-if TYPE_CHECKING:
-    from backupd.model import Cell, Cells
+from backupd.model import Cell, Cells
 
 HASH_BYTES = 16
 _U32 = struct.Struct("<I")

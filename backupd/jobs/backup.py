@@ -33,7 +33,6 @@ from backupd.repo.indexing import sync_index
 from backupd.repo.ledger import state_lock
 from backupd.repo.localindex import LocalIndex
 from backupd.repo.repository import Repository
-from backupd.repo.rowdigest import RowDigest
 from backupd.repo.snapshot import StreamRoot, Structure
 from backupd.repo.storedversions import StoredVersions
 from backupd.repo.versioncache import VersionCache, forget_cache
@@ -459,6 +458,8 @@ def _table(table: TableInfo, captured: Sequence[CapturedStream]) -> dict[str, An
     parts = [c.rows for c in captured if c.rows is not None and c.info.name == table.name]
     if not parts:
         return {"name": table.name, "key": list(table.key), "rows": table.rows}
+    from backupd.repo.rowdigest import RowDigest
+
     whole = RowDigest()
     for part in parts:
         whole.merge(part)

@@ -23,7 +23,6 @@ from backupd.jobs.spill import ReadAhead
 from backupd.repo.leaning import Candidates
 from backupd.repo.nodes import ContentEntry
 from backupd.repo.preparing import Prepared
-from backupd.repo.rowdigest import RowDigest
 from backupd.repo.versioncache import VersionCache
 from backupd.repo.versions import Anchors
 from backupd.repo.writing import WriteSession
@@ -31,6 +30,7 @@ from backupd.report import Reporter
 
 if TYPE_CHECKING:
     from backupd.jobs.recognizing import Met, Recognizer
+    from backupd.repo.rowdigest import RowDigest
     from backupd.repo.rows import RowHasher
 
 PIECE = 64 * 1024
@@ -50,7 +50,7 @@ class CapturedStream:
 
     info: StreamInfo
     digest: Running | None = None
-    rows: RowDigest | None = None
+    rows: "RowDigest | None" = None
 
     def hexdigest(self) -> str:
         """As the manifest writes it."""
@@ -292,7 +292,11 @@ class _Capture:
 
 
 def _begin(info: StreamInfo) -> CapturedStream:
-    return CapturedStream(info, None, RowDigest()) if info.kind == "rows" else CapturedStream(info, stream_digest())
+    if info.kind != "rows":
+        return CapturedStream(info, stream_digest())
+    from backupd.repo.rowdigest import RowDigest
+
+    return CapturedStream(info, None, RowDigest())
 
 
 def _total(streams: Sequence[StreamInfo]) -> int | None:

@@ -7,11 +7,14 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from backupd.repo.leaning import Candidates
-from backupd.repo.rowdigest import RowChunk
 from backupd.repo.versioncache import VersionCache
 from backupd.repo.versions import BLOCK, Anchors, ListReader, Version
+
+if TYPE_CHECKING:
+    from backupd.repo.rowdigest import RowChunk
 
 _AHEAD, _BACK = 16, 4
 _PAGE = 512
@@ -139,7 +142,7 @@ class RowMatcher:
         self._missed = self._searches = 0
         self.aligned = True
 
-    def anchors(self, chunk: RowChunk) -> Anchors:
+    def anchors(self, chunk: "RowChunk") -> Anchors:
         """The marks of a chunk: of the keys at its ends, or where there are none, of the rows."""
         first, last = chunk.first, chunk.last
         if not first and not last:
@@ -173,7 +176,7 @@ class RowMatcher:
         anchors = Anchors(max(first, 0), max(last, 0), version.rows, version.sums)
         return anchors, Candidates((version,), whole=True, mark=anchors.first, known=version)
 
-    def match(self, chunk: RowChunk, anchors: Anchors) -> Candidates:
+    def match(self, chunk: "RowChunk", anchors: Anchors) -> Candidates:
         """The candidates of the next chunk."""
         self.aligned = False
         if not self._lists.chunks:

@@ -140,7 +140,13 @@ class TreeBuilder:
         self.extend((ref,), None if content is None else (content,))
 
     def extend(self, refs: Sequence[ChunkRef], content: Sequence[ContentEntry] | None = None) -> None:
-        """Append chunks to the stream; of rows, with what is in each."""
+        """Append chunks to the stream; of rows, with what is in each.
+
+        Raises:
+            ValueError: something is said of more chunks than there are, or of fewer.
+        """
+        if content is not None and len(content) != len(refs):
+            raise ValueError("not every chunk is described once")
         said, taken = content or (), 0
         for upto in self._structure.extend(refs):
             self._open += said[taken:upto]

@@ -405,7 +405,7 @@ class VersionCache:
             reader.close()
         if not self._published and self._new is not None:
             self._blobs.discard()
-            _remove(self._new)
+            remove_files(self._new)
         self._blobs.close()
         if self._stored is not None:
             self._stored.close()

@@ -75,26 +75,28 @@ def encode_block(versions: Sequence[Version]) -> bytes:
     held, number = closure([version.held for version in versions if version.held is not None])
     stored = closure([version.ref for version in versions])[1]
     n, count = len(held), len(versions)
-    bases = [(*(number[b.spot] for b in item.bases), _NONE, _NONE)[:2] for item in held]
+    bases = [
+        (*[number[b.spot] for b in item.bases], _NONE, _NONE)[:2] if item.bases else (_NONE, _NONE) for item in held
+    ]
     offsets = [stored[item.ref.spot] if item.ref else item.offset for item in held]
     return b"".join(
         [
             _COUNTS.pack(count, len(node), n),
             node,
-            struct.pack(f"<{n}I", *(item.file for item in held)),
+            struct.pack(f"<{n}I", *[item.file for item in held]),
             struct.pack(f"<{n}I", *offsets),
-            struct.pack(f"<{n}I", *(item.length for item in held)),
-            struct.pack(f"<{n}I", *(item.plain for item in held)),
-            struct.pack(f"<{n}H", *(first for first, _ in bases)),
-            struct.pack(f"<{n}H", *(second for _, second in bases)),
-            bytes(item.codec for item in held),
-            struct.pack(f"<{count}H", *(_NONE if v.held is None else number[v.held.spot] for v in versions)),
-            struct.pack(f"<{count}I", *(v.seen if v.ref.bases else 0 for v in versions)),
-            struct.pack(f"<{count}I", *(v.rows for v in versions)),
-            struct.pack(f"<{count}Q", *(v.sums[0] for v in versions)),
-            struct.pack(f"<{count}Q", *(v.sums[1] for v in versions)),
-            bytes(v.flags for v in versions),
-            *(item.key for item in held),
+            struct.pack(f"<{n}I", *[item.length for item in held]),
+            struct.pack(f"<{n}I", *[item.plain for item in held]),
+            struct.pack(f"<{n}H", *[first for first, _ in bases]),
+            struct.pack(f"<{n}H", *[second for _, second in bases]),
+            bytes([item.codec for item in held]),
+            struct.pack(f"<{count}H", *[_NONE if v.held is None else number[v.held.spot] for v in versions]),
+            struct.pack(f"<{count}I", *[v.seen if v.ref.bases else 0 for v in versions]),
+            struct.pack(f"<{count}I", *[v.rows for v in versions]),
+            struct.pack(f"<{count}Q", *[v.sums[0] for v in versions]),
+            struct.pack(f"<{count}Q", *[v.sums[1] for v in versions]),
+            bytes([v.flags for v in versions]),
+            *[item.key for item in held],
         ]
     )
 
