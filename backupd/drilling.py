@@ -128,7 +128,7 @@ def check_references(url: DatabaseUrl, *, timeout: float = 30.0, options: Server
     """Which foreign keys of a restored database do not hold, in sentences of names and counts.
 
     Sources may have been like that: MariaDB and SQLite take rows unchecked from whoever asks for it. PostgreSQL has checked
-    every key when it made it, all but those that are NOT VALID, which are so in the source as well; nothing is asked of it.
+    every key when it made it, all but those that are not valid, which are so in the source as well; it is asked for these.
 
     Raises:
         Unreachable, TryAgain, Failed: the database could not be asked.
@@ -137,8 +137,11 @@ def check_references(url: DatabaseUrl, *, timeout: float = 30.0, options: Server
         from backupd.engines.sqlite_asking import check_references as check_file
 
         return check_file(url.path)
+    place = place_of(url, options or ServerOptions())
     if url.engine == "postgresql":
-        return []
+        from backupd.engines.postgres import check_references as check_postgres
+
+        return check_postgres(place, timeout=timeout)
     from backupd.engines.mariadb import check_references as check_mariadb
 
-    return check_mariadb(place_of(url, options or ServerOptions()), timeout=timeout)
+    return check_mariadb(place, timeout=timeout)

@@ -174,7 +174,7 @@ class Interrupted(BackupdError):
 
 
 class Terminated(Interrupted):
-    """SIGTERM arrived."""
+    """SIGTERM arrived, or the terminal went."""
 
     exit = Exit.TERMINATED
     code = "terminated"

@@ -16,7 +16,7 @@ LONGEST = 64 * 1024
 """Characters of a text that is an answer."""
 
 _HINT = "ask for one value, such as SELECT count(*) FROM orders"
-_TOO_GREAT = 1000
+_TOO_GREAT = 300
 _HEAD = re.compile(r"(?:[\s(]|--[^\n]*\n|/\*(?![!M+]).*?\*/)*([A-Za-z]+)", re.DOTALL)
 _READING = frozenset({"select", "with", "values", "table"})
 

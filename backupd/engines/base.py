@@ -69,12 +69,14 @@ class LoadResult:
         bytes: bytes written.
         check_seconds: time of the engine's own check, which is not part of the restore time.
         left_out: rows that a rule kept from coming back, where the target itself takes them out.
+        untaken: tables of owners and grants that were left out as it was allowed, and cannot be compared.
     """
 
     bytes: int
     check_seconds: float
     warnings: tuple[str, ...] = field(default=())
     left_out: int = 0
+    untaken: int = 0
 
 
 class RowRule(Protocol):

@@ -29,7 +29,7 @@ from backupd.errors import (
 )
 from backupd.jobs.appending import append_record
 from backupd.jobs.restore import RestoreResult, open_content
-from backupd.jobs.select import select_snapshot
+from backupd.jobs.select import refuse_older, select_snapshot
 from backupd.model import Answer
 from backupd.policy.asserting import judge, number_in
 from backupd.policy.model import Assertion
@@ -177,7 +177,7 @@ def drill(
         scratch: where to; empty.
         promised: what must hold.
         erased: which rows must not come back.
-        before: what the newest drill of the source that passed was answered, see `answered_before`.
+        before: what drills of the source that passed were answered, see `answered_before`.
         report: progress.
 
     Raises:
@@ -211,11 +211,17 @@ def _of_restore(done: RestoreResult, *, is_file: bool, ledger: bool) -> list[Che
     checks = [Check("restore", passed=True, detail=detail)]
     if is_file:
         what = "what was written is what was captured, and SQLite's full check passed"
-    elif done.compared:
+    elif done.tables:
         what = f"{done.compared:,} of {done.tables:,} tables read back, all as in the snapshot"
     else:
-        what = "nothing could be read back and compared: the snapshot is an archive of the server's own tool"
-    checks.append(Check("content", passed=True, detail=f"{what}; {done.check_seconds:.1f} s"))
+        what = (
+            "no table to read back and compare: there is none, or the snapshot is an archive of the server's own tool"
+        )
+    if whole := is_file or done.compared >= done.tables:
+        what = f"{what}; {done.check_seconds:.1f} s"
+    else:
+        what += "; the others may not be read: as a rule row security hides rows from this role"
+    checks.append(Check("content", passed=whole, detail=what))
     if ledger:
         checks.append(Check("erasures", passed=True, detail=f"{done.erased:,} rows of erased people left out"))
     return checks
@@ -258,25 +264,39 @@ def fingerprint(sql: str) -> str:
 # ---- evidence
 
 
-def answered_before(records: Sequence[Record], sources: Mapping[str, str], source: str) -> dict[str, float]:
-    """What the newest drill of a source that passed was answered, by `fingerprint`.
+def answered_before(
+    records: Sequence[Record], views: Sequence[SnapshotView], view: SnapshotView
+) -> dict[str, int | float]:
+    """What drills of a source that passed were answered, by `fingerprint`: of each statement the one of the newest snapshot.
+
+    A drill that did not ask a statement says nothing of it, one of a later snapshot comes after this one, and who cannot
+    restore has seen no answer.
 
     Args:
         records: the verified records of the repository.
-        sources: of each snapshot's id the source as it must be written.
-        source: whose.
+        views: its snapshots.
+        view: the one that is drilled.
     """
-    mine = [
-        record.document
-        for record in records
-        if record.type == "evidence"
-        and record.document.get("passed") is True
-        and isinstance(record.document.get("numbers"), dict)
-        and sources.get(str(record.document.get("snapshot")), record.document.get("source")) == source
-    ]
-    newest = max(mine, key=lambda document: str(document.get("created")), default={})
-    found = newest.get("numbers", {}).items()
-    return {str(k): n for k, v in found if (n := number_in(v if isinstance(v, int | float) else None)) is not None}
+    known = {one.id: one for one in views}
+    found: dict[str, tuple[tuple[tuple[str, str, int], str], int | float]] = {}
+    for record in records:
+        said = record.document
+        if record.type != "evidence" or record.role not in SIGNERS or said.get("passed") is not True:
+            continue
+        of, made, numbers = known.get(str(said.get("snapshot"))), str(said.get("created")), said.get("numbers")
+        source, taken = (of.source, _taken(of)) if of else (said.get("source"), (made, "", 0))
+        if source != view.source or (of and taken > _taken(view)) or not isinstance(numbers, dict):
+            continue
+        for key, value in numbers.items():
+            number = number_in(value if isinstance(value, int | float) else None)
+            if number is not None and (key not in found or found[key][0] <= (taken, made)):
+                found[key] = ((taken, made), number)
+    return {key: number for key, (_, number) in found.items()}
+
+
+def _taken(view: SnapshotView) -> tuple[str, str, int]:
+    """When it was taken, to be compared."""
+    return view.structure.taken_at, view.structure.stored_at, view.object.seq
 
 
 def signer_of(repo: Repository) -> Signer:
@@ -375,5 +395,7 @@ def newest_of(history: History, source: str) -> SnapshotView:
     mine = [v for v in history.views if v.source == source and v.structure.kind == "snapshot"]
     if not mine:
         return select_snapshot(history, f"latest:{source}")
-    newest = max(mine, key=lambda v: (v.structure.taken_at, v.structure.stored_at, v.object.seq))
-    return select_snapshot(history, f"latest:{newest.writer_label}/{source}")
+    mine.sort(key=_taken)
+    for newest in {v.object.writer: v for v in mine}.values():
+        refuse_older(history, newest, f"latest:{source}")
+    return mine[-1]

@@ -113,7 +113,7 @@ def load(
         cache.close()
     out = 0 if sieve is None else sum(sieve.out.values())
     return RestoreResult(
-        len(chosen),
+        len(chosen) - loaded.untaken,
         sum(t["rows"] or 0 for t in chosen) - out,
         loaded.bytes,
         time.monotonic() - began - loaded.check_seconds,

@@ -40,20 +40,33 @@ def select_snapshot(history: History, text: str) -> SnapshotView:
         IntegrityError: the answer may be a snapshot that is damaged or missing.
         UsageError: it means several, or cannot be understood.
     """
-    lost = [p for p in history.problems if p.kind in {"damaged", "missing"} and p.object.startswith("snapshots/")]
+    lost = _lost_snapshots(history)
     try:
         chosen = _select(history.views, text)
     except Failed as error:
         if lost:
             raise _lost(lost[-1], f"{error.message}; it may be one that is {lost[-1].kind}", None) from None
         raise
-    by_time = text.startswith("latest") or "@" in text
-    newer = [p for p in lost if by_time and _is_newer(p.object, chosen)]
+    if text.startswith("latest") or "@" in text:
+        refuse_older(history, chosen, text)
+    return chosen
+
+
+def refuse_older(history: History, chosen: SnapshotView, text: str) -> None:
+    """Refuse a snapshot as the newest of its writer if a damaged or missing one may be newer.
+
+    Raises:
+        IntegrityError: there is one.
+    """
+    newer = [p for p in _lost_snapshots(history) if _is_newer(p.object, chosen)]
     if newer:
         raise _lost(
             newer[-1], f"a newer snapshot than {chosen.id[:12]} is {newer[-1].kind}, and it may be {text!r}", chosen
         )
-    return chosen
+
+
+def _lost_snapshots(history: History) -> list[Problem]:
+    return [p for p in history.problems if p.kind in {"damaged", "missing"} and p.object.startswith("snapshots/")]
 
 
 def _is_newer(name: str, chosen: SnapshotView) -> bool:

@@ -30,9 +30,12 @@ def judge(asserted: Assertion, answer: Answer, *, before: float | None = None, t
 
 def number_in(answer: Answer) -> float | int | None:
     """The answer as a number that the next drill may be compared with; None if it is none."""
-    if isinstance(answer, bool) or not isinstance(answer, int | float) or not isfinite(answer):
+    if isinstance(answer, bool) or not isinstance(answer, int | float):
         return None
-    return answer
+    try:
+        return answer if isfinite(answer) else None
+    except OverflowError:  # a whole number beyond all that a float can hold
+        return None
 
 
 def _looked_at(asserted: Assertion, answer: Answer, before: float | None, taken_at: datetime) -> list[tuple[bool, str]]:
@@ -71,10 +74,10 @@ def _dropped(number: float | None, before: float | None, most: float) -> tuple[b
 
 
 def _fresh(answer: Answer, taken_at: datetime, within: timedelta) -> tuple[bool, str]:
-    """Whether a time is not older than wanted when the snapshot was taken."""
+    """Whether a time is near the one at which the snapshot was taken: what is far ahead of it says nothing about it."""
     moment = _moment(answer)
     wanted = f"within {written(within)} of the snapshot wanted"
-    return moment is not None and taken_at - moment <= within, wanted
+    return moment is not None and abs(taken_at - moment) <= within, wanted
 
 
 def _moment(answer: Answer) -> datetime | None:

@@ -21,6 +21,7 @@ from backupd.repo.trust import Trust, decode_trust
 STATERS = frozenset({Role.READ, Role.RECOVERY, Role.ROOT})
 """Who may make a statement about what happened to records."""
 _NAME = "the statement"
+_OF_SIGNATURE = {"key", "role", "signature"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ def verify_statement(signed: Mapping[str, Any], trust: Trust) -> Stated:
         raise IntegrityError(f"{_NAME} is no signed statement") from None
     if not 1 <= len(pairs) <= MAX_SIGNATURES:
         raise IntegrityError(f"{_NAME} needs 1 to {MAX_SIGNATURES} signatures")
+    if len({key for key, _ in pairs}) < len(pairs) or any(s.keys() != _OF_SIGNATURE for s in signatures):
+        raise IntegrityError(f"{_NAME} has a signature twice, or more in one than a signature holds")
     signers = tuple((key, _role(key, signature, message, trust)) for key, signature in pairs)
     if said != [str(role) for _, role in signers]:
         raise IntegrityError(f"{_NAME} says of a signer what its key is not")

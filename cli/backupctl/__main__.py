@@ -96,8 +96,8 @@ class _Signals:
     arrived: BackupdError | None = None
 
     @classmethod
-    def terminate(cls, _signal: int, _frame: object) -> None:
-        cls.arrived = Terminated("terminated by SIGTERM")
+    def terminate(cls, number: int, _frame: object) -> None:
+        cls.arrived = Terminated(f"terminated by {signal.Signals(number).name}")
         raise cls.arrived
 
     @classmethod
@@ -202,6 +202,10 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     _tune()
     signal.signal(signal.SIGTERM, _Signals.terminate)
+    if (
+        signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    ):  # a terminal that goes leaves no restored records lying about
+        signal.signal(signal.SIGHUP, _Signals.terminate)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _Signals.interrupt)
     code = _run(sys.argv[1:])

@@ -68,26 +68,35 @@ class Wanted:
 
 
 def scratch_base(state: Path, engine: str, given: str | None) -> Path:
-    """The folder below which scratch places of an engine are made; it is ours alone, and holds nothing else.
-
-    A server that root starts runs as somebody else, who cannot get into root's own folders.
+    """The folder below which scratch places of an engine are made.
 
     Args:
         state: the state folder of the repository.
         engine: of the snapshot.
         given: the folder that the user named.
+    """
+    if given:
+        return Path(given).absolute() / FOLDER
+    return (_COMMON if _runs_apart(engine) else state) / FOLDER
+
+
+def _runs_apart(engine: str) -> bool:
+    """Whether the engine's server runs as somebody else: one that root starts, who cannot get into root's own folders."""
+    return engine != "sqlite" and os.geteuid() == 0
+
+
+def make_base(base: Path, engine: str) -> None:
+    """Make that folder; it is ours alone, and holds nothing else.
 
     Raises:
         SafetyRefused: somebody else has made the folder that it would be.
         StorageRefused: it cannot be made.
     """
-    served = engine != "sqlite" and os.geteuid() == 0
-    base = Path(given).absolute() / FOLDER if given else _COMMON / FOLDER if served else state / FOLDER
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = base.lstat()
         ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
-        if ours and served:
+        if ours and _runs_apart(engine):
             base.chmod(0o711)
     except OSError as error:
         raise _unmade(base, error) from None
@@ -95,7 +104,6 @@ def scratch_base(state: Path, engine: str, given: str | None) -> Path:
         raise SafetyRefused(
             f"{base} is not a folder of this user's own", object_name=str(base), hint="name another with --scratch"
         )
-    return base
 
 
 def _unmade(folder: Path, error: OSError) -> StorageRefused:
@@ -121,8 +129,6 @@ def scratch_place(
         Unreachable: no server can be started, or reached.
         SafetyRefused: the server that was named is of another kind.
     """
-    from backupd.drilling import drop_scratch
-
     engine = content["engine"]
     with _private_folder(wanted.folder) as folder:
         if engine == "sqlite":
@@ -133,15 +139,41 @@ def scratch_place(
         if wanted.into is not None:
             _same_kind(engine, wanted.into)
             url = replace(wanted.into, database=database)
-            (folder / _MADE).write_text(json.dumps({"database": str(url)}))
-            try:
+            with _dropped(url, folder, wanted, report):
                 yield ServerScratch(url, wanted.served, wanted, f"a database on {url.host or 'this host'}", None)
-            finally:
-                drop_scratch(url, timeout=wanted.timeout, options=wanted.served)
             return
         _room(folder, view, engine)
         report.phase("starting a server")
         yield from _started(content, folder, database, wanted)
+
+
+@contextmanager
+def _dropped(url: DatabaseUrl, folder: Path, wanted: Wanted, report: Reporter) -> Iterator[None]:
+    """Drop a database at the end. As long as it may be there, its folder says so, and stays for the next drill."""
+    (folder / _MADE).write_text(json.dumps({"database": str(url)}))
+    try:
+        yield
+    except BaseException:
+        try:
+            _drop(url, folder, wanted)
+        except Failed as error:
+            report.warning(f"{error.message}: {error.hint}")
+        raise
+    _drop(url, folder, wanted)
+
+
+def _drop(url: DatabaseUrl, folder: Path, wanted: Wanted) -> None:
+    from backupd.drilling import drop_scratch
+
+    try:
+        drop_scratch(url, timeout=wanted.timeout, options=wanted.served)
+    except BackupdError as error:
+        raise Failed(
+            f"{url} may still hold what the drill restored, in the clear: {error.message}",
+            object_name=str(url),
+            hint="drill on that server again, which drops it, or drop it by hand",
+        ) from None
+    (folder / _MADE).unlink()
 
 
 def _started(content: dict[str, Any], folder: Path, database: str, wanted: Wanted) -> "Iterator[Scratch]":
@@ -193,7 +225,8 @@ def _private_folder(base: Path) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            _remove(folder)
+            if not (folder / _MADE).exists():
+                _remove(folder)
 
 
 @contextmanager
@@ -248,14 +281,12 @@ def clear_leftovers(wanted: Wanted, report: Reporter) -> None:
 
 
 def _clear(folder: Path, wanted: Wanted, report: Reporter) -> None:
-    from backupd.drilling import drop_scratch
-
     database = _made(folder)
     if database is not None and (wanted.into is None or database != replace(wanted.into, database=database.database)):
         report.warning(f"a drill that was cut off has left the database {database}: drop it")
         return
     if database is not None:
-        drop_scratch(database, timeout=wanted.timeout, options=wanted.served)
+        _drop(database, folder, wanted)
     _remove(folder)
 
 

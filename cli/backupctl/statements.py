@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from backupd.repo.statements import Stated
     from backupd.repo.trust import Trust
 
+_LARGEST = 64 * 1024 * 1024
+
 
 def signed_with_trust(repo: "Repository", document: dict[str, Any], signer: "Signer") -> dict[str, Any]:
     """A statement, signed, with all that it takes to check it without the repository."""
@@ -23,6 +25,26 @@ def signed_with_trust(repo: "Repository", document: dict[str, Any], signer: "Sig
 
     signed = sign_statement(document, [signer], repository=repo.id)
     return carrying(signed, [read_object(repo.store, trust_name(n)) for n in range(1, repo.trust.version + 1)])
+
+
+def require_folder(folder: Path) -> None:
+    """Make the folder that reports go to, before there is one.
+
+    Raises:
+        Failed: it cannot be had, or written to.
+    """
+    why = "it is not writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ready = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        ready, why = False, str(error.strerror)
+    if not ready:
+        raise Failed(
+            f"no report can be written to {folder}: {why}",
+            object_name=str(folder),
+            hint="name another place with --out",
+        )
 
 
 def write_new(path: Path, text: str) -> None:
@@ -65,9 +87,12 @@ def check_file(
     if not keys:
         raise KeyProblem("a key file says which root is trusted: none was given", hint="name any key with --key")
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", object_name=str(path)) from None
+    if len(data) > _LARGEST:
+        raise IntegrityError("this is no signed report: it is too large for one", object_name=str(path))
     pin = keys[0].header.pin
     try:
         stated, trust = check_carried(read(data), pin.repository, pin.root, pin.trust)

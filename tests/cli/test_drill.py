@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 
 from backupctl.commands.drill import _allowed
+from backupctl.scratch import Wanted, clear_leftovers, scratch_place
+from backupd.config.urls import parse_database
+from backupd.errors import Failed
 from backupd.policy.model import Drill
+from backupd.report import Tally
+from backupd.wiring import ServerOptions
 from tests.cli.kit import CHINOOK, User
 from tests.jobs_kit import damage_packs
 
@@ -136,8 +141,10 @@ def test_of_what_a_policy_lets_in_an_engine_hears_what_it_knows() -> None:
 def test_without_a_policy(user: User) -> None:
     """The newest snapshot there is, or one by its name; --dry-run says which, and does nothing."""
     before = user.run("audit", "show", "--json", key="read").document["entries"]
-    would = user.run("drill", "--dry-run", "--json", key="read").document
+    nowhere = user.env(BACKUPCTL_SCRATCH=str(user.folder / "nowhere"))
+    would = user.run("drill", "--dry-run", "--json", key="read", env=nowhere).document
     assert (would["source"], would["dry_run"]) == ("shop", True)
+    assert not (user.folder / "nowhere").exists()
     assert user.run("audit", "show", "--json", key="read").document["entries"] == before
     done = user.run("drill", "--snapshot", would["snapshot"][:12], "--out", "reports", "--json", key="recovery")
     assert (done.code, done.document["policy"]) == (0, None)
@@ -146,7 +153,11 @@ def test_without_a_policy(user: User) -> None:
 
 
 def test_mistakes(user: User) -> None:
-    """No read right is 12; what is no server cannot be one."""
+    """No read right is 12; what is no server cannot be one, nor can a file hold reports: that is told before the drill."""
+    before = user.run("audit", "show", "--json", key="read").document["entries"]
+    refused = user.run("drill", "--out", "shop.db", key="read")
+    assert (refused.code, "shop.db" in refused.err) == (1, True)
+    assert user.run("audit", "show", "--json", key="read").document["entries"] == before
     assert user.run("drill", key="write").code == 12
     assert user.run("drill", "shop.yaml", "nothing").code == 2
     assert user.run("drill", "--into", "x.db", key="read").code == 2
@@ -173,6 +184,44 @@ def test_a_killed_drill_leaves_nothing_for_long(user: User, tmp_path: Path) -> N
     assert user.run("drill", key="read", env=quick).code == 0
     assert [path for path in scratch.iterdir() if path.is_dir()] == []
     assert foreign.is_dir()
+
+
+def test_a_terminal_that_goes_takes_the_drill_along(user: User, tmp_path: Path) -> None:
+    """SIGHUP ends it as SIGTERM does: nothing that was restored stays."""
+    env = user.env(BACKUPCTL_LIMIT_DOWNLOAD="20K", BACKUPCTL_SCRATCH=str(tmp_path))
+    command = [sys.executable, "-m", "backupctl", "drill", "--key", str(user.folder / "keys/read.key")]
+    with subprocess.Popen(command, env=env, cwd=user.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as slow:
+        for _ in range(600):
+            if list(tmp_path.glob("*/*/lock")):
+                break
+            time.sleep(0.05)
+        os.kill(slow.pid, signal.SIGHUP)
+        assert slow.stderr is not None
+        assert b"terminated by SIGHUP" in slow.stderr.read()
+    assert slow.returncode == 143
+    assert [path.name for path in tmp_path.glob("*/*")] == ["lock"]
+
+
+def test_a_database_that_could_not_be_dropped_is_not_forgotten(user: User, tmp_path: Path) -> None:
+    """The server is gone when the drill ends: that is told, and as long as it is, every drill on it tries again."""
+    wanted = Wanted(tmp_path, ServerOptions(), 1.0, parse_database("postgresql://drill@127.0.0.1:1/postgres"))
+    view: Any = None
+    report = Tally()
+    with (
+        pytest.raises(Failed, match=r"backupd_drill_[0-9a-f]{16} may still hold"),
+        scratch_place({"engine": "postgresql"}, view, wanted, report) as place,
+    ):
+        assert place.what == "a database on 127.0.0.1"
+    with pytest.raises(ZeroDivisionError), scratch_place({"engine": "postgresql"}, view, wanted, report):
+        raise ZeroDivisionError
+    assert len(report.warnings) == 1
+    made = sorted(path for path in tmp_path.iterdir() if path.is_dir())
+    assert [[file.name for file in folder.iterdir() if file.name != "lock"] for folder in made] == [
+        ["database.json"]
+    ] * 2
+    clear_leftovers(wanted, report)
+    assert len(report.warnings) == 3
+    assert all(folder.is_dir() for folder in made)
 
 
 def test_damage_is_found(user: User, tmp_path: Path) -> None:

@@ -155,6 +155,26 @@ def server_errors(place: ServerPlace, doing: str, *, subject: str | None = None)
         ) from None
 
 
+@contextmanager
+def making_errors(place: ServerPlace, label: str, name: str) -> Iterator[None]:
+    """The same while an object of a snapshot is made: the server is there, and what it refuses is that object.
+
+    Raises:
+        Unreachable, TryAgain, Failed.
+    """
+    with server_errors(place, f"creating {label}", subject=name):
+        try:
+            yield
+        except pymysql.Error as error:
+            if (number := error_number(error)) not in DENIED:
+                raise
+            raise Failed(
+                f"the server refused creating {label} (error {number})",
+                object_name=name,
+                hint="it takes rights that this account has not: grant them, or restore with another account",
+            ) from None
+
+
 def as_source_error(error: BackupdError, number: int, table: str) -> BackupdError:
     """The same, for a table that is read."""
     if number in MOVED:

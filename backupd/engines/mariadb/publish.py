@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from backupd.engines.base import LoadOptions, ServerPlace
-from backupd.engines.mariadb.client import Connection, quote_name, quote_text, run, send, server_errors
+from backupd.engines.mariadb.client import Connection, making_errors, quote_name, quote_text, run, send, server_errors
 from backupd.engines.mariadb.guard import Guard, charset_clause
 from backupd.engines.mariadb.splitting import split
 from backupd.engines.mariadb.statements import Context, Definition, sequence_owner
@@ -164,7 +164,7 @@ class Publisher:
     def _execute(self, definition: Definition) -> None:
         if definition.kind in ("table", "sequence", "setval"):
             return
-        with server_errors(self._place, f"creating {definition.label}", subject=definition.name):
+        with making_errors(self._place, definition.label, definition.name):
             self._set_clause(definition.context.database or self._clause)
             for statement in session(definition):
                 run(self._link, statement)

@@ -21,6 +21,7 @@ from backupd.engines.mariadb.client import (
     Server,
     connect,
     discard,
+    making_errors,
     quote_name,
     read_server,
     run,
@@ -202,7 +203,7 @@ class _Restore:
                 size = sum(stream.size for stream in rows.get(definition.name, ()))
                 is_large = definition.kind == "table" and size >= _DEFER_FROM
                 text = self._deferred(replace(definition, piece=piece)) if is_large else piece.text
-                with server_errors(self._place, f"creating {definition.label}", subject=definition.name):
+                with making_errors(self._place, definition.label, definition.name):
                     send(self._link, text)
 
     def _deferred(self, definition: Definition) -> str:

@@ -123,6 +123,13 @@ def ask(place: ServerPlace, statement: str, *, timeout: float) -> "Answer":
     return asked(place, statement, timeout=timeout)
 
 
+def check_references(place: ServerPlace, *, timeout: float = 30.0) -> list[str]:
+    """Which foreign keys were not checked; see `asking.check_references`."""
+    from backupd.engines.postgres.asking import check_references as checked
+
+    return checked(place, timeout=timeout)
+
+
 def drop(place: ServerPlace, *, timeout: float = 30.0) -> tuple[str, ...]:
     """Drop the database of a drill; see `dropping.drop`."""
     from backupd.engines.postgres.dropping import drop as dropped

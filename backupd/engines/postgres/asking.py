@@ -8,7 +8,7 @@ from contextlib import closing
 
 import psycopg
 
-from backupd.engines.asking import no_row, not_plain, plain, refused, require_single, too_late
+from backupd.engines.asking import no_row, not_plain, plain, refused, require_single, shown, too_late
 from backupd.engines.base import ServerPlace
 from backupd.engines.postgres.catalog import Session
 from backupd.engines.postgres.client import open_connection, patience
@@ -20,6 +20,11 @@ _CONNECT_SECONDS = 30.0
 _GRACE = 5.0
 _STOPPED = "57014"
 _WRITES = frozenset({"25001", "25006"})
+_UNCHECKED = b"""
+SELECT k.conname, n.nspname || '.' || c.relname FROM pg_catalog.pg_constraint k
+  JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE k.contype = 'f' AND NOT k.convalidated ORDER BY 2, 1
+"""
 
 
 def ask(place: ServerPlace, statement: str, *, timeout: float) -> Answer:
@@ -53,7 +58,7 @@ def ask(place: ServerPlace, statement: str, *, timeout: float) -> Answer:
             raise _meaning(error, timeout) from None
         except psycopg.Error as error:
             raise _meaning(error, timeout) from None
-        except UnicodeError:
+        except (ValueError, RecursionError, OverflowError):  # JSON, numbers or characters beyond what Python reads
             raise not_plain() from None
 
 
@@ -72,6 +77,22 @@ def _first(session: Session, query: bytes, timeout: float) -> object:
     if row is None:
         raise no_row()
     return row[0]
+
+
+def check_references(place: ServerPlace, *, timeout: float) -> list[str]:
+    """Which foreign keys the server has not checked, because the source had not either, in sentences of names.
+
+    Raises:
+        Unreachable, TryAgain, Failed.
+    """
+    session, _ = open_connection(place, timeout=_CONNECT_SECONDS)
+    with closing(session):
+        try:
+            with patience(session, timeout + _GRACE):
+                rows = session.execute(_UNCHECKED).fetchall()
+        except psycopg.Error as error:
+            raise _meaning(error, timeout) from None
+    return [shown(f"constraint {key} of table {table} is not valid: its rows may lead nowhere") for key, table in rows]
 
 
 def _meaning(error: psycopg.Error, timeout: float) -> BackupdError:

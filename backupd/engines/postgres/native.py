@@ -39,7 +39,7 @@ class NativePlan:
             Danger(UNKNOWN, f"{entry.desc} {entry.tag}") for entry in archive.entries if not _is_sound_data(entry)
         ]
         refuse(found, job.options.allow, name)
-        job.missing_roles = job.offer.refuse_roles(owners(schema), job.options)
+        job.missing_roles = job.offer.refuse_roles(owners(schema), job.options, owners(schema))
         numbers = {entry.number for entry in job.offer.possible(schema, job.warnings)}
         self._entries = [entry for entry in archive.entries if entry.number in numbers or _is_data(entry)]
         self._tools = restore_tools(bin_folders, job.server, at_least=major_of(archive.dump_version))

@@ -41,17 +41,19 @@ DO $create$
 DECLARE
   o record;
   g record;
+  may text := CASE WHEN pg_catalog.current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END;
+  owners text[] := ARRAY(SELECT r.rolname::text FROM pg_catalog.pg_roles r WHERE pg_catalog.pg_has_role(r.oid, may));
 BEGIN
   FOR o IN SELECT * FROM pg_temp.objects LOOP
     PERFORM pg_catalog.lo_create(o.object);
-    IF o.owner <> current_user AND EXISTS (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = o.owner) THEN
+    IF o.owner <> current_user AND o.owner = ANY (owners) THEN
       EXECUTE pg_catalog.format('ALTER LARGE OBJECT %s OWNER TO %I', o.object, o.owner);
     END IF;
     IF o.comment IS NOT NULL THEN
       EXECUTE pg_catalog.format('COMMENT ON LARGE OBJECT %s IS %L', o.object, o.comment);
     END IF;
     -- Whoever restores keeps what owners have, or the contents could not be written.
-    CONTINUE WHEN o.grants IS NULL OR NOT EXISTS (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = o.owner);
+    CONTINUE WHEN o.grants IS NULL OR o.owner <> ALL (owners);
     EXECUTE pg_catalog.format('REVOKE ALL ON LARGE OBJECT %s FROM %I', o.object,
       (SELECT pg_catalog.pg_get_userbyid(m.lomowner) FROM pg_catalog.pg_largeobject_metadata m WHERE m.oid = o.object));
     FOR g IN SELECT e.value ->> 0 AS grantee, e.value ->> 1 AS privilege, (e.value ->> 2)::boolean AS grantable

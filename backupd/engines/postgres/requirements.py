@@ -15,6 +15,8 @@ from backupd.engines.postgres.sqltext import Token, Unclear, statements
 from backupd.errors import SafetyRefused, UsageError
 
 MISSING_ROLES = "missing-roles"
+_ROLES = "SELECT rolname, pg_catalog.pg_has_role(oid, %s) FROM pg_catalog.pg_roles"
+_OF_EACH_DATABASE = "pg_database_owner"
 _TRUSTED = """
 SELECT v.name FROM pg_catalog.pg_available_extension_versions v
   JOIN pg_catalog.pg_available_extensions e ON e.name = v.name AND e.default_version = v.version
@@ -23,13 +25,15 @@ SELECT v.name FROM pg_catalog.pg_available_extension_versions v
 
 
 class Offer:
-    """What a target server has."""
+    """What a target server has; `beyond` are those of its roles that may own nothing that we make."""
 
     def __init__(self, session: Session, server: Server, name: str) -> None:
         self.server = server
         self._name = name
         try:
-            self.roles = {row[0] for row in session.execute(b"SELECT rolname FROM pg_catalog.pg_roles").fetchall()}
+            found = session.execute(_ROLES.encode(), ("SET" if server.major >= 16 else "MEMBER",)).fetchall()
+            self.roles = {row[0] for row in found}
+            self.beyond = {row[0] for row in found if not row[1]} - {_OF_EACH_DATABASE}
             self.trusted_extensions = {row[0] for row in session.execute(_TRUSTED.encode()).fetchall()}
             rows = session.execute(b"SELECT name, default_version FROM pg_catalog.pg_available_extensions").fetchall()
             self.extensions: dict[str, str] = dict(rows)
@@ -88,21 +92,44 @@ class Offer:
             if self.extensions[name] != version
         ]
 
-    def refuse_roles(self, wanted: Iterable[str], options: LoadOptions) -> set[str]:
+    def refuse_roles(
+        self, wanted: Iterable[str], options: LoadOptions, owners: Collection[str] = frozenset()
+    ) -> set[str]:
         """Refuse if roles are missing that own objects or have grants; returns those that are allowed to be missing.
+
+        Args:
+            wanted: the roles.
+            options: may allow it.
+            owners: those of them that must be able to own what we make: where they cannot, they may as well be missing.
 
         Raises:
             SafetyRefused: roles are missing.
         """
         missing = {role for role in wanted if role and role not in self.roles}
-        if missing and not ({MISSING_ROLES, "all"} & options.allow):
+        beyond = self.beyond.intersection(owners)
+        if {MISSING_ROLES, "all"} & options.allow:
+            return missing | beyond
+        if missing:
             listed = ", ".join(sorted(missing)[:20])
             raise SafetyRefused(
                 f"the server lacks roles that own objects or have grants: {listed}",
                 object_name=sorted(missing)[0],
                 hint=f"create them, or restore with --with-globals, or without them: --allow {MISSING_ROLES}",
             )
+        if beyond:
+            raise SafetyRefused(
+                f"the role {self.role} is no member of roles that own objects: {', '.join(sorted(beyond)[:20])}",
+                object_name=min(beyond),
+                hint=f"make it one, restore as a superuser, or without owners and grants: --allow {MISSING_ROLES}",
+            )
         return missing
+
+    def told(self, missing: set[str]) -> str:
+        """What is left out, and why, where roles are allowed to be missing."""
+        gone, beyond = sorted(missing - self.beyond), sorted(missing & self.beyond)
+        why = [f"there is no role {', '.join(gone)}"] if gone else []
+        why += [f"{self.role} is no member of {', '.join(beyond)}"] if beyond else []
+        return f"owners and grants were left out: {'; '.join(why)}"
 
     def possible(self, entries: Sequence[Entry], warnings: list[str]) -> list[Entry]:
         """Leave out what cannot be made here, and what is said about it: nothing of it holds rows or lets more be seen.
@@ -111,8 +138,18 @@ class Offer:
 
         Args:
             warnings: those that are left out are told there.
+
+        Raises:
+            SafetyRefused: without a policy, roles that are here would see more.
         """
         policies = [entry for entry in entries if entry.desc == "POLICY" and not _policy_roles(entry) <= self.roles]
+        for entry in policies:
+            if _restricts(entry) and not _policy_roles(entry).isdisjoint(self.roles):
+                raise SafetyRefused(
+                    f"the policy {entry.tag} keeps rows from roles of which only some are here",
+                    object_name=entry.tag,
+                    hint="create the others, or restore with --with-globals",
+                )
         publications = [] if self.superuser else [entry for entry in entries if _is_broad_publication(entry)]
         for left, what in (
             (policies, "policies were left out, because they are for roles that are not there"),
@@ -131,12 +168,24 @@ def _is_broad_publication(entry: Entry) -> bool:
     return entry.desc == "PUBLICATION" and re.search(r" FOR ALL (TABLES|SEQUENCES)\b", entry.defn) is not None
 
 
-def _policy_roles(entry: Entry) -> set[str]:
-    """The roles that a policy is for; none if it is for all, or of a form that is not known."""
+def _policy_tokens(entry: Entry) -> list[Token]:
+    """The words of a policy; none if it is of a form that is not known."""
     try:
         (tokens,) = (statement.tokens for statement in statements(entry.defn))
     except (Unclear, ValueError):
-        return set()
+        return []
+    return list(tokens)
+
+
+def _restricts(entry: Entry) -> bool:
+    """Whether a policy takes rows away that others give; so it says before it says for whom."""
+    tokens = _policy_tokens(entry)
+    return Token("word", "restrictive") in tokens[: tokens.index(Token("word", "to"))]
+
+
+def _policy_roles(entry: Entry) -> set[str]:
+    """The roles that a policy is for; none if it is for all, or of a form that is not known."""
+    tokens = _policy_tokens(entry)
     found: set[str] = set()
     if Token("word", "to") in tokens:
         for token in tokens[tokens.index(Token("word", "to")) + 1 :]:

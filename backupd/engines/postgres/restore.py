@@ -160,7 +160,8 @@ class PostgresTarget:
         except BaseException as error:
             self._give_up(job, error)
             raise
-        return LoadResult(job.bytes, seconds, tuple(dict.fromkeys(job.warnings)))
+        untaken = len(job.tables) - len(tables)
+        return LoadResult(job.bytes, seconds, tuple(dict.fromkeys(job.warnings)), untaken=untaken)
 
     def _plan(self, job: Job, file: PrivateFile) -> "_Plan":
         """Read the archive, choose its entries, and judge them."""
@@ -185,11 +186,9 @@ class PostgresTarget:
         refuse(dangers(archive, entries, job.offer.trusted_extensions), self._options.allow, self._name)
         job.warnings += job.offer.refuse_extensions(job.facts)
         wanted = owners(entries) | (set(_names(job.facts.get("roles"))) if not self._options.tables else set())
-        job.missing_roles = job.offer.refuse_roles(wanted, self._options)
+        job.missing_roles = job.offer.refuse_roles(wanted, self._options, owners(entries))
         if job.missing_roles:
-            job.warnings.append(
-                f"owners and grants were left out: there is no role {', '.join(sorted(job.missing_roles))}"
-            )
+            job.warnings.append(job.offer.told(job.missing_roles))
         entries = job.offer.possible(entries, job.warnings)
         tools = restore_tools(self._bin_folders, job.server, at_least=major_of(archive.dump_version))
         return _Plan(tools, file, archive, entries, tables)
@@ -227,7 +226,9 @@ class PostgresTarget:
         name, databases = self._place.database, job.databases
         exists = self._refuse_existing(databases)
         aside = other_name(name) if exists else None
-        properties = Properties(as_mapping(job.facts.get("database")), job.offer.roles, self._options.allow)
+        facts = as_mapping(job.facts.get("database"))
+        known = job.offer.roles - (job.missing_roles & {facts.get("owner")})
+        properties = Properties(facts, known, self._options.allow)
         try:
             job.warnings += databases.swap(job.scratch, name, aside, properties)
         except BaseException as error:

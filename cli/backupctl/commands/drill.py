@@ -13,10 +13,10 @@ from backupctl import output
 from backupctl.options import Settings, option, verb
 from backupctl.policies import find_policy, joined_failure, password_of, settings_for, sources_of
 from backupctl.progress import TerminalReporter
-from backupctl.scratch import Wanted, clear_leftovers, scratch_base, scratch_place
+from backupctl.scratch import Wanted, clear_leftovers, make_base, scratch_base, scratch_place
 from backupctl.servers import build_options, server_options
 from backupctl.session import opened
-from backupctl.statements import check_file, signed_with_trust, signers_of, write_new
+from backupctl.statements import check_file, require_folder, signed_with_trust, signers_of, write_new
 from backupd.errors import BackupdError, Exit, UsageError
 
 if TYPE_CHECKING:
@@ -268,16 +268,19 @@ def _drill(
     if settings.dry_run:
         return _Done(_would(one, wanted, report))
     signer_of(repo)
+    folder = Path(asked.out).absolute() if asked.out else session.opened.places.state / REPORTS
+    require_folder(folder)
+    make_base(wanted.folder, content["engine"])
     clear_leftovers(wanted, report)
     erasures = ledger.of_snapshots([view])
-    before = answered_before(history.records, {v.id: v.source for v in history.views}, view.source)
+    before = answered_before(history.records, history.views, view)
     with (
         audited(repo, "drill", {**snapshot_facts(view), "engine": content["engine"]}, now, report),
         scratch_place(content, view, wanted, report) as scratch,
     ):
         rule = erasures.rule if erasures else None
         found = drill(repo, view, scratch, one.promised, erased=rule, before=before, report=report)
-    path, record = _evidence(session, one, found, asked.out)
+    path, record = _evidence(session, one, found, folder)
     report.clear()
     values = {
         **_values(one),
@@ -294,7 +297,7 @@ def _drill(
     return _Done(values, found.failure())
 
 
-def _evidence(session: "Session", one: _Drill, found: "Drilled", out: str | None) -> tuple[Path, str]:
+def _evidence(session: "Session", one: _Drill, found: "Drilled", folder: Path) -> tuple[Path, str]:
     """Write the signed report and store the record that names it; returns both."""
     from backupd.config.clock import now
     from backupd.jobs.drill import record_evidence, report_document, report_hash, signer_of
@@ -302,7 +305,6 @@ def _evidence(session: "Session", one: _Drill, found: "Drilled", out: str | None
     repo, view, moment = session.opened.repo, one.view, now()
     signed = signed_with_trust(repo, report_document(repo, view, found, one.promised, moment), signer_of(repo))
     name = re.sub(r"[^A-Za-z0-9._-]", "_", view.source)[:64]
-    folder = Path(out).absolute() if out else session.opened.places.state / REPORTS
     path = folder / f"drill-{name}-{moment:%Y%m%dT%H%M%S%f}Z-{view.id[:12]}.json"
     write_new(path, json.dumps(signed, indent=1, sort_keys=True) + "\n")
     return path, record_evidence(repo, view, found, one.promised, report_hash(signed["statement"]), moment)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from backupd.crypto.keyfile import Role
+from backupd.crypto.keyring import Keyring
 from backupd.engines.base import RuleOf
 from backupd.errors import BackupdError, Exit, Failed, IntegrityError, SafetyRefused, StorageRefused, UsageError
+from backupd.jobs.backup import BackupOptions, backup
 from backupd.jobs.drill import (
     Drilled,
     Promised,
@@ -27,10 +29,12 @@ from backupd.jobs.prune import drilled_snapshots
 from backupd.jobs.restore import RestoreResult
 from backupd.model import Answer
 from backupd.policy.model import Assertion
+from backupd.repo.ledger import Ledger
+from backupd.repo.records import Record
 from backupd.repo.repository import Repository, SnapshotView
 from backupd.repo.statements import sign_statement, verify_statement
 from backupd.report import Reporter, Tally
-from tests.jobs_kit import Kit
+from tests.jobs_kit import Kit, overwrite
 from tests.stores import utc_now
 from tests.table_engine import TableSource
 from tests.unit.jobs.test_tables import rows, take
@@ -141,6 +145,14 @@ def test_too_slow_alone_is_a_missed_objective(kit: Kit) -> None:
     assert worse.exit() is Exit.FAILED
 
 
+def test_what_was_not_compared_is_not_proven(kit: Kit) -> None:
+    """A table that could not be read back fails; where there is none, nothing can."""
+    few = RestoreResult(2, 1000, 50_000, 1.25, 0.5, 9, (), 1)
+    assert outcome(drilled(kit, Place(result=few)))["content"] is False
+    none = drilled(kit, Place(result=RestoreResult(0, 0, 50_000, 1.25, 0.5, 9, (), 0)))
+    assert (none.passed, "no table to read back" in none.checks[1].detail) == (True, True)
+
+
 def test_references_that_lead_nowhere_are_told(kit: Kit) -> None:
     """The source had them, as every row was compared; not being able to look fails."""
     found = drilled(kit, Place(broken=["a: 1 row", "b: 2 rows", "c: 3 rows", "d: 4 rows"]))
@@ -158,7 +170,7 @@ def test_evidence_is_kept_and_the_report_is_signed(kit: Kit) -> None:
     view = repo.history().views[-1]
     wanted = Promised("p", timedelta(hours=1), (Assertion.model_validate({"sql": COUNT, "max_drop": "5%"}),))
     for answer, passed in ((1000, True), (10, False)):
-        before = answered_before(repo.history().records, {view.id: "made-up"}, "made-up")
+        before = answered_before(repo.history().records, [view], view)
         place = Place(answers={COUNT: answer})
         found = drill(repo, view, place, wanted, erased=None, before=before, report=Tally())
         assert found.passed is passed
@@ -173,8 +185,34 @@ def test_evidence_is_kept_and_the_report_is_signed(kit: Kit) -> None:
     assert [r.document["passed"] for r in records] == [True, False]
     assert {r.document["report"] for r in records} >= {report_hash(signed["statement"])}
     assert drilled_snapshots(records) == {view.id}
-    assert answered_before(records, {view.id: "made-up"}, "made-up") == {fingerprint(COUNT): 1000}
-    assert answered_before(records, {view.id: "made-up"}, "other") == {}
+    assert answered_before(records, [view], view) == {fingerprint(COUNT): 1000}
+    assert answered_before(records, [], view) == {fingerprint(COUNT): 1000}  # it was pruned since
+
+
+def test_with_what_an_answer_is_compared(kit: Kit) -> None:
+    """With that of the newest snapshot of the source before it; not with one that nobody asked, or could not have seen."""
+    repo = kit.repo(Role.READ, host="reader")
+    first = repo.history().views[-1]
+    take(kit, TableSource({"customers": rows(900)}))
+    take(kit, TableSource({"other": rows(900)}), name="other")
+    views = kit.repo(Role.READ, host="reader").history().views
+    second = next(view for view in views if view.source == "made-up" and view.id != first.id)
+    other = next(view for view in views if view.source == "other")
+
+    def evidence(view: SnapshotView, value: object, *, role: Role = Role.READ, passed: bool = True) -> Record:
+        numbers = {} if value is None else {fingerprint(COUNT): value}
+        said = {"snapshot": view.id, "source": view.source, "passed": passed, "created": "2026", "numbers": numbers}
+        return Record("records/read/1", role, "evidence", said, view.object.writer, bytes(32), bytes(32))
+
+    def before(view: SnapshotView, *records: Record) -> float | None:
+        return answered_before(records, views, view).get(fingerprint(COUNT))
+
+    assert before(second, evidence(second, 1000), evidence(first, 5)) == 1000  # an old one was drilled once more
+    assert before(second, evidence(first, 1000), evidence(second, None)) == 1000  # without the policy
+    assert before(second, evidence(first, 1000), evidence(second, 1, role=Role.CHECK)) == 1000
+    assert before(second, evidence(first, 1000), evidence(second, 1, passed=False), evidence(other, 1)) == 1000
+    assert before(second, evidence(first, 1000), evidence(second, 10**400)) == 1000
+    assert before(first, evidence(second, 1000)) is None
 
 
 def test_the_newest_of_a_source_whoever_took_it(kit: Kit) -> None:
@@ -190,4 +228,20 @@ def test_the_newest_of_a_source_whoever_took_it(kit: Kit) -> None:
     kit.store.delete(name)
     kit.store.put(name, bytes(data))
     with pytest.raises(IntegrityError):
+        newest_of(kit.repo(Role.READ, host="other reader").history(), "made-up")
+
+
+def test_another_writers_damaged_one_may_be_the_newest(kit: Kit) -> None:
+    """The host was set up anew, and what it stored is damaged: what the old one had stored is not proven in its place."""
+    key = kit.add_writer()
+    repo = Repository.open(kit.store, Keyring((key,)), Ledger.load(kit.places("second").state))
+    for count in (10, 11):
+        options = BackupOptions(name="made-up", threads=2)
+        source = TableSource({"customers": rows(count)})
+        backup(source, repo, key, folder=kit.places("second"), clock=utc_now, options=options, report=Tally())
+    newest = newest_of(kit.repo(Role.READ, host="reader").history(), "made-up")
+    assert newest.object.writer == key.header.writer
+    take(kit, TableSource({"customers": rows(1001)}))
+    overwrite(kit.store, newest.object.name, kit.store.get(newest.object.name)[:-1])
+    with pytest.raises(IntegrityError, match="newer"):
         newest_of(kit.repo(Role.READ, host="other reader").history(), "made-up")

@@ -45,6 +45,10 @@ def judged(answer: Answer, before: float | None = None, **wanted: Any) -> tuple[
         ("2026-11-28T01:30:00Z", {"within": "2h"}, True),
         ("2026-11-27 01:30:00", {"within": "2h"}, False),
         ("yesterday", {"within": "2h"}, False),
+        (TAKEN + timedelta(hours=1), {"within": "2h"}, True),
+        (TAKEN + timedelta(hours=3), {"within": "2h"}, False),
+        ("9999-12-31", {"within": "2h"}, False),
+        (10**400, {"min": 0}, False),
         (None, {"within": "2h"}, False),
     ],
 )
@@ -75,4 +79,4 @@ def test_what_is_said() -> None:
 
 def test_numbers_that_can_be_kept() -> None:
     """Finite numbers, and no truth values."""
-    assert [number_in(value) for value in (1, 2.5, True, None, "3", float("nan"))] == [1, 2.5, None, None, None, None]
+    assert [number_in(value) for value in (1, 2.5, True, None, "3", float("nan"), 10**400)] == [1, 2.5, *[None] * 5]

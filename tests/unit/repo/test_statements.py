@@ -53,6 +53,16 @@ def test_every_signature_must_hold() -> None:
         verify_statement(made, WORLD.trust)
 
 
+def test_what_is_beside_a_signature_was_not_signed() -> None:
+    """Nothing else stands there, and nobody signs twice."""
+    made = signed(Role.READ)
+    with pytest.raises(IntegrityError, match="twice"):
+        verify_statement({**made, "signatures": made["signatures"] * 2}, WORLD.trust)
+    made["signatures"][0]["by"] = "the auditor"
+    with pytest.raises(IntegrityError, match="more"):
+        verify_statement(made, WORLD.trust)
+
+
 @pytest.mark.parametrize("role", sorted(set(Role) - STATERS))
 def test_other_roles_make_no_statements(role: Role) -> None:
     """Neither here nor by a program of their own."""

@@ -241,6 +241,34 @@ def test_a_role_that_is_no_superuser_can_restore(postgres: PostgresServer, shop:
         postgres.psql("postgres", "DROP ROLE restorer")
 
 
+def test_owners_as_which_a_role_may_not_act(postgres: PostgresServer) -> None:
+    """They are there, and could be given nothing: refused, unless owners may be left out; never so that more is seen."""
+    allowed = LoadOptions(allow=frozenset({"missing-roles"}))
+    postgres.psql("postgres", "CREATE ROLE restorer LOGIN CREATEDB; CREATE ROLE gone")
+    try:
+        name = postgres.create_database("back_owned")
+        postgres.psql(name, "CREATE TABLE t AS SELECT 1 AS a; SELECT lo_from_bytea(5, 'y')")
+        owned = kit.capture(kit.source(postgres, name))
+        with pytest.raises(SafetyRefused, match="restorer is no member of roles that own objects: postgres"):
+            kit.restore(postgres, "back_plain", owned, LoadOptions(), user="restorer")
+        result = kit.restore(postgres, "back_plain", owned, allowed, user="restorer")
+        assert result.warnings == ("owners and grants were left out: restorer is no member of postgres",)
+        assert result.untaken == 1
+        query = "SELECT tableowner || (SELECT datdba::regrole FROM pg_database WHERE datname = current_database())"
+        assert postgres.psql("back_plain", query + " FROM pg_tables WHERE tablename = 't'") == "restorerrestorer"
+        postgres.psql(name, "CREATE POLICY few ON t AS RESTRICTIVE TO gone, restorer USING (a > 1)")
+        fenced = kit.capture(kit.source(postgres, name))
+        postgres.drop_database(name)
+        postgres.psql("postgres", "DROP ROLE gone")
+        with pytest.raises(SafetyRefused, match="policy t few keeps rows from roles of which only some are here"):
+            kit.restore(postgres, "back_fenced", fenced, allowed)
+        assert scratch(postgres) == set()
+    finally:
+        for database in ("back_owned", "back_plain", "back_fenced"):
+            postgres.drop_database(database)
+        postgres.psql("postgres", "DROP ROLE IF EXISTS gone; DROP ROLE restorer")
+
+
 def test_the_scratch_database_is_marked_and_named_if_it_stays(postgres: PostgresServer, shop: kit.Snapshot) -> None:
     """A comment says that it is not finished."""
     seen: list[Sequence[str]] = []
