@@ -1,16 +1,18 @@
-"""Writing large files past the system's page cache, and what files take.
+"""Writing large files past the system's page cache, files without a name, and what files take.
 
 What is written once and not read soon should not push out pages that a database needs, and the copy of every byte into
 memory that the system must find first can cost more than the disk does. Must never let a file look complete that is not:
 what cannot go past the cache goes through it, and every other error is the caller's.
 """
 
+import contextlib
 import errno
 import mmap
 import os
 from collections.abc import Callable
 from fcntl import F_GETFL, F_SETFL, fcntl
 from pathlib import Path
+from typing import IO
 
 BUFFER = 4 << 20
 ALIGNED = 4096
@@ -125,3 +127,22 @@ class DirectFile:
 def folder_bytes(base: Path) -> int:
     """What the files below a folder take, in bytes; 0 if there is no such folder."""
     return sum(path.stat().st_size for path in base.rglob("*") if path.is_file()) if base.is_dir() else 0
+
+
+def unnamed_file(folder: Path, prefix: str) -> IO[bytes]:
+    """A file without a name in `folder`, or where that cannot be written, where the system keeps temporary files."""
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return tempfile.TemporaryFile(dir=folder, prefix=prefix)
+    except OSError:
+        return tempfile.TemporaryFile(prefix=prefix)
+
+
+def remove_files(folder: Path) -> None:
+    """Remove a folder that holds files only; whatever cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()

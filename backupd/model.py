@@ -12,10 +12,6 @@ Answer = None | bool | int | float | str | datetime
 """What a database answers to one question, as a plain value; a time has a zone if its type has one."""
 
 
-COMPRESSION = 2
-"""The level of zstd by default: chunks of 64 KiB come out within half a percent of level 3's size, in two thirds of its time."""
-
-
 class Bytes(Protocol):
     """A file's bytes, wherever they are."""
 

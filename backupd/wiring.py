@@ -13,10 +13,7 @@ from backupd.config.paths import Places, places, plain_environment
 from backupd.config.urls import DatabaseUrl, RepositoryUrl, parse_database
 from backupd.crypto.keyfile import LockedKey, read_key_file
 from backupd.crypto.keyring import Right, unlock
-from backupd.engines.base import Finding, Listing, RuleOf, ServerPlace, ServerTarget, Source, Taken, Target
-from backupd.engines.live import Live
 from backupd.errors import Failed, IntegrityError, KeyProblem, UsageError
-from backupd.model import Answered, Bytes, Columnar, LiveSchema, PagedSchema, Queried
 from backupd.repo.format import frame_repository, kind_of, trust_name
 from backupd.repo.ledger import Ledger
 from backupd.repo.near import FOLDER as NEAR
@@ -27,8 +24,12 @@ from backupd.store.base import ObjectStore
 if TYPE_CHECKING:
     from backupd.catalog.opening import Catalog
     from backupd.catalog.places import Server
+    from backupd.engines.base import Finding, Listing, RuleOf, ServerPlace, ServerTarget, Taken, Target
+    from backupd.engines.live import Live
+    from backupd.engines.source import Source
     from backupd.engines.sqlite_condition import RowTest
     from backupd.engines.sqlite_database import LazyDatabase
+    from backupd.model import Answered, Bytes, Columnar, LiveSchema, PagedSchema, Queried
     from backupd.notify.base import Notifier
     from backupd.notify.http import Limits
     from backupd.policy.model import Notifier as NotifierModel
@@ -48,17 +49,23 @@ def open_store(
         upload: bytes a second to it; None for no limit.
         download: bytes a second from it.
     """
-    from backupd.store.pace import Limits, PacedStore
-
-    limits = Limits(upload, download)
     if url.path is not None:
         from backupd.store.folder import FolderStore
 
         folder = FolderStore(url.path, create=create)
-        return PacedStore(folder, limits) if upload or download else folder
+        return _paced(folder, upload, download) if upload or download else folder
+    from backupd.store.pace import Limits
     from backupd.store.s3 import S3Store
 
+    limits = Limits(upload, download)
+
     return S3Store(url.bucket, url.prefix, endpoint=url.endpoint, region=url.region, limits=limits)
+
+
+def _paced(store: ObjectStore, upload: int | None, download: int | None) -> ObjectStore:
+    from backupd.store.pace import Limits, PacedStore
+
+    return PacedStore(store, Limits(upload, download))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +89,14 @@ class ServerOptions:
     jobs: int = 2
 
 
-def place_of(url: DatabaseUrl, options: ServerOptions) -> ServerPlace:
+def place_of(url: DatabaseUrl, options: ServerOptions) -> "ServerPlace":
     """Where the database behind a server's URL is, as its engine is told."""
+    from backupd.engines.base import ServerPlace
+
     return ServerPlace(url.engine, url.host, url.port, url.user, url.database, url.options, options.password)
 
 
-def open_source(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptions | None = None) -> Source:
+def open_source(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptions | None = None) -> "Source":
     """The source behind a database URL; `timeout` seconds are waited for a lock or a connection."""
     if url.engine == "sqlite":
         from backupd.engines.sqlite import open_source as sqlite_source
@@ -119,7 +128,7 @@ def open_source(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptio
     )
 
 
-def list_databases(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> Listing:
+def list_databases(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> "Listing":
     """The databases of the server behind a URL.
 
     Raises:
@@ -135,7 +144,7 @@ def list_databases(url: DatabaseUrl, options: ServerOptions, *, timeout: float =
     return mariadb_databases(place, timeout=timeout)
 
 
-def open_target(url: DatabaseUrl) -> Target:
+def open_target(url: DatabaseUrl) -> "Target":
     """The target behind the URL of a database file."""
     from backupd.engines.sqlite import open_target as sqlite_target
 
@@ -144,7 +153,7 @@ def open_target(url: DatabaseUrl) -> Target:
 
 def open_server_target(
     url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptions | None = None
-) -> ServerTarget:
+) -> "ServerTarget":
     """The target behind the URL of a database on a server."""
     options = options or ServerOptions()
     place = place_of(url, options)
@@ -157,7 +166,7 @@ def open_server_target(
     return mariadb_target(place, timeout=timeout, bin_folders=[Path(folder) for folder in options.tools])
 
 
-def open_live(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptions | None = None) -> Live:
+def open_live(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptions | None = None) -> "Live":
     """The live database behind a URL, whose records may be read and changed one by one.
 
     Raises:
@@ -177,7 +186,7 @@ def open_live(url: DatabaseUrl, *, timeout: float = 30.0, options: ServerOptions
     return mariadb_live(place, timeout=timeout)
 
 
-def read_file_schema(data: Bytes) -> PagedSchema:
+def read_file_schema(data: "Bytes") -> "PagedSchema":
     """What tables the database file of these bytes has.
 
     Raises:
@@ -188,7 +197,7 @@ def read_file_schema(data: Bytes) -> PagedSchema:
     return read_schema(data)
 
 
-def open_file_database(data: Bytes) -> "LazyDatabase":
+def open_file_database(data: "Bytes") -> "LazyDatabase":
     """The database file of these bytes, open for reading.
 
     Raises:
@@ -199,7 +208,7 @@ def open_file_database(data: Bytes) -> "LazyDatabase":
     return LazyDatabase(data)
 
 
-def read_file_relations(data: Bytes) -> LiveSchema:
+def read_file_relations(data: "Bytes") -> "LiveSchema":
     """What the tables are and what refers to what in the database file of these bytes.
 
     Raises:
@@ -210,7 +219,7 @@ def read_file_relations(data: Bytes) -> LiveSchema:
     return read_relations(data)
 
 
-def take_out_of_file(path: Path, rule_of: RuleOf) -> Taken:
+def take_out_of_file(path: Path, rule_of: "RuleOf") -> "Taken":
     """Take rows out of a database file that nobody has open.
 
     Raises:
@@ -221,7 +230,7 @@ def take_out_of_file(path: Path, rule_of: RuleOf) -> Taken:
     return take_out(path, rule_of)
 
 
-def run_sql(schemas: Mapping[str, Sequence[Queried]], statement: str) -> AbstractContextManager[Answered]:
+def run_sql(schemas: "Mapping[str, Sequence[Queried]]", statement: str) -> "AbstractContextManager[Answered]":
     """Run one statement that reads over tables.
 
     Raises:
@@ -232,7 +241,7 @@ def run_sql(schemas: Mapping[str, Sequence[Queried]], statement: str) -> Abstrac
     return queried(schemas, statement)
 
 
-def run_duckdb(schemas: Mapping[str, Sequence[Columnar]], statement: str) -> AbstractContextManager[Answered]:
+def run_duckdb(schemas: "Mapping[str, Sequence[Columnar]]", statement: str) -> "AbstractContextManager[Answered]":
     """The same by DuckDB.
 
     Raises:
@@ -254,7 +263,7 @@ def ask_rows(name: str, columns: Sequence[tuple[str, str]], condition: str) -> "
     return RowTest(name, columns, condition)
 
 
-def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> list[Finding]:
+def examine_source(url: DatabaseUrl, options: ServerOptions, *, timeout: float = 30.0) -> "list[Finding]":
     """What would keep a server's database from being captured whole, and what should be known beforehand.
 
     Raises:

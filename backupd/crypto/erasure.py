@@ -15,7 +15,7 @@ _U32 = struct.Struct("<I")
 _REAL = struct.Struct(">d")
 
 
-def canonical(cell: Cell) -> bytes:
+def canonical(cell: "Cell") -> bytes:
     """A cell as bytes; equal for equal cells of one type, and for no others."""
     if type(cell) is bytes:  # by far the most
         return b"\4" + cell
@@ -51,7 +51,7 @@ class ErasureHash:
         """The hash of a table's or a column's name."""
         return b3_keyed(self._key, b"name\0" + text.encode("utf-8", "surrogatepass"))[:HASH_BYTES]
 
-    def rows(self, table: str, columns: Sequence[str]) -> Callable[[Cells], bytes]:
+    def rows(self, table: str, columns: Sequence[str]) -> Callable[["Cells"], bytes]:
         """What hashes rows of a table by the cells of some columns, which are given in that order."""
         names = [column.encode("utf-8", "surrogatepass") for column in columns]
         parts = [(at, _text(names[at])) for at in sorted(range(len(names)), key=names.__getitem__)]
@@ -60,13 +60,13 @@ class ErasureHash:
         if len(parts) == 1:
             start = head + parts[0][1]
 
-            def one(cells: Cells) -> bytes:
+            def one(cells: "Cells") -> bytes:
                 cell = canonical(cells[0])
                 return b3_keyed(key, start + _U32.pack(len(cell)) + cell)[:HASH_BYTES]
 
             return one
 
-        def row(cells: Cells) -> bytes:
+        def row(cells: "Cells") -> bytes:
             found = [head]
             for at, name in parts:
                 cell = canonical(cells[at])

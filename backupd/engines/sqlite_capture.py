@@ -25,8 +25,8 @@ from pathlib import Path
 
 import apsw
 
-from backupd.engines.base import StreamInfo, TableInfo
-from backupd.engines.sqlite_facts import read_facts, read_tables
+from backupd.engines.source import StreamInfo, TableInfo
+from backupd.engines.sqlite_facts import list_tables, read_facts, read_table
 from backupd.engines.sqlite_open import first_fault, harden, require_regular, source_errors
 from backupd.engines.sqlite_pages import BUFFER, LOCK_BYTE, PageSink, sink_connection, watched_connection
 from backupd.engines.sqlite_standstill import standstill
@@ -98,25 +98,32 @@ class SqliteView:
         self.streams: Sequence[StreamInfo] = (
             StreamInfo("main", "pages", self._page_size * self._page_count, self._page_size),
         )
-        self._counted: tuple[Sequence[TableInfo], Sequence[str]] | None = None
+        self._tables: list[TableInfo] = []
+        self._uncounted: list[tuple[str, str]] | None = None
         self._copies: list[_Stream] = []
         self._closed = False
 
     @property
     def tables(self) -> Sequence[TableInfo]:
-        """The tables of this moment. Counted once, in the middle of a copy: those who cut and seal it go on meanwhile."""
-        return self._count()[0]
+        """The tables of this moment. Each is counted once, in the middle of a copy: those who cut and seal it go on meanwhile."""
+        self._count()
+        return self._tables
 
     @property
     def warnings(self) -> Sequence[str]:
         """Of the tables, and of how the moment was pinned."""
-        return (*self._pinned.notes, *self._count()[1])
+        unknown = [table.name for table in self.tables if table.rows is None]
+        why = "could not be counted: it needs a module or function of its own"
+        return (*self._pinned.notes, *(f"the rows of table {name} {why}" for name in unknown))
 
-    def _count(self) -> tuple[Sequence[TableInfo], Sequence[str]]:
-        if self._counted is None:
-            with source_errors(self._path, self._timeout):
-                self._counted = read_tables(self._connection)
-        return self._counted
+    def _count(self, most: int | None = None) -> None:
+        """Count the rows of tables that are left, but of no more than so many: nothing of the file is read meanwhile."""
+        with source_errors(self._path, self._timeout):
+            if self._uncounted is None:
+                self._uncounted = list_tables(self._connection)
+            for name, kind in self._uncounted[:most]:
+                self._tables.append(read_table(self._connection, name, kind))
+                del self._uncounted[0]
 
     @property
     def parallel(self) -> int:
@@ -179,7 +186,7 @@ class SqliteView:
             if last:
                 yield last
             if offset >= COUNT_AFTER:
-                self._count()
+                self._count(1)
             whole, last = self._connection.read("main", 0, offset, min(BUFFER, total - offset))
             self._is_short = self._is_short or not whole
         return last
@@ -192,7 +199,7 @@ class SqliteView:
                 backup.step(BUFFER // self._page_size)
                 yield from sink.take()
                 if sink.extent >= COUNT_AFTER:
-                    self._count()
+                    self._count(1)
         return sink.finish()
 
     def _first_page(self) -> bytes:

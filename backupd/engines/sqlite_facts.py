@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import apsw
 
-from backupd.engines.base import TableInfo
+from backupd.engines.source import TableInfo
 
 _SETTINGS = (
     "page_size",
@@ -41,23 +41,21 @@ def _version(page_one: bytes | None) -> str | None:
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}" if number else None
 
 
-def read_tables(connection: apsw.Connection) -> tuple[list[TableInfo], list[str]]:
-    """Every table of the schema `main` with its declared key and its rows, and warnings about those not counted.
+def list_tables(connection: apsw.Connection) -> list[tuple[str, str]]:
+    """Name and type of every table of the schema `main`, by name.
 
     Views, SQLite's own tables and the shadow tables of virtual tables are left out: the rows of a shadow table are
-    those of its virtual table. A table without a declared key has an empty key.
+    those of its virtual table.
     """
-    tables, warnings = [], []
-    for found, kind in connection.execute(_TABLES).fetchall():
-        name = str(found)
-        key: tuple[str, ...] = ()
-        if kind == "table":
-            key = tuple(str(row[0]) for row in connection.execute(_KEY, (name,)))
-        rows = _count(connection, name)
-        if rows is None:
-            warnings.append(f"the rows of table {name} could not be counted: it needs a module or function of its own")
-        tables.append(TableInfo(name, key, rows))
-    return tables, warnings
+    return [(str(name), str(kind)) for name, kind in connection.execute(_TABLES).fetchall()]
+
+
+def read_table(connection: apsw.Connection, name: str, kind: str) -> TableInfo:
+    """One of these tables with its declared key, empty if it has none, and its rows, None if they cannot be counted."""
+    key: tuple[str, ...] = ()
+    if kind == "table":
+        key = tuple(str(row[0]) for row in connection.execute(_KEY, (name,)))
+    return TableInfo(name, key, _count(connection, name))
 
 
 def _count(connection: apsw.Connection, name: str) -> int | None:

@@ -20,7 +20,7 @@ from backupd.config.clock import fine_stamp, parse_stamp
 from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Right
 from backupd.errors import BackupdError, Interrupted
-from backupd.jobs.verify import append_record
+from backupd.jobs.appending import append_record
 from backupd.repo.format import split_signed, trust_name
 from backupd.repo.records import Record
 from backupd.repo.repository import Repository, SnapshotView, read_object

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backupd.config.clock import stamp
 from backupd.config.paths import Places
@@ -21,26 +21,27 @@ from backupd.config.version import VERSION
 from backupd.crypto.chunks import Kind
 from backupd.crypto.envelope import structure_key_id
 from backupd.crypto.keyfile import Key
-from backupd.engines.base import Source, TableInfo, View
+from backupd.engines.source import Source, TableInfo, View
 from backupd.errors import Failed, SourceMoved
-from backupd.jobs.brake import Told
 from backupd.jobs.capture import CapturedStream, capture
 from backupd.jobs.nights import NightWatch
 from backupd.jobs.standing import Standing, standing, to_remember
-from backupd.model import COMPRESSION
 from backupd.repo.commit import check_head, commit
+from backupd.repo.compression import COMPRESSION
 from backupd.repo.content import check_content
 from backupd.repo.indexing import sync_index
 from backupd.repo.ledger import state_lock
 from backupd.repo.localindex import LocalIndex
 from backupd.repo.repository import Repository
-from backupd.repo.rowdigest import RowDigest
 from backupd.repo.snapshot import StreamRoot, Structure
 from backupd.repo.storedversions import StoredVersions
 from backupd.repo.versioncache import VersionCache, forget_cache
 from backupd.repo.writing import WriteSession
 from backupd.report import Reporter
 from backupd.store.base import local_objects
+
+if TYPE_CHECKING:
+    from backupd.jobs.brake import Told
 
 NATIVE = "native"
 ATTEMPTS = 3
@@ -87,7 +88,7 @@ class BackupResult:
     spilled: int = 0
     resumed: int = 0
     unread: bool = False
-    brake: tuple[Told, ...] = ()
+    brake: "tuple[Told, ...]" = ()
     writer: str = ""
     taken_at: str = ""
     repository: str = ""
@@ -216,7 +217,7 @@ class _Run:
         told = self._look_back(result.snapshot)
         return replace(result, warnings=warnings, spilled=captured.spilled, resumed=resumed, brake=told)
 
-    def _look_back(self, snapshot: str) -> tuple[Told, ...]:
+    def _look_back(self, snapshot: str) -> "tuple[Told, ...]":
         """Whether the source changed suddenly; told, and never a reason to fail a run whose snapshot is published."""
         return tuple(self.watch.look(snapshot, self.clock())) if self.watch else ()
 
@@ -457,6 +458,8 @@ def _table(table: TableInfo, captured: Sequence[CapturedStream]) -> dict[str, An
     parts = [c.rows for c in captured if c.rows is not None and c.info.name == table.name]
     if not parts:
         return {"name": table.name, "key": list(table.key), "rows": table.rows}
+    from backupd.repo.rowdigest import RowDigest
+
     whole = RowDigest()
     for part in parts:
         whole.merge(part)

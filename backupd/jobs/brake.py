@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from backupd.config.clock import fine_stamp, parse_stamp
 from backupd.crypto.keyring import Signer
-from backupd.jobs.verify import append_record
+from backupd.jobs.appending import append_record
 from backupd.policy.nights import WEEK
 from backupd.policy.sudden import LEARNT_SLOWLY, Alarm
 from backupd.repo.brakes import Brake, brakes_set

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import Running, stream_digest
-from backupd.engines.base import StreamInfo, View
+from backupd.engines.source import StreamInfo, View
 from backupd.errors import SourceIncomplete
 from backupd.jobs.matching import PlaceMatcher, RowMatcher
 from backupd.jobs.spill import ReadAhead
 from backupd.repo.leaning import Candidates
 from backupd.repo.nodes import ContentEntry
 from backupd.repo.preparing import Prepared
-from backupd.repo.rowdigest import RowDigest
 from backupd.repo.versioncache import VersionCache
 from backupd.repo.versions import Anchors
 from backupd.repo.writing import WriteSession
@@ -31,13 +30,15 @@ from backupd.report import Reporter
 
 if TYPE_CHECKING:
     from backupd.jobs.recognizing import Met, Recognizer
+    from backupd.repo.rowdigest import RowDigest
     from backupd.repo.rows import RowHasher
 
 PIECE = 64 * 1024
 BATCH_BYTES = 8 * 1024 * 1024
 """What all readers of rows hand over at a time; each of them at most a mebibyte and at least a quarter."""
-SMALL_TABLE = 64 * 1024 * 1024
-SMALL_ROWS, LARGE_ROWS, PAGES = 16, 64, 64
+ROWS, PAGES = 64, 64
+"""The target size of a new stream's chunks, in KiB. With rows in 16 every kind of night stored more and took up to half as much
+processor time again (tests/bench/RESULTS.md)."""
 _UNDER_WAY = 8
 _LAST_WAIT = 5.0
 _KINDS = {"pages": Kind.PAGES, "rows": Kind.ROWS, "schema": Kind.SCHEMA}
@@ -49,7 +50,7 @@ class CapturedStream:
 
     info: StreamInfo
     digest: Running | None = None
-    rows: RowDigest | None = None
+    rows: "RowDigest | None" = None
 
     def hexdigest(self) -> str:
         """As the manifest writes it."""
@@ -291,7 +292,11 @@ class _Capture:
 
 
 def _begin(info: StreamInfo) -> CapturedStream:
-    return CapturedStream(info, None, RowDigest()) if info.kind == "rows" else CapturedStream(info, stream_digest())
+    if info.kind != "rows":
+        return CapturedStream(info, stream_digest())
+    from backupd.repo.rowdigest import RowDigest
+
+    return CapturedStream(info, None, RowDigest())
 
 
 def _total(streams: Sequence[StreamInfo]) -> int | None:
@@ -300,16 +305,12 @@ def _total(streams: Sequence[StreamInfo]) -> int | None:
 
 
 def _size_classes(streams: Sequence[StreamInfo], cache: VersionCache | None) -> list[int]:
-    """The target size of each stream's chunks, in KiB: of rows by the size of the table when it was first seen."""
-    sizes: dict[str, int] = {}
-    for s in streams:
-        sizes[s.name] = sizes.get(s.name, 0) + (s.size_hint or 0)
+    """The target size of each stream's chunks, in KiB: of rows what it was when the table was first seen."""
 
     def of(s: StreamInfo) -> int:
         if s.kind != "rows":
             return PAGES
-        before = cache.size_class(s.name, Kind.ROWS) if cache else None
-        return before or (LARGE_ROWS if sizes[s.name] >= SMALL_TABLE else SMALL_ROWS)
+        return (cache.size_class(s.name, Kind.ROWS) if cache else None) or ROWS
 
     return [of(s) for s in streams]
 

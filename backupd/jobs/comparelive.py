@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from backupd.crypto.chunks import ChunkNamer, Kind
 from backupd.engines.base import Source, StreamInfo, View
 from backupd.errors import SourceIncomplete
-from backupd.jobs.capture import LARGE_ROWS, PIECE, SMALL_ROWS, SMALL_TABLE, Readers
+from backupd.jobs.capture import PIECE, ROWS, Readers
 from backupd.jobs.compare import FETCHERS, StoredSide
 from backupd.jobs.comparepages import ReadSchema, compare_files
 from backupd.jobs.comparison import LONGEST_ROW, Asked, Comparison, TableDiff, TooLong
@@ -199,9 +199,7 @@ def _tables(side: StoredSide, source: Source, asked: Asked, report: Reporter) ->
                     continue
                 difference = asked.difference(match.name, match.shape, budget=budget)
                 stack.callback(difference.close)
-                tables[match.name] = _Table(
-                    match, difference, _expected(side, match), _size_class(side, view.streams, match.name)
-                )
+                tables[match.name] = _Table(match, difference, _expected(side, match), _size_class(side, match.name))
             wanted = [s for s in view.streams if s.name in tables]
             report.phase("reading the source", sum(s.size_hint or 0 for s in wanted) or None)
             _Live(side, view, tables, report).read()
@@ -223,12 +221,9 @@ def _named(unit: Unit) -> _Name:
     return tuple(ref.id for ref in unit)
 
 
-def _size_class(side: StoredSide, streams: Sequence[StreamInfo], name: str) -> int:
+def _size_class(side: StoredSide, name: str) -> int:
     classes = [root.size_class for root, _ in side.streams(name).streams if root.size_class]
-    if classes:
-        return classes[0]
-    size = sum(s.size_hint or 0 for s in streams if s.name == name)
-    return LARGE_ROWS if size >= SMALL_TABLE else SMALL_ROWS
+    return classes[0] if classes else ROWS
 
 
 def _told(side: StoredSide, table: _Table, asked: Asked, report: Reporter) -> TableDiff:

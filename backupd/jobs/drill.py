@@ -27,9 +27,9 @@ from backupd.errors import (
     SafetyRefused,
     UsageError,
 )
+from backupd.jobs.appending import append_record
 from backupd.jobs.restore import RestoreResult, open_content
 from backupd.jobs.select import refuse_older, select_snapshot
-from backupd.jobs.verify import append_record
 from backupd.model import Answer
 from backupd.policy.asserting import judge, number_in
 from backupd.policy.model import Assertion

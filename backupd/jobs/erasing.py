@@ -15,11 +15,11 @@ from backupd.crypto.erasure import ErasureHash
 from backupd.crypto.primitives import random_bytes
 from backupd.engines.live import Live
 from backupd.errors import BackupdError, Failed, MissingRight, UsageError
+from backupd.jobs.appending import append_record
 from backupd.jobs.computed import with_computed
 from backupd.jobs.erasure import ROLES
 from backupd.jobs.stored import StoredTable, StoredTables
 from backupd.jobs.tableshapes import Opaque
-from backupd.jobs.verify import append_record
 from backupd.model import CELLS, Cells, Equality, LiveSchema, Reference
 from backupd.records.belonging import Belongings, follow_down
 from backupd.records.leading import Leading

@@ -13,8 +13,8 @@ from backupd.config.clock import fine_stamp, stamp
 from backupd.crypto.keyring import Right, Signer
 from backupd.crypto.primitives import random_bytes
 from backupd.errors import Failed, IntegrityError, SafetyRefused, UsageError
+from backupd.jobs.appending import append_record
 from backupd.jobs.select import of_source
-from backupd.jobs.verify import append_record
 from backupd.repo.incidents import Covered, Incident, check_incident, incidents
 from backupd.repo.repository import History, Repository, SnapshotView
 

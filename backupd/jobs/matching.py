@@ -4,13 +4,17 @@ Only a guess is made here. What is made of it is checked by ids and sizes, so a 
 """
 
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from backupd.repo.leaning import Candidates
-from backupd.repo.rowdigest import RowChunk
 from backupd.repo.versioncache import VersionCache
 from backupd.repo.versions import BLOCK, Anchors, ListReader, Version
+
+if TYPE_CHECKING:
+    from backupd.repo.rowdigest import RowChunk
 
 _AHEAD, _BACK = 16, 4
 _PAGE = 512
@@ -32,7 +36,7 @@ class _Lists:
         self._page: tuple[int, list[tuple[int, int]]] = (-1, [])
 
     def _at(self, n: int) -> tuple[int, ListReader]:
-        k = next(k for k in range(len(self._readers)) if n < self.begins[k + 1])
+        k = bisect_right(self.begins, n) - 1
         return n - self.begins[k], self._readers[k]
 
     def version(self, n: int) -> Version | None:
@@ -41,6 +45,13 @@ class _Lists:
             return None
         at, reader = self._at(n)
         return reader.version(at)
+
+    def block(self, n: int) -> Sequence[Version]:
+        """The chunks of the block around a place; none behind the end."""
+        if not 0 <= n < self.chunks:
+            return ()
+        at, reader = self._at(n)
+        return reader.block(at // BLOCK)
 
     def near(self, n: int) -> dict[bytes, Version]:
         """The chunks of the block around a place, by id."""
@@ -93,12 +104,14 @@ class _Lists:
 
 
 class PlaceMatcher:
-    """Of pages and schemas: the chunk at the same place."""
+    """Of pages and schemas: the chunk at the same place. Nearly all of them are as they were, so little is done for each."""
 
     def __init__(self, cache: VersionCache, readers: Sequence[ListReader], place: int) -> None:
         self._cache = cache
         self._lists = _Lists(readers[place : place + 1])
         self._at = 0
+        self._block: Sequence[Version] = ()
+        self._near: dict[bytes, Version] = {}
 
     def close(self) -> None:
         """The stream is at its end."""
@@ -111,9 +124,12 @@ class PlaceMatcher:
     def _next(self) -> Candidates:
         n = self._at
         self._at += 1
-        version = self._lists.version(n)
+        place = n % BLOCK
+        if place == 0:
+            self._block, self._near = self._lists.block(n), self._lists.near(n)
+        versions = (self._block[place],) if place < len(self._block) else ()
         mark = self._cache.mark(b"place" + n.to_bytes(8, "little")) if self._cache.partial else 0
-        return Candidates((version,) if version else (), whole=True, near=self._lists.near(n), mark=mark)
+        return Candidates(versions, whole=True, near=self._near, mark=mark)
 
 
 class RowMatcher:
@@ -126,7 +142,7 @@ class RowMatcher:
         self._missed = self._searches = 0
         self.aligned = True
 
-    def anchors(self, chunk: RowChunk) -> Anchors:
+    def anchors(self, chunk: "RowChunk") -> Anchors:
         """The marks of a chunk: of the keys at its ends, or where there are none, of the rows."""
         first, last = chunk.first, chunk.last
         if not first and not last:
@@ -160,7 +176,7 @@ class RowMatcher:
         anchors = Anchors(max(first, 0), max(last, 0), version.rows, version.sums)
         return anchors, Candidates((version,), whole=True, mark=anchors.first, known=version)
 
-    def match(self, chunk: RowChunk, anchors: Anchors) -> Candidates:
+    def match(self, chunk: "RowChunk", anchors: Anchors) -> Candidates:
         """The candidates of the next chunk."""
         self.aligned = False
         if not self._lists.chunks:

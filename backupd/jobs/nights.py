@@ -12,14 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backupd.config.clock import fine_stamp, parse_stamp
 from backupd.config.paths import Places
 from backupd.crypto.keyfile import Key, Role
 from backupd.crypto.keyring import Signer
 from backupd.errors import BackupdError, IntegrityError, MissingRight
-from backupd.jobs.brake import BrakeSetter, Told
 from backupd.policy.nights import Night
 from backupd.policy.sudden import Alarm, judge
 from backupd.repo.format import kind_of
@@ -27,6 +26,9 @@ from backupd.repo.nightbook import NightBook, sweep_books
 from backupd.repo.repository import Repository, SnapshotView, read_object
 from backupd.repo.snapshot import Structure
 from backupd.report import Reporter
+
+if TYPE_CHECKING:
+    from backupd.jobs.brake import Told
 
 _DIGITS = re.compile(r"\d+")
 _KEPT = timedelta(days=400)
@@ -152,7 +154,7 @@ class NightWatch:
 
     # ---- after the snapshot
 
-    def look(self, snapshot: str, now: datetime) -> list[Told]:
+    def look(self, snapshot: str, now: datetime) -> "list[Told]":
         """Judge tonight, and what an earlier run left unjudged; set the brake where something is sudden.
 
         Args:
@@ -232,8 +234,10 @@ class NightWatch:
             return None
         return view
 
-    def _tell(self, entry: Entry, alarms: Sequence[Alarm], memory: _Memory, now: datetime) -> tuple[list[Told], bool]:
+    def _tell(self, entry: Entry, alarms: Sequence[Alarm], memory: _Memory, now: datetime) -> "tuple[list[Told], bool]":
         """Set the brake and say so; whether it is done."""
+        from backupd.jobs.brake import BrakeSetter, Told
+
         key, snapshot = self._key, entry.snapshot or ""
         records: dict[str, str] = {}
         failed: str | None = None
@@ -253,7 +257,7 @@ class NightWatch:
             self._warn(told, failed)
         return told, failed is None
 
-    def _warn(self, told: Sequence[Told], failed: str | None) -> None:
+    def _warn(self, told: "Sequence[Told]", failed: str | None) -> None:
         more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
         what = f"sudden change in {self._source}: {told[0].reason}{more}"
         if failed is not None:

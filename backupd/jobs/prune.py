@@ -16,12 +16,12 @@ from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Right, Signer
 from backupd.crypto.primitives import sha256
 from backupd.errors import IntegrityError, KeyProblem, MissingRight, SafetyRefused, StorageRefused, TryAgain
+from backupd.jobs.appending import append_record
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.leavings import Leavings
 from backupd.jobs.locks import Locked, Locks
 from backupd.jobs.needed import packs_needed
 from backupd.jobs.recordchain import record_problems
-from backupd.jobs.verify import append_record
 from backupd.policy.retention import Candidate, Rule, Verdict, plan
 from backupd.repo.brakes import Brake, brakes_set
 from backupd.repo.format import kind_of, snapshot_name

@@ -8,7 +8,7 @@ from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import stream_digest
 from backupd.engines.base import StreamInfo, View
 from backupd.errors import IntegrityError, SourceIncomplete, UsageError
-from backupd.jobs.capture import LARGE_ROWS, Readers
+from backupd.jobs.capture import ROWS, Readers
 from backupd.repo.content import tree_top
 from backupd.repo.reading import ChunkReader
 from backupd.repo.rowdigest import RowDigest
@@ -25,7 +25,7 @@ class RowCheck:
     def __init__(self, id_key: bytes) -> None:
         from backupd.repo.rows import RowCutter, RowHasher
 
-        self._cutter = RowCutter(LARGE_ROWS, bytes(32), RowHasher.of(id_key), only_digest=True)
+        self._cutter = RowCutter(ROWS, bytes(32), RowHasher.of(id_key), only_digest=True)
         self._waiting: list[bytes | bytearray] = []
         self._size = 0
 

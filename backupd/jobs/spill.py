@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from backupd.crypto.primitives import expand, gcm_open, gcm_seal, random_bytes
-from backupd.engines.base import StreamInfo, View
-from backupd.repo.reading import unnamed_file
+from backupd.disk import unnamed_file
+from backupd.engines.source import StreamInfo, View
 
 DEPTH = 4
 

@@ -7,7 +7,7 @@ from a cache, collects problems instead of stopping at the first, and writes not
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,9 +18,8 @@ from backupd.config.clock import stamp
 from backupd.crypto.chunks import BLOB_OVERHEAD, ChunkHead, Kind
 from backupd.crypto.envelope import parse_envelope
 from backupd.crypto.keyfile import Role
-from backupd.crypto.keyring import Signer
-from backupd.crypto.primitives import sha256
-from backupd.errors import BackupdError, IntegrityError, MissingObject, TryAgain
+from backupd.errors import BackupdError, IntegrityError, MissingObject
+from backupd.jobs.appending import append_record
 from backupd.jobs.restore import joined, open_content
 from backupd.jobs.rowcheck import check_rows, check_tables
 from backupd.repo.codecs import RAW, ZSTD, decode
@@ -30,12 +29,12 @@ from backupd.repo.needs import Need, Needs
 from backupd.repo.nodes import ChunkRef
 from backupd.repo.pack import Pack, PackEntry, parse_pack
 from backupd.repo.reading import ChunkReader, PackCache
-from backupd.repo.records import NONE, decode_mark, encode_record, record_name
+from backupd.repo.records import decode_mark, record_name
 from backupd.repo.repository import Repository, SnapshotView, gaps, read_object
 from backupd.repo.rowdigest import RowDigest
 from backupd.repo.trees import walk
 from backupd.report import Problem, Reporter, Tally
-from backupd.store.base import ObjectExists, ObjectInfo
+from backupd.store.base import ObjectInfo
 
 
 class Level(IntEnum):
@@ -368,31 +367,3 @@ def _give_verdicts(repo: Repository, result: VerifyResult, now: datetime, report
                 report.warning(
                     f"the verdict on {len(packs)} packs could not be recorded for the next run: {error.message}"
                 )
-
-
-def append_record(repo: Repository, signer: Signer, document: Mapping[str, object], owner: bytes = b"") -> str:
-    """Store a record behind the newest one of its role, linked to it; returns its name.
-
-    With `owner`, of a writer's record, it is sealed so that this writer can read it.
-
-    Raises:
-        TryAgain: others kept winning.
-        IntegrityError: somebody has used up the numbers: what is stored behind them nobody would read.
-    """
-    for _ in range(100):
-        names = [info.name for info in repo.store.list(f"records/{signer.role}/") if kind_of(info.name)]
-        n = int(names[-1].rsplit("/", 1)[1]) + 1 if names else 1
-        previous = sha256(read_object(repo.store, names[-1])) if names else NONE
-        name = record_name(signer.role, n)
-        if not kind_of(name):
-            raise IntegrityError(
-                f"{names[-1]} has the last number there is: no record can stand behind it",
-                object_name=names[-1],
-                hint="somebody who may write to the storage put it there: find out who, and remove it",
-            )
-        try:
-            repo.store.put(name, encode_record(name, document, repo.id, signer, repo.keyring, previous, owner))
-        except ObjectExists:
-            continue
-        return name
-    raise TryAgain("other programs kept writing records of this role", hint="run again")

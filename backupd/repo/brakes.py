@@ -12,8 +12,6 @@ from backupd.repo.format import label
 from backupd.repo.records import Record
 from backupd.repo.trust import Trust
 
-BRAKES = frozenset({"brake", "brake-release"})
-
 
 @dataclass(frozen=True, slots=True)
 class Brake:

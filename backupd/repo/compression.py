@@ -8,7 +8,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from backupd.errors import IntegrityError
-from backupd.model import COMPRESSION
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from backports import zstd
@@ -17,6 +16,8 @@ else:
 
 Bytes = bytes | bytearray | memoryview
 
+COMPRESSION = 2
+"""The level of zstd by default: chunks of 64 KiB come out within half a percent of level 3's size, in two thirds of its time."""
 WINDOW_LOG_MAX = 23
 MIN_DICTIONARY = 8
 """Shorter dictionaries are none: zstd takes no raw content below 8 bytes."""

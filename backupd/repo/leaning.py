@@ -81,9 +81,9 @@ class Leaner:
     def may_stay(self, version: Version) -> bool:
         """Whether a version may be referred to again: its packs are there, and nothing it leans on is too old."""
         ref = version.ref
-        if not self._all_usable(ref):
-            return False
-        return not ref.bases or self._cache.fresh_enough(version.seen, _root(ref).id[0])
+        if not ref.bases:
+            return self._usable(ref.pack)
+        return self._all_usable(ref) and self._cache.fresh_enough(version.seen, _root(ref).id[0])
 
     def _all_usable(self, ref: ChunkRef) -> bool:
         return self._usable(ref.pack) and all(self._all_usable(base) for base in ref.bases)

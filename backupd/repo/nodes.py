@@ -126,7 +126,10 @@ def encode_node(tree: int, level: int, entries: Sequence[Entry], content: Sequen
     refs = [entry.ref for entry in entries]
     if any(ref.bases for ref in refs):
         refs, number = closure(refs)
-        bases = [(*(number[b.spot] for b in ref.bases), NO_BASE, NO_BASE)[:2] for ref in refs]
+        bases = [
+            (*[number[b.spot] for b in ref.bases], NO_BASE, NO_BASE)[:2] if ref.bases else (NO_BASE, NO_BASE)
+            for ref in refs
+        ]
     else:  # as in most nodes of a first snapshot: nothing to look for
         bases = [(NO_BASE, NO_BASE)] * len(refs)
     packs: dict[bytes, int] = {}

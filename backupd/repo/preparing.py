@@ -85,18 +85,22 @@ class Preparer:
             pieces: their plaintexts.
             candidates: for each, what may be its version of the run before.
         """
-        namer = self._namers[kind]
+        namer, leaner = self._namers[kind], self._leaner
         guesses = candidates or [Candidates()] * len(pieces)
         ready: dict[int, Prepared] = {}
         ids: list[bytes] = []
         for n, (piece, guess) in enumerate(zip(pieces, guesses, strict=True)):
-            ids.append(guess.known.ref.id if guess.known else namer.name(piece))
-            if self._leaner is not None:
-                version = guess.known
-                if version is None or not self._leaner.may_stay(version):
-                    version = self._leaner.again(ids[n], guess)
-                if version is not None:
-                    ready[n] = self._known(kind, version, piece, guess)
+            version = guess.known
+            chunk_id = version.ref.id if version else namer.name(piece)
+            ids.append(chunk_id)
+            if leaner is None:
+                continue
+            if version is None or not leaner.may_stay(version):
+                version = leaner.again(chunk_id, guess)
+            if version is not None:
+                ready[n] = self._known(kind, version, piece, guess)
+        if len(ready) == len(pieces):
+            return [*ready.values()]
         left = [i for n, i in enumerate(ids) if n not in ready]
         fresh = {i: ref for i in left if (ref := self._fresh.get((kind, i)))}
         stored = self._index.find(kind, asked) if (asked := [i for i in left if i not in fresh]) else {}

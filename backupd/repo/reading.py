@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from backupd.crypto.chunks import BLOB_OVERHEAD, ChunkHead, ChunkNamer, ChunkSealer, Kind
 from backupd.crypto.envelope import MAX_ENVELOPE_BYTES, Envelope
 from backupd.crypto.primitives import Unauthentic
+from backupd.disk import unnamed_file
 from backupd.errors import BackupdError, IntegrityError, KeyProblem, MissingObject
 from backupd.repo.codecs import MAX_DELTA, RowDelta, decode, parse_row_delta
 from backupd.repo.compression import decompress
@@ -34,17 +35,6 @@ HEADS_KEPT = 4096
 MOST_ASKED = 64 * 1024 * 1024
 """Bytes that are fetched ahead; what nobody has come for until then is forgotten."""
 SPOOL_BYTES = 2 * 1024**3
-
-
-def unnamed_file(folder: Path, prefix: str) -> IO[bytes]:
-    """A file without a name in `folder`, or where that cannot be written, where the system keeps temporary files."""
-    import tempfile
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return tempfile.TemporaryFile(dir=folder, prefix=prefix)
-    except OSError:
-        return tempfile.TemporaryFile(prefix=prefix)
 
 
 class Slices(Protocol):

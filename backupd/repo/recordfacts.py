@@ -1,10 +1,10 @@
-"""What records say of packs and snapshots, and whether one that is acted on says what its type must."""
+"""What records say of packs and snapshots, and whether one that is acted on says what its type must.
+
+What a type must say is known to a module of its own, imported where a record of that type was met.
+"""
 
 from collections.abc import Iterable
 
-from backupd.repo.brakes import BRAKES, check_brake
-from backupd.repo.erasures import check_erasure
-from backupd.repo.incidents import check_incident, is_step
 from backupd.repo.records import Record
 from backupd.repo.trust import Trust
 
@@ -57,13 +57,26 @@ def well_formed(record: Record, trust: Trust) -> bool:
     try:
         if record.type == "prune":
             _pruned_snapshots(record), _pruned_links(record)
-        if record.type in BRAKES:
-            check_brake(record, trust)
-        if record.type == "erasure":
-            check_erasure(record)
-        if is_step(record):
-            check_incident(record.document)
+        _check_type(record, trust)
         packs = record.document["packs"] if record.type in VERDICTS else []
         return isinstance(packs, list) and all(isinstance(pack, str) for pack in packs)
     except (KeyError, ValueError, TypeError):
         return False
+
+
+def _check_type(record: Record, trust: Trust) -> None:
+    """What the module of its type says; KeyError, ValueError or TypeError where the record is not as it must be."""
+    match record.type:
+        case "brake" | "brake-release":
+            from backupd.repo.brakes import check_brake
+
+            check_brake(record, trust)
+        case "erasure":
+            from backupd.repo.erasures import check_erasure
+
+            check_erasure(record)
+        case "incident":
+            from backupd.repo.incidents import check_incident, is_step
+
+            if is_step(record):
+                check_incident(record.document)

@@ -55,8 +55,18 @@ class _Tree:
             self._levels.append(_Level([], [], 0, []))
         return self._levels[level - self._lowest]
 
-    def add(self, level: int, entry: Entry, content: ContentEntry | None = None) -> bool:
-        """Append an entry; returns whether it ended a node."""
+    def extend(self, refs: Sequence[ChunkRef]) -> Iterator[int]:
+        """Append chunks at the lowest level; after each that ended a node, gives how many were appended."""
+        here = self._level(self._lowest)
+        for n, ref in enumerate(refs, 1):
+            here.entries.append(Entry(ref, 1, ref.plain_length))
+            here.refs += 1 + _family(ref) if ref.bases else 1
+            if is_cut(ref.id, len(here.entries), here.refs):
+                self.cut(self._lowest)
+                yield n
+
+    def add(self, level: int, entry: Entry, content: ContentEntry | None = None) -> None:
+        """Append an entry."""
         here = self._level(level)
         here.entries.append(entry)
         if content is not None:
@@ -65,8 +75,6 @@ class _Tree:
         here.refs += 1 + _family(ref) if ref.bases else 1
         if is_cut(ref.id, len(here.entries), here.refs):
             self.cut(level)
-            return True
-        return False
 
     def cut(self, level: int) -> None:
         here = self._level(level)
@@ -129,10 +137,22 @@ class TreeBuilder:
 
     def add(self, ref: ChunkRef, content: ContentEntry | None = None) -> None:
         """Append a chunk to the stream."""
-        if content is not None:
-            self._open.append(content)
-        if self._structure.add(0, Entry(ref, 1, ref.plain_length)):
+        self.extend((ref,), None if content is None else (content,))
+
+    def extend(self, refs: Sequence[ChunkRef], content: Sequence[ContentEntry] | None = None) -> None:
+        """Append chunks to the stream; of rows, with what is in each.
+
+        Raises:
+            ValueError: something is said of more chunks than there are, or of fewer.
+        """
+        if content is not None and len(content) != len(refs):
+            raise ValueError("not every chunk is described once")
+        said, taken = content or (), 0
+        for upto in self._structure.extend(refs):
+            self._open += said[taken:upto]
+            taken = upto
             self._end_leaf()
+        self._open += said[taken:]
 
     def _end_leaf(self) -> None:
         if self._content is None or not self._open:

@@ -8,7 +8,6 @@ SECURITY.md says what it gives away.
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -17,6 +16,7 @@ from typing import Any
 
 from backupd.crypto.chunks import Kind, open_part, seal_part
 from backupd.crypto.primitives import b3_derive, b3_keyed, random_bytes
+from backupd.disk import remove_files
 from backupd.errors import IntegrityError
 from backupd.repo.blobs import BlobFiles, ChunkKey, Held, Record, held_in_repository
 from backupd.repo.codecs import decode
@@ -161,7 +161,7 @@ class VersionCache:
         keep = self._known.folder if self._known else None
         for path in self._folder.glob("list-*"):
             if path != keep:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
         self._blobs.keep_only(self._known.live if self._known else {})
         return self._blobs.sizes()
 
@@ -238,7 +238,7 @@ class VersionCache:
     def sparse(self, held: Held) -> bool:
         """Whether a version lies, or leans, in a file that is to be emptied, or in a repository that cannot be read here."""
         gone = held.file in self._sparse if held.ref is None else self._stored is None
-        return gone or any(self.sparse(base) for base in held.bases)
+        return gone or (bool(held.bases) and any(self.sparse(base) for base in held.bases))
 
     # ---- what this run reads
 
@@ -298,12 +298,12 @@ class VersionCache:
         self._lists.append((name, size_class, writer))
         self._kinds.append(kind)
 
-    def add(self, stream: int, version: Version, anchors: Anchors | None) -> None:
-        """Append a chunk to a stream's list; in the run's own thread."""
+    def extend(self, stream: int, versions: Sequence[Version], anchors: Sequence[Anchors] | None) -> None:
+        """Append chunks to a stream's list; in the run's own thread."""
         if self._off:
             return
         try:
-            self._lists[stream][2].add(version, anchors)
+            self._lists[stream][2].extend(versions, anchors)
         except OSError as error:
             self._give_up(error)
 
@@ -370,7 +370,7 @@ class VersionCache:
             self._write_head(self._new, self._new_label, self._document(live, remember))
             self._published = True
             if self._known:
-                shutil.rmtree(self._known.folder, ignore_errors=True)
+                remove_files(self._known.folder)
             self._blobs.keep_only(live)
         except OSError as error:
             self._give_up(error)
@@ -405,7 +405,7 @@ class VersionCache:
             reader.close()
         if not self._published and self._new is not None:
             self._blobs.discard()
-            shutil.rmtree(self._new, ignore_errors=True)
+            remove_files(self._new)
         self._blobs.close()
         if self._stored is not None:
             self._stored.close()
@@ -414,7 +414,14 @@ class VersionCache:
 
 def forget_cache(base: Path, secret: bytes, source: str) -> None:
     """Remove the version cache of a source that keeps none any more."""
-    shutil.rmtree(base / _label(secret, source).hex(), ignore_errors=True)
+    _remove(base / _label(secret, source).hex())
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder and whatever is in it, as far as that can be."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _label(secret: bytes, source: str) -> bytes:
@@ -427,4 +434,4 @@ def _sweep(caches: Path, before: float) -> None:
         for folder in [folder for base in caches.iterdir() for folder in base.iterdir()]:
             newest = max((path.stat().st_mtime for path in folder.glob("list-*/head")), default=0.0)
             if max(newest, folder.stat().st_mtime) < before:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)

@@ -75,26 +75,28 @@ def encode_block(versions: Sequence[Version]) -> bytes:
     held, number = closure([version.held for version in versions if version.held is not None])
     stored = closure([version.ref for version in versions])[1]
     n, count = len(held), len(versions)
-    bases = [(*(number[b.spot] for b in item.bases), _NONE, _NONE)[:2] for item in held]
+    bases = [
+        (*[number[b.spot] for b in item.bases], _NONE, _NONE)[:2] if item.bases else (_NONE, _NONE) for item in held
+    ]
     offsets = [stored[item.ref.spot] if item.ref else item.offset for item in held]
     return b"".join(
         [
             _COUNTS.pack(count, len(node), n),
             node,
-            struct.pack(f"<{n}I", *(item.file for item in held)),
+            struct.pack(f"<{n}I", *[item.file for item in held]),
             struct.pack(f"<{n}I", *offsets),
-            struct.pack(f"<{n}I", *(item.length for item in held)),
-            struct.pack(f"<{n}I", *(item.plain for item in held)),
-            struct.pack(f"<{n}H", *(first for first, _ in bases)),
-            struct.pack(f"<{n}H", *(second for _, second in bases)),
-            bytes(item.codec for item in held),
-            struct.pack(f"<{count}H", *(_NONE if v.held is None else number[v.held.spot] for v in versions)),
-            struct.pack(f"<{count}I", *(v.seen if v.ref.bases else 0 for v in versions)),
-            struct.pack(f"<{count}I", *(v.rows for v in versions)),
-            struct.pack(f"<{count}Q", *(v.sums[0] for v in versions)),
-            struct.pack(f"<{count}Q", *(v.sums[1] for v in versions)),
-            bytes(v.flags for v in versions),
-            *(item.key for item in held),
+            struct.pack(f"<{n}I", *[item.length for item in held]),
+            struct.pack(f"<{n}I", *[item.plain for item in held]),
+            struct.pack(f"<{n}H", *[first for first, _ in bases]),
+            struct.pack(f"<{n}H", *[second for _, second in bases]),
+            bytes([item.codec for item in held]),
+            struct.pack(f"<{count}H", *[_NONE if v.held is None else number[v.held.spot] for v in versions]),
+            struct.pack(f"<{count}I", *[v.seen if v.ref.bases else 0 for v in versions]),
+            struct.pack(f"<{count}I", *[v.rows for v in versions]),
+            struct.pack(f"<{count}Q", *[v.sums[0] for v in versions]),
+            struct.pack(f"<{count}Q", *[v.sums[1] for v in versions]),
+            bytes([v.flags for v in versions]),
+            *[item.key for item in held],
         ]
     )
 
@@ -126,7 +128,9 @@ def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
     numbers, hours, rows = column(count, "H"), column(count, "I"), column(count, "I")
     sums = zip(column(count, "Q"), column(count, "Q"), strict=True)
     flags = column(count, "B")
-    stored = closure([entry.ref for entry in entries])[0]
+    stored = [entry.ref for entry in entries]
+    if any(ref.bases for ref in stored):
+        stored = closure(stored)[0]
     keys = [at + _KEY_BYTES * k for k in accumulate(int(file == NO_FILE) for file in files)]
     held: list[Held | None] = [None] * n
 
@@ -135,7 +139,9 @@ def decode_block(data: bytes, kind: Kind, seen: int) -> list[Version]:
         if ready is None:
             if depth > 16:
                 raise IntegrityError("a chain of held versions turns on itself")
-            bases = tuple(build(b, depth + 1) for b in (first[k], second[k]) if b != _NONE)
+            bases: tuple[Held, ...] = ()
+            if not first[k] == second[k] == _NONE:
+                bases = tuple(build(b, depth + 1) for b in (first[k], second[k]) if b != _NONE)
             if files[k] == NO_FILE:
                 ready = held_in_repository(stored[offsets[k]], data[keys[k] - _KEY_BYTES : keys[k]], bases)
             else:
@@ -202,21 +208,22 @@ class ListWriter:
         """How many blocks wait for packs."""
         return len(self._line)
 
-    def add(self, version: Version, anchors: Anchors | None) -> None:
-        """Append a chunk.
+    def extend(self, versions: Sequence[Version], anchors: Sequence[Anchors] | None) -> None:
+        """Append chunks; of rows, with their marks.
 
         Raises:
             OSError: as the disk says.
         """
-        self._open.append(version)
-        self.chunks += 1
-        if version.ref.bases and (self.oldest is None or version.seen < self.oldest):
-            self.oldest = version.seen
         if anchors is not None:
-            self._marks += _ANCHORS.pack(anchors.first, anchors.last)
-        if len(self._open) == BLOCK:
-            self._line.append(self._open)
-            self._open = []
+            self._marks += b"".join([_ANCHORS.pack(marks.first, marks.last) for marks in anchors])
+        for version in versions:
+            if version.ref.bases and (self.oldest is None or version.seen < self.oldest):
+                self.oldest = version.seen
+        self.chunks += len(versions)
+        self._open += versions
+        while len(self._open) >= BLOCK:
+            self._line.append(self._open[:BLOCK])
+            del self._open[:BLOCK]
             self.drain()
 
     def drain(self) -> None:
@@ -234,7 +241,8 @@ class ListWriter:
         del self._line[:done]
 
     def _write(self, versions: Sequence[Version]) -> None:
-        for item in closure([v.held for v in versions if v.held is not None])[0]:
+        held = [v.held for v in versions if v.held is not None and (v.held.file != NO_FILE or v.held.bases)]
+        for item in closure(held)[0]:
             if item.file != NO_FILE:
                 self.live[item.file] = self.live.get(item.file, 0) + item.length + RECORD_OVERHEAD
         framed = self._recent.find(versions)
@@ -275,7 +283,7 @@ class ListWriter:
 
 
 def _complete(ref: ChunkRef) -> bool:
-    return ref.place.digest is not None and all(_complete(base) for base in ref.bases)
+    return ref.place.digest is not None and (not ref.bases or all(_complete(base) for base in ref.bases))
 
 
 class ListReader:

@@ -18,8 +18,7 @@ from backupd.crypto.keyfile import Key, Role
 from backupd.crypto.keyring import Signer
 from backupd.crypto.primitives import random_bytes, sha256
 from backupd.errors import IntegrityError, KeyProblem
-from backupd.model import COMPRESSION
-from backupd.repo.compression import Bytes
+from backupd.repo.compression import COMPRESSION, Bytes
 from backupd.repo.format import FRAME_BYTES, SESSION, block, frame, kind_of, pack_json, pack_name, sign_object
 from backupd.repo.journal import Journal, left_behind
 from backupd.repo.leaning import Candidates
@@ -174,19 +173,19 @@ class WriteSession:
             if ref is None:
                 ref = self._fresh[key] = packs.add(prepared)
                 for base in ref.bases:
-                    self._refer(base)
+                    self.refer(base)
                 return ref, True
         else:
             ref = prepared.version.ref if isinstance(prepared, Known) else prepared
-        self._refer(ref)
+        self.refer(ref)
         return ref, False
 
-    def _refer(self, ref: ChunkRef) -> None:
+    def refer(self, ref: ChunkRef) -> None:
         """This run leans on the pack of a chunk, and on those of all that it leans on."""
         if ref.place.digest is not None:
             self.referenced.add(ref.place.digest)
         for base in ref.bases:
-            self._refer(base)
+            self.refer(base)
 
     def store_node(self, plaintext: bytes) -> ChunkRef:
         """Store a structure node as a chunk."""
@@ -418,49 +417,52 @@ class StreamWriter:
     def add(
         self,
         prepared: Sequence[Prepared],
-        content: Sequence[ContentEntry | None] | None = None,
-        anchors: Sequence[Anchors | None] | None = None,
+        content: Sequence[ContentEntry] | None = None,
+        anchors: Sequence[Anchors] | None = None,
     ) -> None:
         """Append chunks to the stream; of rows, with what is in each and the marks by which the next run finds it."""
-        counts = self._session.counts
-        before = self.tree.waiting
+        session, cache = self._session, self._session.versions
         nothing: list[None] = [None] * len(prepared)
-        for item, said, marks in zip(prepared, content or nothing, anchors or nothing, strict=True):
-            ref, new = self._session.place(item, self._packs)
-            if not new:
-                counts.reused += 1
-            elif ref.bases:
-                counts.delta += 1
+        refs: list[ChunkRef] = []
+        versions: list[Version] = []
+        fresh = 0
+        for item, marks in zip(prepared, anchors or nothing, strict=True):
+            if isinstance(item, Known):  # as nearly all are, night after night
+                ref, new = item.version.ref, False
+                session.refer(ref)
             else:
-                counts.full += 1
-                counts.fresh_plain += ref.plain_length
-                counts.fresh_payload += ref.payload_length
-            self._bytes += ref.plain_length
-            self.tree.add(ref, said)
-            self._remember(item, ref, marks, new=new)
-        counts.total += len(prepared)
-        self._chunks += len(prepared)
-        self._session.waiting += self.tree.waiting - before
-        if self._session.waiting > NODES_IN_LINE:
-            self._session.relieve()
+                ref, new = session.place(item, self._packs)
+                if new:
+                    self._count(ref)
+                    fresh += 1
+            refs.append(ref)
+            if cache is not None:
+                versions.append(_version(cache, item, ref, marks, new=new))
+        session.counts.reused += len(refs) - fresh
+        if cache is not None:
+            cache.extend(self._number, versions, anchors)
+        self._extend(refs, content)
 
-    def _remember(self, item: Prepared, ref: ChunkRef, marks: Anchors | None, *, new: bool) -> None:
-        cache = self._session.versions
-        if cache is None:
-            return
-        held, seen = None, 0
-        if isinstance(item, Known):
-            held, seen = item.version.held, item.version.seen
-        elif isinstance(item, Sealed) and new:
-            seen = item.seen
-        if not isinstance(item, ChunkRef) and item.keep is not None and (new or isinstance(item, Known)):
-            held = cache.hold(item.keep, ref)
-        if isinstance(item, Known) and item.version.same(held, marks):
-            cache.add(self._number, item.version, marks)
-        elif marks is None:
-            cache.add(self._number, Version(ref, held, seen), None)
+    def _count(self, ref: ChunkRef) -> None:
+        """A chunk that is new."""
+        counts = self._session.counts
+        if ref.bases:
+            counts.delta += 1
         else:
-            cache.add(self._number, Version(ref, held, seen, marks.rows, marks.sums, marks.flags), marks)
+            counts.full += 1
+            counts.fresh_plain += ref.plain_length
+            counts.fresh_payload += ref.payload_length
+
+    def _extend(self, refs: Sequence[ChunkRef], content: Sequence[ContentEntry] | None) -> None:
+        """List chunks; nodes that can be written are, and when many wait for packs, these are completed."""
+        session, before = self._session, self.tree.waiting
+        self.tree.extend(refs, content)
+        self._chunks += len(refs)
+        self._bytes += sum([ref.plain_length for ref in refs])
+        session.counts.total += len(refs)
+        session.waiting += self.tree.waiting - before
+        if session.waiting > NODES_IN_LINE:
+            session.relieve()
 
     @property
     def content_top(self) -> bytes | None:
@@ -471,6 +473,23 @@ class StreamWriter:
         """The stream as the snapshot lists it; known once the session has finished its streams."""
         assert self.tree.top is not None
         return StreamRoot(self._kind, self._size_class, self._chunks, self._bytes, self.tree.top)
+
+
+def _version(cache: VersionCache, item: Prepared, ref: ChunkRef, marks: Anchors | None, *, new: bool) -> Version:
+    """What the next run is to know of a chunk that was placed."""
+    if isinstance(item, Known):
+        if item.keep is None and marks is None:
+            return item.version
+        held, seen = item.version.held, item.version.seen
+    else:
+        held, seen = None, item.seen if new and isinstance(item, Sealed) else 0
+    if not isinstance(item, ChunkRef) and item.keep is not None and (new or isinstance(item, Known)):
+        held = cache.hold(item.keep, ref)
+    if isinstance(item, Known) and item.version.same(held, marks):
+        return item.version
+    if marks is None:
+        return Version(ref, held, seen)
+    return Version(ref, held, seen, marks.rows, marks.sums, marks.flags)
 
 
 def present_packs(repo: Repository) -> set[bytes]:

@@ -7,7 +7,6 @@ point to bytes that are not on the disk yet, and never take a name away from wha
 import errno
 import hashlib
 import os
-import secrets
 import stat
 import threading
 import time
@@ -67,7 +66,7 @@ class Publisher:
             ObjectExists, StoreRefused, StoreUnavailable, OSError.
         """
         last = name.rpartition("/")[2]
-        temporary = f"{secrets.token_hex(16)}.draft"
+        temporary = f"{os.urandom(16).hex()}.draft"
         try:
             status = self._write(temporary, data, drafts_folder)
             self._sweep_once(drafts_folder, status)
@@ -156,7 +155,7 @@ class Publisher:
             return True
         if draft.status.st_mtime - status.st_mtime < STALE_CLAIM_SECONDS:
             return False
-        aside = f"{secrets.token_hex(16)}.broken"
+        aside = f"{os.urandom(16).hex()}.broken"
         try:
             self._files.rename(claim, draft.drafts_folder, aside, draft.drafts_folder)
         except FileNotFoundError:

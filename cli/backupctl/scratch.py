@@ -39,6 +39,8 @@ OWN = frozenset({"missing-roles", "definer"})
 them; what was theirs becomes the drill's own, which has no rights beyond its database."""
 NAMED = frozenset({"missing-roles"})
 """The same to a server that was named: it may well have the accounts under which definers would run."""
+ASK_SECONDS = 900.0
+"""So long an assertion may take: it may count a table of hundreds of gigabytes."""
 _NAME = re.compile("[0-9a-f]{16}")
 _LOCK, _MADE = "lock", "database.json"
 _GROWS = {"sqlite": 1.1}
@@ -332,7 +334,7 @@ class FileScratch:
         """See `jobs.drill.Scratch`."""
         from backupd.drilling import ask_database
 
-        return ask_database(self._url, statement, timeout=self.wanted.timeout)
+        return ask_database(self._url, statement, timeout=ASK_SECONDS)
 
     @property
     def _url(self) -> DatabaseUrl:
@@ -383,4 +385,4 @@ class ServerScratch:
         """See `jobs.drill.Scratch`."""
         from backupd.drilling import ask_database
 
-        return ask_database(self.url, statement, timeout=self.wanted.timeout, options=self.served)
+        return ask_database(self.url, statement, timeout=ASK_SECONDS, options=self.served)

@@ -1,6 +1,5 @@
 """What every verb does first: find the repository, read the keys, ask for the passphrase, open."""
 
-import getpass
 import sys
 import time
 from collections.abc import Iterator
@@ -102,6 +101,8 @@ class Passphrase:
                 f"a {self._what.lower()} is needed, and there is neither a file nor a terminal",
                 hint=f"name a file with {option} or BACKUPCTL_{option[2:].replace('-', '_').upper()}",
             )
+        import getpass
+
         text = getpass.getpass(f"{self._what}: ")
         if not text:
             raise UsageError("the passphrase is empty")

@@ -503,6 +503,38 @@ def test_help_starts_fast_enough_to_not_load_drivers(user: User) -> None:
     assert done.stderr.strip().endswith("[]"), done.stderr
 
 
+def test_a_run_imports_nothing_that_only_other_verbs_need(user: User) -> None:
+    """A first snapshot of a file, and a second one, import neither targets, nor what restores and verifies, nor arrays."""
+    user.init()
+    unneeded = [
+        "backupd.model",
+        "backupd.engines.base",
+        "backupd.engines.sqlite_restore",
+        "backupd.jobs.restore",
+        "backupd.jobs.verify",
+        "backupd.jobs.brake",
+        "backupd.repo.reading",
+        "backupd.repo.erasures",
+        "backupd.repo.rowdigest",
+        "backupd.store.dryrun",
+        "backupd.store.pace",
+        "numpy",
+        "pydantic",
+        "shutil",
+        "tempfile",
+    ]
+    code = (
+        f"import sys\nsys.argv=['backupctl','run','--quiet','--source',{str(CHINOOK)!r},'--key','keys/write.key']\n"
+        "import backupctl.__main__ as m\ntry:\n m.main()\nexcept SystemExit as end: assert end.code == 0\n"
+        f"print([n for n in {unneeded!r} if n in sys.modules], file=sys.stderr)"
+    )
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=user.folder, capture_output=True, text=True, env=user.env(), check=False
+        )
+        assert done.stderr.strip().endswith("[]"), done.stderr
+
+
 def test_verbose_says_more_on_standard_error(ready: User) -> None:
     """--verbose names the phases on standard error; the result on standard output stays the same kind."""
     loud, plain = ready.run("verify", "--verbose", key="check"), ready.run("verify", key="check")

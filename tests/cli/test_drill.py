@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from backupctl.commands.drill import _allowed
 from backupctl.scratch import Wanted, clear_leftovers, scratch_place
 from backupd.config.urls import parse_database
 from backupd.errors import Failed
+from backupd.policy.model import Drill
 from backupd.report import Tally
 from backupd.wiring import ServerOptions
 from tests.cli.kit import CHINOOK, User
@@ -126,6 +128,14 @@ def test_what_a_policy_promised_is_missed(user: User) -> None:
     slow = user.run("drill", "slow.yaml", "shop", "--json", env=user.env(BACKUPCTL_LIMIT_DOWNLOAD="200K"))
     assert (slow.code, slow.document["error"]["code"]) == (5, "objective_missed")
     assert drills(user) == []
+
+
+def test_of_what_a_policy_lets_in_an_engine_hears_what_it_knows() -> None:
+    """A policy may have sources of several."""
+    drill = Drill.model_validate({"every": "7d", "allow": ["extension", "definer"]})
+    found = {engine: _allowed(drill, engine) for engine in ("postgresql", "mariadb", "mysql")}
+    assert found == {"postgresql": {"extension"}, "mariadb": {"definer"}, "mysql": {"definer"}}
+    assert _allowed(drill.model_copy(update={"allow": ("all",)}), "mariadb") == {"all"}
 
 
 def test_without_a_policy(user: User) -> None:

@@ -117,6 +117,11 @@ def test_what_a_daemon_would_not_hear_of_is_refused(user: User) -> None:
         done = user.run("run", *words, "--json")
         assert done.code == 2, done.out
         assert json.loads(done.out)["error"]["code"] == "usage"
+    for words in (("nightly", "--queue", "--yes"), ("nightly", "--queue", "--into", "mariadb://u@h/d"), ("--queue",)):
+        done = user.run("drill", *words, "--json")
+        assert (done.code, done.document["error"]["code"]) == (2, "usage"), (
+            "no drill is promised, and none of another kind"
+        )
     env = user.env(BACKUPCTL_HOLD="audit")
     assert user.run("run", "nightly", "--queue", env=env).code == 2
     assert os.listdir(user.folder / "repo/snapshots") == [] if (user.folder / "repo/snapshots").exists() else True

@@ -55,6 +55,9 @@ REPORTS = "evidence"
     metavar="FILE",
     help="Check a report instead, without the repository: its pin is that of --key.",
 )
+@option("--queue", is_flag=True, help="Have the daemon do it, by its queue; for a policy that promises drills only.")
+@option("--wait", is_flag=True, help="With --queue: wait for the end, and end with its code.")
+@option("--catalog", metavar="URL", help="With --queue: the daemon's, if it is not catalog.sqlite in --state.")
 @server_options
 @verb
 def command(
@@ -67,6 +70,9 @@ def command(
     allow: tuple[str, ...],
     out: str | None,
     check: str | None,
+    queue: bool,
+    wait: bool,
+    catalog: str | None,
     server: dict[str, Any],
 ) -> None:
     """Restore the newest snapshot of each source of POLICY into a scratch place, check what came, and sign the evidence.
@@ -79,6 +85,12 @@ def command(
     """
     from backupd.config.urls import parse_database
 
+    if queue or wait:
+        from backupctl.commands.run_queue import refuse_own_options, run_by_daemon
+
+        refuse_own_options("drill", policy if queue else None)
+        run_by_daemon(settings, policy or "", name_in_policy, catalog, wait=wait, kind="drill")
+        return
     if check:
         _check(settings, Path(check))
         return
@@ -118,9 +130,16 @@ class _Asked:
             served,
             self.server["lock_timeout"],
             into,
-            self.allow or (frozenset(drill.allow) if drill else frozenset()),
+            self.allow or (_allowed(drill, engine) if drill else frozenset()),
             places.cache if session.remote else None,
         )
+
+
+def _allowed(drill: "DrillModel", engine: str) -> frozenset[str]:
+    """What a policy lets in, as far as it means something for an engine: its sources may be of several."""
+    from backupd.policy.allowing import EVERYTHING, KINDS, family
+
+    return frozenset(drill.allow) & (KINDS[family(engine)] | {EVERYTHING})
 
 
 def _named(drill: "DrillModel", engine: str, served: "ServerOptions") -> "tuple[DatabaseUrl | None, ServerOptions]":

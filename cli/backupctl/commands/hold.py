@@ -104,7 +104,7 @@ def _holds(repo: "Repository", views: "list[SnapshotView]") -> "list[Hold]":
 def _write(settings: Settings, repo: "Repository", right: "Right", document: dict[str, Any]) -> None:
     """Store the signed record."""
     from backupd.config.clock import fine_stamp, now
-    from backupd.jobs.verify import append_record
+    from backupd.jobs.appending import append_record
 
     signer = repo.keyring.signer(right.value)
     assert signer is not None

@@ -1,6 +1,6 @@
 """`backupctl init`: make a repository and its six keys."""
 
-import socket
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +66,7 @@ def command(settings: Settings, place: str | None, keys_dir: str | None, label: 
             lambda: passphrase,
             now=now(),
             create_only=found.level == "A",
-            label=label if label is not None else socket.gethostname().split(".")[0],
+            label=label if label is not None else os.uname().nodename.split(".")[0],
         )
     finally:
         store.close()

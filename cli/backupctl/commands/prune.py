@@ -2,7 +2,6 @@
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 import click
 
@@ -81,6 +80,8 @@ def command(
     Space is given back in two steps: packs that nothing needs are marked, and removed by the next prune once the
     repository's grace period (25 hours) is over, so that no run under way loses anything.
     """
+    from zoneinfo import ZoneInfo
+
     from backupd.errors import UsageError
 
     rule, zone, meant, lock = _rule(values), "UTC", None, None

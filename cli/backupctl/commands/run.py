@@ -15,7 +15,7 @@ from backupctl.progress import TerminalReporter
 from backupctl.servers import build_options, server_options, table_names
 from backupctl.session import opened, repository_url
 from backupd.errors import BackupdError, Interrupted
-from backupd.model import COMPRESSION
+from backupd.repo.compression import COMPRESSION
 
 if TYPE_CHECKING:
     from backupd.config.urls import DatabaseUrl
@@ -130,7 +130,6 @@ def _take(
     from backupd.config.clock import now
     from backupd.crypto.keyring import Right
     from backupd.jobs.backup import backup
-    from backupd.store.dryrun import DryRunStore
     from backupd.wiring import open_source, open_store
 
     database = open_source(url, timeout=timeout, options=served)
@@ -140,6 +139,8 @@ def _take(
     with ExitStack() as stack:
         store = open_store(repository_url(settings), **settings.limits)
         if settings.dry_run:
+            from backupd.store.dryrun import DryRunStore
+
             store = DryRunStore(store, now)
         session = stack.enter_context(opened(settings, Right.WRITE, store=store))
         repo, places = session.opened.repo, session.opened.places

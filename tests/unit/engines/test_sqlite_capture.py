@@ -18,7 +18,7 @@ from backupd.engines import sqlite_capture
 from backupd.engines.base import StreamInfo, TableInfo
 from backupd.engines.sqlite import open_source
 from backupd.engines.sqlite_capture import SqliteSource, SqliteView
-from backupd.engines.sqlite_facts import read_tables
+from backupd.engines.sqlite_facts import read_table
 from backupd.engines.sqlite_pages import PageSink
 from backupd.errors import BackupdError, SourceIncomplete, TryAgain, Unreachable
 from tests.engines import ACCOUNTS, child, dump_file, make_bank
@@ -130,17 +130,17 @@ def test_tables_are_listed_with_keys_and_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
 def test_rows_are_counted_in_the_middle_of_a_copy(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The count is of the pinned moment, neither copy nor count disturbs the other, and nothing is counted twice."""
+    """Counts are of the pinned moment, copy and counts do not disturb each other, and each table is counted once, by itself."""
     path = tmp_path / "a.db"
     db = apsw.Connection(str(path))
     db.execute(
-        f"PRAGMA journal_mode={mode}; PRAGMA wal_autocheckpoint=0; CREATE TABLE t (id INTEGER PRIMARY KEY, a)"
+        f"PRAGMA journal_mode={mode}; PRAGMA wal_autocheckpoint=0; CREATE TABLE t (id INTEGER PRIMARY KEY, a); CREATE TABLE u (b)"
     ).fetchall()
     db.execute("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 6000)"
                " INSERT INTO t SELECT i, randomblob(1000) FROM n")  # fmt: skip
     counts = []
     monkeypatch.setattr(sqlite_capture, "COUNT_AFTER", 2 << 20)
-    monkeypatch.setattr(sqlite_capture, "read_tables", lambda c: counts.append(copied) or read_tables(c))
+    monkeypatch.setattr(sqlite_capture, "read_table", lambda *which: counts.append(copied) or read_table(*which))
     with open_source(path).view() as view:
         copied, pieces = 0, []
         if mode == "wal":
@@ -148,9 +148,9 @@ def test_rows_are_counted_in_the_middle_of_a_copy(tmp_path: Path, mode: str, mon
         for piece in view.read(view.streams[0]):
             pieces.append(piece)
             copied += 1
-        assert list(view.tables) == [TableInfo("t", ("id",), 6000)]
+        assert list(view.tables) == [TableInfo("t", ("id",), 6000), TableInfo("u", (), 0)]
         assert list(view.warnings) == []
-    assert counts == [2]
+    assert counts == [2, 3]
     assert copied > 4
     (tmp_path / "copy.db").write_bytes(b"".join(pieces))
     copy = apsw.Connection(str(tmp_path / "copy.db"))
@@ -166,13 +166,13 @@ def test_a_view_ends_at_once_in_the_middle_of_a_count(tmp_path: Path, monkeypatc
     before = listing(tmp_path)
     counting = threading.Event()
 
-    def endless(connection: apsw.Connection) -> object:
+    def endless(connection: apsw.Connection, name: str, kind: str) -> object:
         counting.set()
         return connection.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000000) SELECT count(*) FROM n"
         ).fetchall()
 
-    monkeypatch.setattr(sqlite_capture, "read_tables", endless)
+    monkeypatch.setattr(sqlite_capture, "read_table", endless)
     failed: list[BaseException] = []
 
     def read(view: SqliteView) -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from backupd.crypto.keyfile import Role
 from backupd.errors import IntegrityError, Interrupted
+from backupd.jobs.appending import append_record
 from backupd.jobs.audit import Entry, append_audit, audited, chosen, merge, read_audit, snapshot_facts
 from backupd.jobs.auditcheck import check_audit
-from backupd.jobs.verify import append_record
 from backupd.repo.format import trust_name
 from backupd.repo.records import record_name
 from backupd.report import Tally

@@ -134,8 +134,9 @@ def test_nothing_changed_reads_nothing(tmp_path: Path) -> None:
         assert (counts(found), records, found.fetched_bytes) == ((0, 0, 0), {}, 0)
 
 
-def test_what_is_read_follows_what_changed(tmp_path: Path) -> None:
+def test_what_is_read_follows_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few changes cost a small share of what the table takes, many changes more; told from deltas, no chunk is read whole."""
+    monkeypatch.setattr("backupd.jobs.capture.ROWS", 16)  # many chunks of few rows
     kit = Kit(tmp_path)
     rows = table({n: n for n in range(60_000)})
     first = take(kit, TableSource({"t": rows}))

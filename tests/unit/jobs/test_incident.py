@@ -16,10 +16,10 @@ from backupd.daemon.page import render
 from backupd.daemon.service import State as Loop
 from backupd.daemon.view import Viewer
 from backupd.errors import IntegrityError, TryAgain
+from backupd.jobs.appending import append_record
 from backupd.jobs.cataloging import look, note
 from backupd.jobs.incident import Covered, State, add_step, open_incident, read_incidents, release_held, state_values
 from backupd.jobs.prune import Prune, PruneResult
-from backupd.jobs.verify import append_record
 from backupd.policy.retention import Rule
 from backupd.report import Tally
 from backupd.wiring import open_catalog

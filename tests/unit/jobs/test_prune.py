@@ -14,10 +14,11 @@ import pytest
 from backupd.crypto.keyfile import Role
 from backupd.crypto.primitives import sha256
 from backupd.errors import Failed, IntegrityError, KeyProblem, MissingRight, SafetyRefused
+from backupd.jobs.appending import append_record
 from backupd.jobs.brake import in_force, release
 from backupd.jobs.leavings import NOTES
 from backupd.jobs.prune import Prune, PruneResult
-from backupd.jobs.verify import Level, append_record
+from backupd.jobs.verify import Level
 from backupd.policy.retention import Rule
 from backupd.repo.garbage import Collector
 from backupd.repo.records import encode_mark

@@ -162,8 +162,9 @@ def test_hidden_rows_are_in_no_range_and_no_join(world: tuple[Kit, Mapping[str, 
         assert found == [(0,)]
 
 
-def test_ranges_and_orders_read_a_part(tmp_path: Path) -> None:
+def test_ranges_and_orders_read_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last rows, a range of keys, and a range of words each read a few chunks."""
+    monkeypatch.setattr("backupd.jobs.capture.ROWS", 16)  # many chunks of few rows
     kit = Kit(tmp_path)
     words = [b"w%06d\tx\n" % n for n in range(20_000)]
     info = {"s": TableInfo("s", ("w",), None, (("w", "text"), ("x", "text")), "f1", True)}

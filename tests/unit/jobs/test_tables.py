@@ -365,6 +365,7 @@ def test_waiting_lists_are_bounded_over_all_streams(tmp_path: Path, monkeypatch:
         relieve(self)
 
     monkeypatch.setattr(WriteSession, "relieve", watched)
+    monkeypatch.setattr("backupd.jobs.capture.ROWS", 16)  # many chunks of few rows
     kit = Kit(tmp_path, pack_bytes=16 << 20)
     take(kit, TableSource({f"t{n}": rows(16_000, n, 300) for n in range(10)}))
     assert 8 < most[0] < 20

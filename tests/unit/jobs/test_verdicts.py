@@ -8,8 +8,9 @@ import pytest
 
 from backupd.crypto.keyfile import Role
 from backupd.errors import Failed, IntegrityError
+from backupd.jobs.appending import append_record
 from backupd.jobs.select import select_snapshot
-from backupd.jobs.verify import Level, append_record, verify
+from backupd.jobs.verify import Level, verify
 from backupd.repo.repository import Repository
 from backupd.report import Problem, Tally
 from tests.cli.kit import CHINOOK

@@ -62,7 +62,7 @@ place = PackPlace(bytes(32))
 writer = ListWriter(folder, 0, bytes(32), b"label", Recent())
 for n in range(count):
     ref = ChunkRef(n.to_bytes(32, "little"), place, n % 1_000_000, 30_000, 65_536, 1)
-    writer.add(Version(ref, Held(1, n, 30_000, 65_536, 1), 0, 7, (n, n)), Anchors(n, n, 7, (n, n)))
+    writer.extend([Version(ref, Held(1, n, 30_000, 65_536, 1), 0, 7, (n, n))], [Anchors(n, n, 7, (n, n))])
 writer.finish()
 reader = ListReader(folder, 0, bytes(32), b"label", Kind.ROWS, count, 5, Recent())
 for n in range(0, count, 997):

@@ -31,7 +31,7 @@ from backupd.repo.nodes import (
     encode_node,
     is_cut,
 )
-from backupd.repo.trees import TreeBuilder, finish_trees, walk
+from backupd.repo.trees import TreeBuilder, finish_trees, walk, walk_content
 
 PLACES = [PackPlace(bytes([n]) * 32) for n in range(3)]
 Shape = tuple[object, ...]
@@ -376,6 +376,32 @@ def test_trees_give_their_sequence_back(count: int) -> None:
     assert sum(e.chunks for e in node.entries) == count
     assert sum(e.bytes for e in node.entries) == 200 * count
     assert all(len(plain) <= MAX_CHUNK for plain in store.nodes.values())
+
+
+@pytest.mark.parametrize("batch", [1, 7, 16, 400, 5000])
+def test_batches_of_chunks_give_the_trees_of_single_ones(batch: int) -> None:
+    """However many chunks are added at a time, both trees are the same, and each leaf describes the chunks it lists."""
+    refs = random_refs(3000)
+    said = [ContentEntry(n, b"%d" % n, b"%d" % (n + 1)) for n in range(len(refs))]
+    store, single = NodeStore(), NodeStore()
+    trees = TreeBuilder(store.store, store.store), TreeBuilder(single.store, single.store)
+    for at in range(0, len(refs), batch):
+        trees[0].extend(refs[at : at + batch], said[at : at + batch])
+    for item, about in zip(refs, said, strict=True):
+        trees[1].add(item, about)
+    tops = [(finished(tree, NodeStore().complete), tree.content_top) for tree in trees]
+    assert tops[0] == tops[1]
+    assert tops[0][1] is not None
+    assert store.nodes == single.nodes
+    assert list(walk_content(tops[0][1], store.load)) == said
+
+
+def test_chunks_and_what_is_said_of_them_go_together() -> None:
+    """A batch with more or fewer descriptions than chunks is refused."""
+    store = NodeStore()
+    tree = TreeBuilder(store.store, store.store)
+    with pytest.raises(ValueError, match="described"):
+        tree.extend(random_refs(2), [ContentEntry(1, b"a", b"b")])
 
 
 @given(
