@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from backupd.config.clock import fine_stamp, parse_stamp, stamp
 from backupd.config.version import VERSION
 from backupd.crypto.chunks import Kind
-from backupd.crypto.keyfile import Role
 from backupd.crypto.keyring import Signer
 from backupd.engines.base import RuleOf
 from backupd.errors import (
@@ -28,6 +27,7 @@ from backupd.errors import (
     UsageError,
 )
 from backupd.jobs.appending import append_record
+from backupd.jobs.drillrecords import PROVERS, is_evidence
 from backupd.jobs.restore import RestoreResult, open_content
 from backupd.jobs.select import refuse_older, select_snapshot
 from backupd.model import Answer
@@ -39,7 +39,7 @@ from backupd.repo.records import Record
 from backupd.repo.repository import History, Repository, SnapshotView
 from backupd.report import Reporter, size
 
-SIGNERS = (Role.READ, Role.RECOVERY, Role.ROOT)
+SIGNERS = tuple(sorted(PROVERS))
 """Who may sign the report, which is a statement; evidence records these may sign as well."""
 KIND = "backupd drill report"
 _MOST_SQL = 200
@@ -281,7 +281,7 @@ def answered_before(
     found: dict[str, tuple[tuple[tuple[str, str, int], str], int | float]] = {}
     for record in records:
         said = record.document
-        if record.type != "evidence" or record.role not in SIGNERS or said.get("passed") is not True:
+        if not is_evidence(record):
             continue
         of, made, numbers = known.get(str(said.get("snapshot"))), str(said.get("created")), said.get("numbers")
         source, taken = (of.source, _taken(of)) if of else (said.get("source"), (made, "", 0))

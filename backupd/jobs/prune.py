@@ -17,6 +17,7 @@ from backupd.crypto.keyring import Right, Signer
 from backupd.crypto.primitives import sha256
 from backupd.errors import IntegrityError, KeyProblem, MissingRight, SafetyRefused, StorageRefused, TryAgain
 from backupd.jobs.appending import append_record
+from backupd.jobs.drillrecords import is_evidence
 from backupd.jobs.holds import holds_by_snapshot
 from backupd.jobs.leavings import Leavings
 from backupd.jobs.locks import Locked, Locks
@@ -134,9 +135,7 @@ def _said(view: SnapshotView) -> datetime | None:
 
 def drilled_snapshots(records: Iterable[Record]) -> frozenset[str]:
     """Ids of the snapshots of which evidence says that a drill restored them."""
-    return frozenset(
-        str(r.document.get("snapshot")) for r in records if r.type == "evidence" and r.document.get("passed") is True
-    )
+    return frozenset(str(record.document.get("snapshot")) for record in records if is_evidence(record))
 
 
 class Prune:

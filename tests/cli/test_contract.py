@@ -131,7 +131,7 @@ def test_snapshots_lists(ready: User) -> None:
 
 
 def test_a_snapshot_that_a_drill_proved_says_when(ready: User, tmp_path: Path) -> None:
-    """In snapshots and in show, by the evidence in the repository; a drill that did not pass proves nothing."""
+    """In snapshots and in show, by the evidence in the repository; a failed drill proves nothing, nor who cannot read."""
     shutil.copytree(ready.folder, tmp_path, dirs_exist_ok=True)
     user = User(tmp_path)
     keys = read_keys([tmp_path / "keys/read.key"])
@@ -139,9 +139,14 @@ def test_a_snapshot_that_a_drill_proved_says_when(ready: User, tmp_path: Path) -
     repo = open_repository(store, keys, Right.READ, lambda _: PASSPHRASE.encode(), state).repo
     signer = repo.keyring.signer([Role.READ])
     assert signer is not None
+    checking = open_repository(store, read_keys([tmp_path / "keys/check.key"]), Right.CHECK, lambda _: b"", state).repo
+    checker = checking.keyring.signer([Role.CHECK])
+    assert checker is not None
     first, second = (view.id for view in repo.history().views)
     for snapshot, passed, at in ((first, True, "2026-11-20T01:02:03.5Z"), (second, False, "2026-11-21T01:02:03Z")):
         append_record(repo, signer, {"type": "evidence", "created": at, "snapshot": snapshot, "passed": passed})
+    said = {"type": "evidence", "created": "2026-11-22T01:02:03Z", "snapshot": second, "passed": True}
+    append_record(checking, checker, said)
     listed = user.run("snapshots", "--json", key="check").document["snapshots"]
     assert [s["drilled_at"] for s in listed] == ["2026-11-20T01:02:03Z", None]
     assert "drilled" in user.run("snapshots", key="check").out

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from backupd.crypto.keyfile import Role
 from backupd.jobs.status import Level, SourceStatus, age, sentence, unseen, worst_first
 from backupd.jobs.statusread import of_policy, of_repository
 from backupd.policy.model import Policy
@@ -52,7 +53,9 @@ def evidence(view: SnapshotView, hours: float, *, passed: bool = True) -> Record
     created = (NOW - timedelta(hours=hours)).isoformat()
     return cast(
         "Record",
-        SimpleNamespace(type="evidence", document={"snapshot": view.id, "passed": passed, "created": created}),
+        SimpleNamespace(
+            type="evidence", role=Role.READ, document={"snapshot": view.id, "passed": passed, "created": created}
+        ),
     )
 
 
