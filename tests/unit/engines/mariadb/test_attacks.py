@@ -10,7 +10,7 @@ import pytest
 
 from backupd.engines import mariadb
 from backupd.engines.base import ServerPlace
-from backupd.errors import BackupdError, Failed
+from backupd.errors import BackupdError, StorageRefused
 from tests.servers.mariadb import MariaServer, running
 from tests.servers.processes import short_files, wrapped
 from tests.servers.proxy import Turn, between, closes, garbage, silent
@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_nothing(mariadb_server: MariaServer, make: Callable[
         with short_files(50_000_000):
             full = stack.enter_context(running("--skip-log-bin"))
         before = kit.databases(full)
-        with pytest.raises(Failed) as caught:
+        with pytest.raises(StorageRefused) as caught:
             kit.restore(full, kept, kit.place(full, "back_full"))
         assert "xxx" not in f"{caught.value} {caught.value.hint}"
         assert kit.databases(full) == before

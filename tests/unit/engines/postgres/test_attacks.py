@@ -16,7 +16,7 @@ import pytest
 from backupd.engines.base import LoadOptions, ServerPlace
 from backupd.engines.postgres import open_source, open_target
 from backupd.engines.postgres import worker as workers
-from backupd.errors import BackupdError, Failed, SourceIncomplete, Unreachable
+from backupd.errors import BackupdError, SourceIncomplete, StorageRefused, Unreachable
 from tests.servers.postgres import PostgresServer, running
 from tests.servers.processes import short_files, wrapped
 from tests.servers.proxy import Turn, between, closes, garbage, silent
@@ -315,7 +315,7 @@ def test_a_full_disk_leaves_nothing(postgres: PostgresServer, database: str) -> 
         with short_files(20_000_000):
             full = stack.enter_context(running(postgres.major))
         before = kit.databases(full)
-        with pytest.raises(Failed, match="the rows of t were refused: the server's disk is full") as caught:
+        with pytest.raises(StorageRefused, match="the rows of t were refused: the server's disk is full") as caught:
             kit.restore(full, "back_full", snapshot)
         assert "xxx" not in f"{caught.value} {caught.value.hint}"
         assert kit.databases(full) == before
