@@ -236,8 +236,9 @@ def test_deltas(scene: Scene, tmp_path: Path, bases: int) -> None:
     assert (scene.rescue.extract("latest") / "main.db").read_bytes() == list(made.values())[-1]
 
 
-def test_streams_of_rows(scene: Scene) -> None:
+def test_streams_of_rows(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows go to files by their position, schemas by their names; the list of content nodes is passed over."""
+    monkeypatch.setattr("backupd.jobs.capture.ROWS", 16)  # many chunks, so that there is such a list
     kit, table = scene.kit, [b"%d\t%d\n" % (n, n * n) for n in range(120_000)]
     key = kit.keys[Role.WRITE]
     repo = Repository.open(kit.store, Keyring((key,)), Ledger.load(kit.places("writer").state))

@@ -223,14 +223,11 @@ def _private_folder(base: Path) -> Iterator[Path]:
         try:
             with _locked(base, wait=True):  # nobody looks for leftovers between these two
                 folder.mkdir(mode=0o700)
+                held.callback(_leave, folder)
                 held.enter_context(_locked(folder))
         except OSError as error:
             raise _unmade(folder, error) from None
-        try:
-            yield folder
-        finally:
-            if not (folder / _MADE).exists():
-                _remove(folder)
+        yield folder
 
 
 @contextmanager
@@ -253,6 +250,12 @@ def _take(descriptor: int, folder: Path, how: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | how)
     except BlockingIOError:
         raise Busy(f"a drill is at work in {folder}", object_name=str(folder)) from None
+
+
+def _leave(folder: Path) -> None:
+    """Remove a drill's folder, unless it says which database must be dropped yet."""
+    if not (folder / _MADE).exists():
+        _remove(folder)
 
 
 def _remove(folder: Path) -> None:

@@ -470,6 +470,7 @@ def test_what_did_not_change_is_not_hashed_row_by_row(tmp_path: Path, monkeypatc
     """Of an unchanged table only the last chunk of each stream is looked at row by row."""
     from backupd.repo.rows import RowHasher
 
+    monkeypatch.setattr("backupd.jobs.capture.ROWS", 16)  # many chunks of few rows
     kit = Kit(tmp_path)
     table = rows(30_000)
     take(kit, TableSource({"t": table}))

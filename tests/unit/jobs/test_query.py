@@ -37,8 +37,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Kit, str, str]:
         "Sales.odd\"; --": TableInfo("Sales.odd\"; --", (), None, (("x\"; y", "text"), ("X\"; Y", "text")), "f1", False),
     }  # fmt: skip
     tables = {"t": rows(20_000), "u": rows(300, 2), "typed": TYPED, 'Sales.odd"; --': [b"a\\tb\t\\N\n"]}
-    first = take(kit, TableSource(tables, infos=infos)).snapshot
-    second = take(kit, TableSource({"t": rows(20_001)[1:]})).snapshot
+    with pytest.MonkeyPatch.context() as small:
+        small.setattr("backupd.jobs.capture.ROWS", 16)  # many chunks of few rows
+        first = take(kit, TableSource(tables, infos=infos)).snapshot
+        second = take(kit, TableSource({"t": rows(20_001)[1:]})).snapshot
     return kit, first, second
 
 

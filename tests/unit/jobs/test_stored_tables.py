@@ -54,8 +54,9 @@ def found(tables: OpenTables, name: str, by: Sequence[str] = (), values: Collect
     return sorted(tables.tables[name].rows(by, values), key=repr)
 
 
-def test_a_key_reads_one_chunk_and_the_lists(tmp_path: Path) -> None:
+def test_a_key_reads_one_chunk_and_the_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look-up in 40,000 rows reads a few per cent of what a scan reads."""
+    monkeypatch.setattr("backupd.jobs.capture.ROWS", 16)  # many chunks of few rows
     kit = Kit(tmp_path)
     made = rows(40_000)
     taken = take(kit, TableSource({"t": made}))
