@@ -135,24 +135,27 @@ def test_nothing_changed_reads_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_read_follows_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few changes cost a small share of what the table takes, many changes more; told from deltas, no chunk is read whole."""
+    """Few changes cost a small share of what the table takes, many changes more; told from deltas, no chunk is read whole.
+
+    Where the lists are cut is chance (new keys every time): 1.5 to 5 % of what is stored, and 8 to 19 %.
+    """
     monkeypatch.setattr("backupd.jobs.capture.ROWS", 16)  # many chunks of few rows
     kit = Kit(tmp_path)
     rows = table({n: n for n in range(60_000)})
     first = take(kit, TableSource({"t": rows}))
     snapshots = [first.snapshot]
     now = list(rows)
-    for night in range(3):
-        for at in range(night, len(now), 6_000):
+    for night, step in enumerate((6_000, 200, 200)):
+        for at in range(night, len(now), step):
             now[at] = b"%d\tnight %d\n" % (at, night)
         snapshots.append(take(kit, TableSource({"t": list(now)})).snapshot)
-    one, _ = look(kit, snapshots[0], snapshots[1])
-    three, _ = look(kit, snapshots[0], snapshots[3])
-    assert counts(one) == (0, 0, 10)
-    assert counts(three) == (0, 0, 30)
+    few, _ = look(kit, snapshots[0], snapshots[1])
+    many, _ = look(kit, snapshots[0], snapshots[3])
+    assert counts(few) == (0, 0, 10)
+    assert counts(many) == (0, 0, 610)
     stored = kit.history().views[0].structure.stored_bytes
-    assert 0 < one.fetched_bytes < stored / 20
-    assert one.fetched_bytes < three.fetched_bytes < stored / 15
+    assert 0 < few.fetched_bytes < stored / 10
+    assert few.fetched_bytes < many.fetched_bytes < stored / 4
 
 
 def test_keys_of_every_kind_and_no_key(tmp_path: Path) -> None:
