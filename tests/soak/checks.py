@@ -70,7 +70,7 @@ def _fire_times(task: Task, jobs: list[Job], looks: list[datetime], log: Log, wo
     if len(asked) != len(jobs):
         world.wrong.append(f"{task.name}: two jobs of one time")
     times = []
-    for planned in task.timing.upcoming(begin - timedelta(days=1)):
+    for planned in task.timing.upcoming(task.begins(begin) - timedelta(days=1)):
         times.append(planned)
         if planned.at > now + timedelta(days=1):
             break
@@ -89,7 +89,8 @@ def _fire_times(task: Task, jobs: list[Job], looks: list[datetime], log: Log, wo
             world.count("fire times so long ago that the queue has forgotten their jobs")
             continue
         until = min(following.at, planned.start + PROMPT) if task.timing.catch_up == "never" else following.at
-        seen = [at for at in looks if planned.start <= at < until]
+        waited = world.waiting.get(task.name, begin)
+        seen = [at for at in looks if max(planned.start, waited) <= at < until]
         later = any(parse_stamp(other) > planned.at for other in asked)
         if planned.at <= begin or planned.start > now or not seen:
             world.count(
@@ -149,6 +150,15 @@ def _snapshots(hosts: list[Host], catalog: Catalog, world: World) -> None:
             if newest is None or world.now() - newest > (policy.objectives.rpo or timedelta(0)):  # type: ignore[operator]
                 world.wrong.append(f"{source.name} is not protected at the end: {newest}")
             world.count("sources that are protected at the end")
+            _drilled(catalog, policy.policy, source.name, world)
+
+
+def _drilled(catalog: Catalog, policy: str, source: str, world: World) -> None:
+    """The newest drill of a source passed, and is not older than a time and a bit."""
+    newest = catalog.drills.list(policy=policy, source=source, limit=1)
+    if not newest or not newest[0].passed or world.now() - newest[0].ended > timedelta(days=8):
+        world.wrong.append(f"{source} is not proven at the end: {newest}")
+    world.count("sources that are proven at the end")
 
 
 def _tried_again(task: Task, jobs: list[Job], world: World) -> None:
@@ -157,11 +167,11 @@ def _tried_again(task: Task, jobs: list[Job], world: World) -> None:
     bad = [job for job in jobs if job.state in {"failed", "lost", "incomplete"}]
     for job in jobs:
         if job.spec.payload.get("again"):
-            world.count("verifications that were tried again")
+            world.count(f"jobs of kind {task.kind} that were tried again")
             known = [other for other in bad if other.submitted < job.submitted + timedelta(hours=3)]
             if not known and job.submitted > world.now() - REMEMBERED:
                 world.wrong.append(f"{job.spec.key} was tried again, though nothing had failed")
-    for job in bad if task.kind == "verify" else []:
+    for job in bad if task.kind in {"verify", "drill"} else []:
         assert job.ended is not None
         later = [other for other in jobs if int(other.id) > int(job.id) and other.submitted < job.ended + late]
         if not later and world.now() > job.ended + late:

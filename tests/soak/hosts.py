@@ -12,6 +12,7 @@ from backupd.catalog.queue import JobSpec
 from backupd.daemon import postman as postman_module
 from backupd.daemon.assembly import _adopted, _bury, _named, _statuses
 from backupd.daemon.books import Books
+from backupd.daemon.drills import has_snapshot
 from backupd.daemon.inforce import InForce, take
 from backupd.daemon.options import Options
 from backupd.daemon.planner import Planner
@@ -20,6 +21,7 @@ from backupd.daemon.recovery import Recovery
 from backupd.daemon.service import Every, Loop, Parts, State
 from backupd.daemon.steward import Steward
 from backupd.daemon.systemd import Systemd
+from backupd.daemon.timetable import Task
 from backupd.daemon.workers import LEASE, Command, Workers
 from backupd.errors import BackupdError, UsageError
 from tests.soak.world import Died, Doorbell, Job, World, make_frail
@@ -181,7 +183,13 @@ class Host:
                 looks.append(world.now())
                 return found
 
-        return Watched(catalog.queue, catalog.plans)
+        def ready(task: Task) -> bool:
+            if has_snapshot(catalog, task):
+                return True
+            world.waiting[task.name] = world.now()
+            return False
+
+        return Watched(catalog.queue, catalog.plans, ready)
 
     def _command(self, spec: JobSpec) -> Any:
         if _named(self.state, spec.policy) is None:

@@ -42,14 +42,16 @@ policy: p{n:02}
 sources:
 {sources}
 repository: {{url: "file:///simulated/p{n:02}"}}
-keys: {{write: "file:/simulated/write.key", check: "file:/simulated/check.key", prune: "file:/simulated/prune.key"}}
+keys: {{write: "file:/simulated/write.key", check: "file:/simulated/check.key", prune: "file:/simulated/prune.key",
+  read: "file:/simulated/read.key"}}
 schedule: {{{schedule}}}
 retries: {{attempts: 4, backoff: 3m}}
 objectives: {{rpo: {rpo}}}
 retention: {{keep: {{last: 20}}}}
 verify: [{{level: structure, every: 7d}}]
+drill: {{every: 7d}}
 notify:
-  - {{on: [failure, rpo_breach, verify_failed, notify_failed], to: ops}}
+  - {{on: [failure, rpo_breach, verify_failed, drill_failed, notify_failed], to: ops}}
 {pings}
 notifiers: {{ops: {{webhook: "env:SIMULATED"}}, beat: {{ping: "env:SIMULATED"}}}}
 """

@@ -25,15 +25,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from backupd.catalog.opening import open_catalog
 
 PASSPHRASE = "correct horse battery staple"
+MONEY = sum(n * 7 for n in range(2000))
+"""The sum of all balances of a database, at any moment."""
 SOURCES = 20
 POLICY = """\
 policy: p{n}
 sources:
 {sources}
 repository: {{url: "file://{folder}/repo"}}
-keys: {{write: "file:{folder}/keys/write.key", check: "file:{folder}/keys/check.key"}}
+keys: {{write: "file:{folder}/keys/write.key", check: "file:{folder}/keys/check.key",
+  read: "file:{folder}/keys/read.key"}}
 schedule: {{every: {every}, jitter: {every}, max_duration: 2m}}
 retries: {{attempts: 5, backoff: 5s}}
+drill: {{every: 2m, assert: [{{sql: "SELECT sum(balance) FROM customers", equals: {sum}}}]}}
 """
 
 
@@ -56,7 +60,7 @@ class Real:
         for n in range(2):
             mine = [i for i in range(SOURCES) if i % 2 == n]
             sources = "\n".join(f'  - {{name: s{i:02}, url: "sqlite:///{folder}/s{i:02}.db"}}' for i in mine)
-            text = POLICY.format(n=n, sources=sources, folder=folder, every=every)
+            text = POLICY.format(n=n, sources=sources, folder=folder, every=every, sum=MONEY)
             (folder / f"policies/p{n}.yaml").write_text(text)
         self.databases = [folder / f"s{i:02}.db" for i in range(SOURCES)]
         for database in self.databases:
@@ -220,9 +224,14 @@ def _stored(real: Real) -> list[str]:
         real.counts["snapshots restored and compared"] += 1
         if _rows(target) != _rows(database):
             wrong.append(f"{database.stem} was restored to something else")
-        if sum(row[2] for row in _rows(target)) != sum(n * 7 for n in range(2000)):
+        if sum(row[2] for row in _rows(target)) != MONEY:
             wrong.append(f"{database.stem}: the sum of all balances is another one")
-    return wrong
+    drilled = real.backupctl(
+        "drill", "--snapshot", f"latest:{real.databases[0].stem}", "--state", str(real.folder / "state"), *read
+    )
+    wrong += [] if drilled["passed"] else [f"a drill at the end did not pass: {drilled['checks']}"]
+    left = [place for base in real.folder.rglob("backupd-drills") for place in base.iterdir() if place.name != "lock"]
+    return wrong + [f"drills left {place}" for place in left]
 
 
 def _catalog(real: Real) -> list[str]:
@@ -232,6 +241,12 @@ def _catalog(real: Real) -> list[str]:
         real.counts["runs"] = len(runs)
         real.counts.update(f"runs that ended as {run.end.outcome}" for run in runs if run.end)
         found = [f"run {run.id} of {run.source} has no end since {run.started}" for run in catalog.runs.unfinished()]
+        drills = catalog.drills.list(limit=100_000)
+        real.counts["drills that passed"] = sum(drill.passed for drill in drills)
+        found += [f"a drill of {drill.source} did not pass: {drill.detail}" for drill in drills if not drill.passed]
+        found += [
+            f"{name.stem} was never drilled" for name in real.databases if name.stem not in {d.source for d in drills}
+        ]
         busy = catalog.queue.list(["running"])
         return found + [f"job {job.id} is running, and nobody is there" for job in busy]
 

@@ -40,6 +40,7 @@ class World:
         ahead: by how much the wall clock is ahead of them.
         calm: whether nothing bad happens.
         jumped: when the wall clock was put forward last, or the machine woke up.
+        waiting: of each task that could not be done for want of a snapshot, when that was seen last.
     """
 
     chance: random.Random
@@ -50,6 +51,7 @@ class World:
     repositories: dict[str, "Storage"] = field(default_factory=dict)
     children: list["Job"] = field(default_factory=list)
     broken_notifiers: dict[str, float] = field(default_factory=dict)
+    waiting: dict[str, datetime] = field(default_factory=dict)
     delivered: int = 0
     wrong: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -170,6 +172,8 @@ class Job:
         if self.spec.kind == "verify" and self._world.ticks < self._storage.damaged and not self._world.calm:
             self._world.count("verifications that found damage")
             return Ended(4, {"error": {"code": "integrity", "exit": 4, "message": "simulated"}, "problems": [{}]})
+        if self.spec.kind == "drill":
+            return self._drill()
         return Ended(0, {"ok": True, "seconds": self._takes, **getattr(self, f"_{self.spec.kind}")()})
 
     def _run(self) -> dict[str, Any]:
@@ -184,6 +188,20 @@ class Job:
         }
         sizes = {"read_bytes": 1000, "stored_bytes": 10, "rows": 1, "warnings": [], "brake": []}
         return {**told, **sizes, "taken_at": stamp(made.taken_at)}
+
+    def _drill(self) -> Ended:
+        """Of the newest snapshot: mostly it passes; else the storage is damaged, an assertion fails, or it took too long."""
+        source, bad, code = self.spec.source or "", "", 0
+        newest = max((one for one in self._storage.snapshots.values() if one.source == source), key=lambda s: s.seq)
+        if self._world.ticks < self._storage.damaged and not self._world.calm:
+            bad, code = "restore", 4
+        elif self._world.happens(0.03):
+            bad, code = self._world.chance.choice([("assert: balances", 1), ("rto", 5)])
+        if bad:
+            self._world.count(f"drills that did not pass: {bad}")
+        checks = [{"name": n, "passed": n != bad} for n in ("restore", "tables", "assert: balances", "rto")]
+        told = {"source": source, "snapshot": newest.id, "passed": not bad, "checks": checks}
+        return Ended(code, {"ok": not bad, **told, "restore_seconds": self._takes, "seconds": self._takes})
 
     def _verify(self) -> dict[str, Any]:
         return {"problems": []}
@@ -294,6 +312,7 @@ PARTS = (
     "runs",
     "snapshots",
     "verifications",
+    "drills",
     "alerts",
     "outbox",
     "heartbeats",
