@@ -210,7 +210,7 @@ class Host:
         if self.stalled:
             return
         for job in self.world.alive():
-            if job.owner is self:
+            if job.owner is self and not job.deaf:  # a deaf one lives on until the worker that came back kills it
                 job.stalled_owner = False
         if not self.up:
             if self.world.ticks >= self.starts_at:

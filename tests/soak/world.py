@@ -154,6 +154,11 @@ class Job:
             elif same:
                 self._world.robbed(f"{self.spec.key} begins beside {other.spec.key}, at {self._world.now()}")
 
+    @property
+    def deaf(self) -> bool:
+        """Whether it does not end when it is asked to."""
+        return self._fate == "hang"
+
     def read_messages(self) -> list[str]:
         return []
 
