@@ -182,6 +182,9 @@ class _Capture:
         self._hasher = self._row_hasher() if any(s.kind == "rows" for s in view.streams) else None
         self._read = 0
         self._lock = threading.Lock()
+        # Of what is done with rows that have a version before, each step takes microseconds. Threads that do it at the same
+        # time hand the interpreter to each other at each: that takes more than a second core gives (tests/bench/RESULTS.md).
+        self._turn = threading.Lock()
         self._readers = Readers(1, ())
         self._enough = min(1 << 20, max(1 << 18, BATCH_BYTES // max(1, view.parallel)))
 
@@ -229,8 +232,16 @@ class _Capture:
         anchors: list[Anchors] | None = None,
     ) -> None:
         size = sum(map(len, pieces))
-        prepared = self._workers.submit(self._session.prepare, kind, pieces, candidates)
+        prepared = self._workers.submit(self._prepare, kind, pieces, candidates)
         self._readers.give(_Batch(n, size, prepared, content, anchors))
+
+    def _prepare(
+        self, kind: Kind, pieces: Sequence[memoryview], candidates: Sequence[Candidates] | None
+    ) -> list[Prepared]:
+        if kind is not Kind.ROWS or not any(guess.versions for guess in candidates or ()):
+            return self._session.prepare(kind, pieces, candidates)
+        with self._turn:
+            return self._session.prepare(kind, pieces, candidates)
 
     def _plain(self, n: int, stream: CapturedStream) -> None:
         """Schemas, and pages: pieces of fixed length. Pages wait on disk once their source suffers."""
@@ -270,7 +281,7 @@ class _Capture:
         cut = Recognizer(cutter, matcher, lambda piece: session.name(Kind.ROWS, piece), target * 1024)
         batch: list[Met] = []
         size = 0
-        for met in _cut(cut, self._view.read(stream.info), stream.info.name, self._readers.check):
+        for met in self._cut(cut, stream.info):
             batch.append(met)
             size += len(met.chunk.data)
             if size >= self._enough:
@@ -282,6 +293,19 @@ class _Capture:
             matcher.close()
         stream.rows = cutter.digest
         self._view.counted(stream.info, cutter.digest.rows)
+
+    def _cut(self, cutter: "Recognizer", info: StreamInfo) -> "Iterator[Met]":
+        for data in self._view.read(info):
+            self._readers.check()
+            with self._turn:
+                found = list(cutter.feed(data))
+            yield from found
+        try:
+            yield from cutter.finish()
+        except ValueError:
+            raise SourceIncomplete(
+                f"the rows of {info.name} ended in the middle of one", object_name=info.name
+            ) from None
 
     def _give(self, n: int, batch: "Sequence[Met]") -> None:
         chunks = [met.chunk for met in batch]
@@ -336,18 +360,6 @@ def _whole(buffers: Iterator[bytes | bytearray]) -> Iterator[bytes]:
             held = held[upto:]
     if held:
         yield held
-
-
-def _cut(
-    cutter: "Recognizer", buffers: Iterator[bytes | bytearray], name: str, check: Callable[[], None]
-) -> "Iterator[Met]":
-    for data in buffers:
-        check()
-        yield from cutter.feed(data)
-    try:
-        yield from cutter.finish()
-    except ValueError:
-        raise SourceIncomplete(f"the rows of {name} ended in the middle of one", object_name=name) from None
 
 
 def capture(
