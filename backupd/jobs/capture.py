@@ -18,11 +18,12 @@ from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import Running, stream_digest
 from backupd.engines.source import StreamInfo, View
 from backupd.errors import SourceIncomplete
+from backupd.jobs.helpers import helping
 from backupd.jobs.matching import PlaceMatcher, RowMatcher
 from backupd.jobs.spill import ReadAhead
 from backupd.repo.leaning import Candidates
 from backupd.repo.nodes import ContentEntry
-from backupd.repo.preparing import Prepared
+from backupd.repo.preparing import IN_LINE, Prepared
 from backupd.repo.versioncache import VersionCache
 from backupd.repo.versions import Anchors
 from backupd.repo.writing import WriteSession
@@ -182,9 +183,6 @@ class _Capture:
         self._hasher = self._row_hasher() if any(s.kind == "rows" for s in view.streams) else None
         self._read = 0
         self._lock = threading.Lock()
-        # Of what is done with rows that have a version before, each step takes microseconds. Threads that do it at the same
-        # time hand the interpreter to each other at each: that takes more than a second core gives (tests/bench/RESULTS.md).
-        self._turn = threading.Lock()
         self._readers = Readers(1, ())
         self._enough = min(1 << 20, max(1 << 18, BATCH_BYTES // max(1, view.parallel)))
 
@@ -232,16 +230,8 @@ class _Capture:
         anchors: list[Anchors] | None = None,
     ) -> None:
         size = sum(map(len, pieces))
-        prepared = self._workers.submit(self._prepare, kind, pieces, candidates)
+        prepared = self._workers.submit(self._session.prepare, kind, pieces, candidates)
         self._readers.give(_Batch(n, size, prepared, content, anchors))
-
-    def _prepare(
-        self, kind: Kind, pieces: Sequence[memoryview], candidates: Sequence[Candidates] | None
-    ) -> list[Prepared]:
-        if kind is not Kind.ROWS or not any(guess.versions for guess in candidates or ()):
-            return self._session.prepare(kind, pieces, candidates)
-        with self._turn:
-            return self._session.prepare(kind, pieces, candidates)
 
     def _plain(self, n: int, stream: CapturedStream) -> None:
         """Schemas, and pages: pieces of fixed length. Pages wait on disk once their source suffers."""
@@ -297,7 +287,7 @@ class _Capture:
     def _cut(self, cutter: "Recognizer", info: StreamInfo) -> "Iterator[Met]":
         for data in self._view.read(info):
             self._readers.check()
-            with self._turn:
+            with self._session.preparer.turn:
                 found = list(cutter.feed(data))
             yield from found
         try:
@@ -362,15 +352,13 @@ def _whole(buffers: Iterator[bytes | bytearray]) -> Iterator[bytes]:
         yield held
 
 
-def capture(
-    view: View, session: WriteSession, workers: ThreadPoolExecutor, *, folder: Path, report: Reporter
-) -> Captured:
+def capture(view: View, session: WriteSession, threads: int, *, folder: Path, report: Reporter) -> Captured:
     """Read all streams of a view into a session.
 
     Args:
         view: open.
         session: where chunks go.
-        workers: threads that name, compress and seal.
+        threads: so many name, compress and seal.
         folder: where buffers may wait, sealed, once the source suffers.
         report: progress.
 
@@ -380,4 +368,9 @@ def capture(
     names = {s.name for s in view.streams}
     what = next(iter(names)) if len(names) == 1 else f"{len(names)} tables and schemas"
     report.phase(f"reading {what}", _total(view.streams))
-    return _Capture(view, session, workers, folder).run(report)
+    with helping(session, view.streams) as helpers:
+        workers = ThreadPoolExecutor(threads + helpers * IN_LINE, thread_name_prefix="seal")
+        try:
+            return _Capture(view, session, workers, folder).run(report)
+        finally:
+            workers.shutdown(wait=True, cancel_futures=True)
