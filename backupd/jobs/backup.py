@@ -8,7 +8,6 @@ import base64
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -194,16 +193,14 @@ class _Run:
             taken = asked if options.check else self.clock()
             session = WriteSession(repo, key, index, started=taken, level=options.level, versions=versions)
             stack.callback(session.close)
-            return self._read(view, session, stack, taken)
+            return self._read(view, session, taken)
 
-    def _read(self, view: View, session: WriteSession, stack: ExitStack, taken: datetime) -> BackupResult:
+    def _read(self, view: View, session: WriteSession, taken: datetime) -> BackupResult:
         """Read the source, store what is new of it, and publish."""
         if session.versions is not None:
             session.versions.expect(sum(stream.size_hint or 0 for stream in view.streams) or None)
         resumed = _resume(session, self.key, self.folder, self.report)
-        workers = ThreadPoolExecutor(self.options.threads, thread_name_prefix="seal")
-        stack.callback(workers.shutdown, wait=True, cancel_futures=True)
-        captured = capture(view, session, workers, folder=self.folder.cache, report=self.report)
+        captured = capture(view, session, self.options.threads, folder=self.folder.cache, report=self.report)
         view.finish()
         roots = session.finish_streams()
         session.write_segment()

@@ -18,11 +18,12 @@ from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import Running, stream_digest
 from backupd.engines.source import StreamInfo, View
 from backupd.errors import SourceIncomplete
+from backupd.jobs.helpers import helping
 from backupd.jobs.matching import PlaceMatcher, RowMatcher
 from backupd.jobs.spill import ReadAhead
 from backupd.repo.leaning import Candidates
 from backupd.repo.nodes import ContentEntry
-from backupd.repo.preparing import Prepared
+from backupd.repo.preparing import IN_LINE, Prepared
 from backupd.repo.versioncache import VersionCache
 from backupd.repo.versions import Anchors
 from backupd.repo.writing import WriteSession
@@ -270,7 +271,7 @@ class _Capture:
         cut = Recognizer(cutter, matcher, lambda piece: session.name(Kind.ROWS, piece), target * 1024)
         batch: list[Met] = []
         size = 0
-        for met in _cut(cut, self._view.read(stream.info), stream.info.name, self._readers.check):
+        for met in self._cut(cut, stream.info):
             batch.append(met)
             size += len(met.chunk.data)
             if size >= self._enough:
@@ -282,6 +283,19 @@ class _Capture:
             matcher.close()
         stream.rows = cutter.digest
         self._view.counted(stream.info, cutter.digest.rows)
+
+    def _cut(self, cutter: "Recognizer", info: StreamInfo) -> "Iterator[Met]":
+        for data in self._view.read(info):
+            self._readers.check()
+            with self._session.preparer.turn:
+                found = list(cutter.feed(data))
+            yield from found
+        try:
+            yield from cutter.finish()
+        except ValueError:
+            raise SourceIncomplete(
+                f"the rows of {info.name} ended in the middle of one", object_name=info.name
+            ) from None
 
     def _give(self, n: int, batch: "Sequence[Met]") -> None:
         chunks = [met.chunk for met in batch]
@@ -338,27 +352,13 @@ def _whole(buffers: Iterator[bytes | bytearray]) -> Iterator[bytes]:
         yield held
 
 
-def _cut(
-    cutter: "Recognizer", buffers: Iterator[bytes | bytearray], name: str, check: Callable[[], None]
-) -> "Iterator[Met]":
-    for data in buffers:
-        check()
-        yield from cutter.feed(data)
-    try:
-        yield from cutter.finish()
-    except ValueError:
-        raise SourceIncomplete(f"the rows of {name} ended in the middle of one", object_name=name) from None
-
-
-def capture(
-    view: View, session: WriteSession, workers: ThreadPoolExecutor, *, folder: Path, report: Reporter
-) -> Captured:
+def capture(view: View, session: WriteSession, threads: int, *, folder: Path, report: Reporter) -> Captured:
     """Read all streams of a view into a session.
 
     Args:
         view: open.
         session: where chunks go.
-        workers: threads that name, compress and seal.
+        threads: so many name, compress and seal.
         folder: where buffers may wait, sealed, once the source suffers.
         report: progress.
 
@@ -368,4 +368,9 @@ def capture(
     names = {s.name for s in view.streams}
     what = next(iter(names)) if len(names) == 1 else f"{len(names)} tables and schemas"
     report.phase(f"reading {what}", _total(view.streams))
-    return _Capture(view, session, workers, folder).run(report)
+    with helping(session, view.streams) as helpers:
+        workers = ThreadPoolExecutor(threads + helpers * IN_LINE, thread_name_prefix="seal")
+        try:
+            return _Capture(view, session, workers, folder).run(report)
+        finally:
+            workers.shutdown(wait=True, cancel_futures=True)

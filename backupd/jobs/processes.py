@@ -10,7 +10,7 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from backupd.engines.children import die_with_us
@@ -57,7 +57,7 @@ def shared(tasks: Sequence[_Task], work: Callable[[_Task], _T], *, processes: in
 class _Other(Generic[_Task, _T]):
     """A forked process that does some of the tasks, ahead as far as a pipe holds what it made."""
 
-    def __init__(self, tasks: Sequence[_Task], work: Callable[[_Task], _T]) -> None:
+    def __init__(self, tasks: Iterable[_Task], work: Callable[[_Task], _T]) -> None:
         import multiprocessing
 
         fork = multiprocessing.get_context("fork")
@@ -92,7 +92,7 @@ def _widen(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
-def _do(tasks: Sequence[_Task], work: Callable[[_Task], _T], made: "Connection[_T, object]") -> None:
+def _do(tasks: Iterable[_Task], work: Callable[[_Task], _T], made: "Connection[_T, object]") -> None:
     if ask := die_with_us():
         ask()
     gc.disable()  # what belongs to the other process is not closed here

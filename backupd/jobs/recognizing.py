@@ -41,7 +41,7 @@ class Recognizer:
         self, cutter: RowCutter, matcher: RowMatcher | None, name: Callable[[memoryview], bytes], target: int
     ) -> None:
         self._cutter, self._matcher, self._name = cutter, matcher, name
-        self._longest, self._step = 4 * target, 2 * target
+        self._longest, self._step, self._slack = 4 * target, target, target // 16
         self._held = b""
         self._fed = 0
         self._trying = matcher is not None and not matcher.empty
@@ -90,7 +90,7 @@ class Recognizer:
                 self._trying = False
             if fed >= len(held):
                 break
-            upto = len(held) if self._missed > _PATIENCE else min(len(held), fed + self._step)
+            upto = self._upto(matcher, at, fed, len(held))
             chunks = self._cutter.feed(memoryview(held)[fed:upto])
             fed = upto
             for chunk in chunks:
@@ -102,6 +102,14 @@ class Recognizer:
                     fed, self._trying = at, True
                     break
         self._held, self._fed = held[at:], fed - at
+
+    def _upto(self, matcher: RowMatcher, at: int, fed: int, size: int) -> int:
+        """How far to look for the end of the open chunk: first a little behind where it was, as it mostly is there still."""
+        if self._missed > _PATIENCE:
+            return size
+        version = matcher.expected(self._longest)
+        end = at + version.ref.plain_length + self._slack if version else 0
+        return min(size, end if fed < end else fed + self._step)
 
     def _worth_trying(self, matcher: RowMatcher, held: bytes, at: int) -> bool:
         """Whether the next chunk of the run before stands here; what the cutter has hashed already is given up for that."""

@@ -15,6 +15,9 @@ from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import stream_digest
 from backupd.engines.base import CheckLevel, RuleOf, Target
 from backupd.errors import IntegrityError, SafetyRefused
+from backupd.jobs.processes import usable
+from backupd.jobs.together import Share
+from backupd.repo.codecs import MAX_CHUNK
 from backupd.repo.nodes import ChunkRef
 from backupd.repo.reading import ChunkReader, PackCache, Spool
 from backupd.repo.repository import Repository, SnapshotView
@@ -24,6 +27,9 @@ from backupd.report import Reporter
 
 BATCH = 16
 AHEAD_BATCHES = 10
+MANY_CHUNKS = 256
+"""So many pay for other processes."""
+_BATCH_BYTES = MAX_CHUNK
 _PIECE = 4 * 1024 * 1024
 _T = TypeVar("_T")
 
@@ -152,7 +158,7 @@ def joined(
         report: progress.
     """
     running = stream_digest()
-    for plain in opened(walk(root.top, root.kind, reader.node_loader(), totals=root.totals), root.kind, reader, cache):
+    for plain in _chunks(root, reader, cache):
         if digest is not None:
             running.update(plain)
         report.advance(len(plain))
@@ -161,6 +167,44 @@ def joined(
         raise IntegrityError(
             "the restored stream is not the one that was captured", hint="please report this: it is a bug"
         )
+
+
+def _chunks(root: StreamRoot, reader: ChunkReader, cache: PackCache) -> Iterator[bytes]:
+    """A stream's chunks in order: of many that are in files of this machine, opened by several processes."""
+
+    def refs() -> Iterator[ChunkRef]:
+        return walk(root.top, root.kind, reader.node_loader(), totals=root.totals)
+
+    if not cache.local or root.chunks < MANY_CHUNKS or (processes := usable()) == 1:
+        yield from opened(refs(), root.kind, reader, cache)
+        return
+    share = Share(
+        lambda: _batches(refs()),
+        lambda ref: reader.read(ref, root.kind),
+        lambda ref: ref.plain_length,
+        largest=_BATCH_BYTES,
+        cost=lambda: cache.fetched_bytes,
+        processes=processes,
+        ahead=2 if root.kind is Kind.PAGES else 1,
+    )
+    try:
+        yield from share.run()
+    finally:
+        cache.count(share.elsewhere)
+
+
+def _batches(refs: Iterator[ChunkRef]) -> Iterator[list[ChunkRef]]:
+    """Some chunks each, of no more bytes than the largest chunk has."""
+    batch: list[ChunkRef] = []
+    size = 0
+    for ref in refs:
+        if batch and size + ref.plain_length > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(ref)
+        size += ref.plain_length
+    if batch:
+        yield batch
 
 
 def opened(refs: Iterator[ChunkRef], kind: Kind, reader: ChunkReader, cache: PackCache) -> Iterator[bytes]:

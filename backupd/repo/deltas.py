@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from backupd.repo.codecs import MAX_DELTA, row_ends, split_rows
 from backupd.repo.compression import MIN_DICTIONARY, compress, compress_with
+from backupd.repo.rowwalk import Difference, walk
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,11 +30,14 @@ def encode_row_delta(bases: Sequence[bytes], result: bytes, level: int) -> bytes
     Returns:
         None if the versions are so different that no delta may hold them.
     """
-    old, new = Rows.of(bases), Rows.of([result])
-    changes = _in_place(old, new)
-    if changes is None:
-        changes = row_changes([row for base in bases for row in split_rows(base)], split_rows(result))
-    plain = _joined(len(old.ends), len(new.ends), *changes)
+    found = walk(bases[0], result) if len(bases) == 1 else None
+    if found is None:
+        old, new = Rows.of(bases), Rows.of([result])
+        changes = _in_place(old, new)
+        if changes is None:
+            changes = row_changes([row for base in bases for row in split_rows(base)], split_rows(result))
+        found = Difference(len(old.ends), len(new.ends), *changes)
+    plain = _joined(found)
     return compress(plain, level) if len(plain) <= MAX_DELTA else None
 
 
@@ -159,8 +163,9 @@ def _rising(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     return out[::-1]
 
 
-def _joined(old: int, new: int, removed: _Placed, added: _Placed) -> bytes:
-    numbers = [old, new, len(removed), len(added)]
+def _joined(found: Difference) -> bytes:
+    removed, added = found.removed, found.added
+    numbers = [found.old, found.new, len(removed), len(added)]
     numbers += _gaps(at for at, _ in removed)
     numbers += _gaps(at for at, _ in added)
     numbers += [len(row) for _, row in removed]

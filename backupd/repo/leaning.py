@@ -44,13 +44,11 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A chunk as a difference: its payload, what it leans on in the repository and here, and since when."""
+    """A chunk as a difference: its payload, and which of the ways it leans; see `Leaner.foundation`."""
 
     codec: int
     payload: bytes = field(repr=False)
-    bases: tuple[ChunkRef, ...]
-    held: tuple[Held, ...]
-    seen: int
+    way: int
 
 
 class Leaner:
@@ -102,10 +100,16 @@ class Leaner:
         if len(versions) > 1:
             deep = max(_links(version.ref) for version in versions) >= MAX_LINKS - 1
             return None if deep else self._try(data, versions, namer, rows=False)
-        for version in _ways(versions[0], kind):
-            if (delta := self._try(data, (version,), namer, rows=rows)) is not None:
+        for way, version in enumerate(_ways(versions[0], kind)):
+            if (delta := self._try(data, (version,), namer, rows=rows, way=way)) is not None:
                 return delta
         return None
+
+    @staticmethod
+    def foundation(kind: Kind, candidates: Candidates, way: int) -> tuple[Version, ...]:
+        """The versions on which a delta for a chunk with these candidates leans."""
+        versions = candidates.versions
+        return versions if len(versions) > 1 else (_ways(versions[0], kind)[way],)
 
     def _may_lean(self, version: Version) -> bool:
         return (
@@ -114,7 +118,9 @@ class Leaner:
             and self._cache.fresh_enough(version.seen, _root(version.ref).id[0])
         )
 
-    def _try(self, data: bytes, versions: tuple[Version, ...], namer: ChunkNamer, *, rows: bool) -> Delta | None:
+    def _try(
+        self, data: bytes, versions: tuple[Version, ...], namer: ChunkNamer, *, rows: bool, way: int = 0
+    ) -> Delta | None:
         refs = tuple(version.ref for version in versions)
         held = tuple(version.held for version in versions if version.held is not None)
         room = min(_room(refs), _in_full(refs, len(data)) * 3 // 4)
@@ -126,14 +132,13 @@ class Leaner:
             if plain is None or namer.name(plain) != ref.id:
                 return None
             bases.append(plain)
-        seen = min(version.seen for version in versions)
         if rows:
             payload = encode_row_delta(bases, data, self._level)
             if payload is not None and len(payload) <= room:
-                return Delta(ROW_DELTA, payload, refs, held, seen)
+                return Delta(ROW_DELTA, payload, way)
         payload = encode_dictionary_delta(bases, data, self._level)
         if payload is not None and len(payload) <= room:
-            return Delta(DICT_DELTA, payload, refs, held, seen)
+            return Delta(DICT_DELTA, payload, way)
         return None
 
 

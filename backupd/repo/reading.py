@@ -180,10 +180,11 @@ class PackCache:
         with self._lock:
             found = self._slices.get(digest)
             if found is None:
-                found = self._slices[digest] = StoreSlices(self._repo.store, pack_name(digest), self._count)
+                found = self._slices[digest] = StoreSlices(self._repo.store, pack_name(digest), self.count)
         return found
 
-    def _count(self, size: int) -> None:
+    def count(self, size: int) -> None:
+        """So many bytes more were fetched, here or in another process."""
         with self._lock:
             self.fetched_bytes += size
 
@@ -216,7 +217,7 @@ class PackCache:
             envelope, _ = parse_head(self._head(digest), name, self._repo.id)
             return OpenPack(name, envelope, self._remote(digest))
         data = read_object(self._repo.store, name)
-        self._count(len(data))
+        self.count(len(data))
         pack = parse_pack(data, name, self._repo.id, check_hash=False)
         return OpenPack(name, pack.envelope, _InMemory(pack.data))
 

@@ -161,6 +161,11 @@ class WriteSession:
         """Name, look up, compress and seal chunks; for worker threads. See `Preparer.prepare`."""
         return self._preparer.prepare(kind, pieces, candidates)
 
+    @property
+    def preparer(self) -> Preparer:
+        """What prepares this session's chunks."""
+        return self._preparer
+
     def name(self, kind: Kind, piece: Bytes) -> bytes:
         """The id of a chunk; for any thread."""
         return self._preparer.name(kind, piece)

@@ -1,6 +1,7 @@
 """Deltas as a run makes them: whatever the two versions are, what comes back is the newer one."""
 
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from backupd.crypto.chunks import Kind
 from backupd.repo.codecs import DICT_DELTA, MAX_DELTA, ROW_DELTA, check_shape, decode, parse_row_delta, split_rows
 from backupd.repo.compression import decompress
 from backupd.repo.deltas import encode_dictionary_delta, encode_row_delta, row_changes
+from backupd.repo.rowwalk import walk
 
 SMALL_ROWS = st.sampled_from([b"\n", b"a\n", b"b\n", b"c\td\n", b"\r\n", b"x\ry\n", b"\x0b\x0c\x1c\x85\n"])
 ANY_ROWS = st.binary(max_size=200).map(lambda data: data.replace(b"\n", b"\r") + b"\n")
@@ -89,6 +91,47 @@ def test_changes_in_place_are_just_those(count: int, changes: list[tuple[int, by
     assert payload is not None
     delta = parse_row_delta(decompress(payload, limit=MAX_DELTA))
     assert (list(delta.removed), list(delta.added)) == row_changes(old, new)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    rows=st.one_of(
+        ROWS, st.integers(60, 3000).map(lambda count: [b"%d\tname %d\n" % (n, n % 7) for n in range(count)])
+    ),
+    edits=EDITS,
+    tail=st.sampled_from([b"", b"x"]),
+)
+def test_a_walk_finds_the_difference_or_nothing(
+    rows: list[bytes], edits: list[tuple[int, int, bytes]], tail: bytes
+) -> None:
+    """What it finds is exactly the multisets' difference, in its places; a text that ends inside a row is not walked."""
+    new = edited(rows, edits)
+    found = walk(b"".join(rows) + tail, b"".join(new))
+    if tail or found is None:
+        assert found is None
+        return
+    assert (found.old, found.new) == (len(rows), len(new))
+    assert Counter(row for _, row in found.removed) == Counter(rows) - Counter(new)
+    assert Counter(row for _, row in found.added) == Counter(new) - Counter(rows)
+    gone, come = dict(found.removed), dict(found.added)
+    assert list(gone) == sorted(gone)
+    assert list(come) == sorted(come)
+    assert all(rows[at] == row for at, row in gone.items())
+    assert all(new[at] == row for at, row in come.items())
+    assert [r for at, r in enumerate(rows) if at not in gone] == [r for at, r in enumerate(new) if at not in come]
+
+
+def test_a_walk_goes_to_all_that_is_usual() -> None:
+    """Rows that were changed, came, went, at the ends and in the middle, a few in a row: found; what moved is not."""
+    old = [b"%d\tname\n" % n for n in range(5000)]
+    new = [b"first\n", *old[:100], b"100\tother\n", *old[101:300], *old[305:400], b"a\n", b"b\n", *old[400:4000]]
+    new += [b"x\n", b"y\n", b"z\n", *old[4002:-1]]
+    found = walk(b"".join(old), b"".join(new))
+    assert found is not None
+    assert (found.removed, found.added) == row_changes(old, new)
+    assert walk(b"".join(old), b"".join([*old[1:], old[0]])) is None
+    assert walk(b"".join(old), b"".join(old[::-1])) is None
+    assert walk(b"".join(old), b"".join(b"!" + row for row in old)) is None
 
 
 def test_few_changes_are_few() -> None:
