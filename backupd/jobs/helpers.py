@@ -13,7 +13,6 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backupd.crypto.chunks import BLOB_OVERHEAD, Kind
@@ -32,6 +31,8 @@ ENOUGH = 16 * 1024 * 1024
 """So many bytes of rows pay for the forks."""
 LARGEST = 4 * 1024 * 1024
 """Plaintexts of more bytes are not made together."""
+LONGEST = 120.0
+"""After so many seconds nothing more is expected of a helper."""
 _Asked = tuple[bytes, int, tuple[Version, ...], bool]
 _Told = tuple[int, int, bytes, int | None]
 _ROOM = 2 * LARGEST + LARGEST // 2
@@ -90,6 +91,8 @@ class OtherProcess:
             at += size
         try:
             self._talk.send((kind, asked))
+            if not self._talk.poll(LONGEST):
+                raise TimeoutError
             told = self._talk.recv()
         except (EOFError, OSError):
             self._gone = True
@@ -121,20 +124,19 @@ def _serve(preparer: Preparer, memory: mmap.mmap, talk: "Connection") -> None:
         if die := die_with_us():
             die()
         gc.disable()  # what belongs to the run is not closed here
-        _let_go_of_others(talk.fileno())
+        _let_go(talk.fileno())
         while True:
             talk.send(_answer(preparer, memory, *talk.recv()))
     finally:
         os._exit(0)
 
 
-def _let_go_of_others(mine: int) -> None:
-    """Close the run's sockets and pipes: who is at their other end must see it when the run closes them."""
-    for entry in Path("/proc/self/fd").iterdir():
+def _let_go(mine: int) -> None:
+    """Close what the run has open: locks and connections end with it, and whoever is at the other end of a pipe sees that."""
+    for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            fd = int(entry.name)
-            if fd > 2 and fd != mine and str(entry.readlink()).startswith(("socket:", "pipe:")):
-                os.close(fd)
+            if int(name) > 2 and int(name) != mine:
+                os.close(int(name))
 
 
 def _answer(preparer: Preparer, memory: mmap.mmap, kind: Kind, wanted: Sequence[_Asked]) -> list[_Told] | None:

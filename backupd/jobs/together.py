@@ -9,6 +9,7 @@ import contextlib
 import gc
 import mmap
 import os
+import select
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
@@ -16,6 +17,8 @@ from typing import Generic, TypeVar
 
 from backupd.engines.children import die_with_us
 
+LONGEST = 120.0
+"""After so many seconds nothing more is expected of a process."""
 SLOTS = 4
 """So many batches may be ready before they are taken."""
 _DONE = struct.Struct("<Q")
@@ -96,6 +99,7 @@ class _Other(Generic[_Task]):
         whole = memoryview(self._memory)
         self._slots = [whole[n * largest : (n + 1) * largest] for n in range(SLOTS)]
         self._taken = 0
+        self._silent = False
         done, tell = os.pipe()
         wait, free = os.pipe()
         self._pid = os.fork()
@@ -107,11 +111,14 @@ class _Other(Generic[_Task]):
 
     def next(self) -> tuple[int, memoryview] | None:
         """The next batch: what it cost, and where it is until the next one is asked for; None if the process is no more."""
+        if self._silent:
+            return None
         if self._taken:
             with contextlib.suppress(OSError):
                 os.write(self._free, b".")
-        told = os.read(self._done, _DONE.size)
+        told = os.read(self._done, _DONE.size) if select.select([self._done], [], [], LONGEST)[0] else b""
         if len(told) < _DONE.size:
+            self._silent = True
             return None
         slot = self._slots[self._taken % SLOTS]
         self._taken += 1

@@ -140,6 +140,19 @@ def test_a_helper_seals_as_the_run_does(tmp_path: Path) -> None:
         assert helper.make(Kind.ROWS, pieces) is not None
 
 
+def test_a_helper_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was asked for is made here, and it is asked for nothing more."""
+    before = children()
+    monkeypatch.setattr(helping, "LONGEST", 0.3)
+    with other(tmp_path) as (helper, preparer):
+        assert helper.make(Kind.ROWS, wanted(preparer, b"x\n")) is not None
+        (process,) = children() - before
+        os.kill(int(process), signal.SIGSTOP)
+        assert helper.make(Kind.ROWS, wanted(preparer, b"x\n")) is None
+        monkeypatch.setattr(helping, "LONGEST", 600.0)
+        assert helper.make(Kind.ROWS, wanted(preparer, b"x\n")) is None
+
+
 def test_a_helper_lets_go_of_what_is_the_runs(tmp_path: Path) -> None:
     """Who is at the other end of a connection or a pipe sees it when the run closes it; no process is left at the end."""
     one, two = socket.socketpair()

@@ -12,6 +12,7 @@ import pytest
 from backupd.crypto.keyfile import Role
 from backupd.errors import IntegrityError
 from backupd.jobs import restore as restoring
+from backupd.jobs import together
 from backupd.jobs.restore import open_content
 from backupd.jobs.together import SLOTS, Share
 from backupd.repo.reading import ChunkReader, PackCache
@@ -83,6 +84,19 @@ def test_work_of_a_process_that_is_killed_is_done_here() -> None:
         return piece(n)
 
     assert list(share(500, 3, read).run()) == [piece(n) for n in range(500)]
+
+
+def test_a_process_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its share is done here."""
+    monkeypatch.setattr(together, "LONGEST", 0.3)
+    here = os.getpid()
+
+    def read(n: int) -> bytes:
+        if os.getpid() != here and n > 40:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return piece(n)
+
+    assert list(share(200, 2, read).run()) == [piece(n) for n in range(200)]
 
 
 def test_who_wants_no_more_leaves_no_process() -> None:
