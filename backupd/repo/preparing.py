@@ -61,6 +61,7 @@ class Made:
         blob: sealed.
         key: opens this blob and nothing else.
         way: of a delta, on which versions it leans; None of a chunk in full.
+        payload: if it was made in this process.
     """
 
     codec: int
@@ -68,6 +69,7 @@ class Made:
     blob: bytes = field(repr=False)
     key: bytes = field(repr=False)
     way: int | None = None
+    payload: Bytes | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ class Preparer:
         way = delta.way if delta else None
         sealer = self.structure if kind is Kind.STRUCTURE else self.sealer
         blob, key = sealer.seal_kept(self._head(kind, wanted, codec, len(payload), way), bytes(payload))
-        return Made(codec, len(payload), blob, key, way)
+        return Made(codec, len(payload), blob, key, way, payload)
 
     def _foundation(self, kind: Kind, wanted: Wanted, way: int | None) -> tuple[Version, ...]:
         return () if way is None else Leaner.foundation(kind, wanted.guess, way)
@@ -245,4 +247,5 @@ class Preparer:
             return ChunkKey(made.key, held)
         if not cache.wants(mark):
             return None
-        return cache.seal(open_kept(made.key, head, made.blob), head.plain_length, head.codec, held)
+        payload = open_kept(made.key, head, made.blob) if made.payload is None else made.payload
+        return cache.seal(payload, head.plain_length, head.codec, held)
