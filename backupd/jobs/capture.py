@@ -18,7 +18,7 @@ from backupd.crypto.chunks import Kind
 from backupd.crypto.primitives import Running, stream_digest
 from backupd.engines.source import StreamInfo, View
 from backupd.errors import SourceIncomplete
-from backupd.jobs.helpers import helping
+from backupd.jobs.makers import helping
 from backupd.jobs.matching import PlaceMatcher, RowMatcher
 from backupd.jobs.spill import ReadAhead
 from backupd.repo.leaning import Candidates

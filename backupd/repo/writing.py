@@ -124,7 +124,7 @@ class WriteSession:
         self.referenced: set[bytes] = set()
         self.versions = versions
         self._fresh: dict[tuple[Kind, bytes], ChunkRef] = {}
-        self._preparer = Preparer(self.secrets, index, self._fresh, versions, level)
+        self.preparer = Preparer(self.secrets, index, self._fresh, versions, level)
         self._lists = OpenPacks(self, 1)
         self._packs = OpenPacks(self, 1)
         self.writers: list[StreamWriter] = []
@@ -159,16 +159,11 @@ class WriteSession:
         self, kind: Kind, pieces: Sequence[Bytes], candidates: Sequence[Candidates] | None = None
     ) -> list[Prepared]:
         """Name, look up, compress and seal chunks; for worker threads. See `Preparer.prepare`."""
-        return self._preparer.prepare(kind, pieces, candidates)
-
-    @property
-    def preparer(self) -> Preparer:
-        """What prepares this session's chunks."""
-        return self._preparer
+        return self.preparer.prepare(kind, pieces, candidates)
 
     def name(self, kind: Kind, piece: Bytes) -> bytes:
         """The id of a chunk; for any thread."""
-        return self._preparer.name(kind, piece)
+        return self.preparer.name(kind, piece)
 
     def place(self, prepared: Prepared, packs: "OpenPacks") -> tuple[ChunkRef, bool]:
         """Put a prepared chunk into a pack unless it is known; returns where it is, and whether it is new."""
@@ -263,7 +258,7 @@ class WriteSession:
 
     def _finish_pack(self, builder: PackBuilder, built: "Future[None]") -> IndexedPack:
         try:
-            digest, data = builder.finish(self._preparer.sealer, self._preparer.structure)
+            digest, data = builder.finish(self.preparer.sealer, self.preparer.structure)
         except BaseException as error:
             built.set_exception(error)
             raise

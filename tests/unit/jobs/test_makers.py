@@ -13,9 +13,9 @@ import pytest
 
 from backupd.crypto.chunks import Kind
 from backupd.crypto.keyfile import Role
-from backupd.jobs import helpers as helping
+from backupd.jobs import makers as making
 from backupd.jobs.backup import open_index
-from backupd.jobs.helpers import LARGEST, OtherProcess
+from backupd.jobs.makers import LARGEST, OtherProcess
 from backupd.jobs.verify import Level
 from backupd.repo.leaning import Candidates
 from backupd.repo.preparing import Made, Preparer, Wanted
@@ -32,8 +32,8 @@ from tests.unit.jobs.test_tables import rows, take
 def several(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Two helpers whatever the machine has, for small tables; how many chunks each batch had that one of them made."""
     monkeypatch.setattr("backupd.jobs.capture.ROWS", 16)  # many chunks of few rows
-    monkeypatch.setattr(helping, "ENOUGH", 1)
-    monkeypatch.setattr(helping, "usable", lambda: 3)
+    monkeypatch.setattr(making, "ENOUGH", 1)
+    monkeypatch.setattr(making, "usable", lambda: 3)
     made: list[int] = []
     real = OtherProcess.make
 
@@ -76,7 +76,7 @@ def test_helpers_make_what_the_run_would(tmp_path: Path, several: list[int], whe
     assert sum(several) > 20
     del several[:]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(helping, "usable", lambda: 1)
+        patch.setattr(making, "usable", lambda: 1)
         alone_nights = list(nights(kit("alone")))
     assert not several
     assert helped_nights == alone_nights  # with the same keys
@@ -143,13 +143,13 @@ def test_a_helper_seals_as_the_run_does(tmp_path: Path) -> None:
 def test_a_helper_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it was asked for is made here, and it is asked for nothing more."""
     before = children()
-    monkeypatch.setattr(helping, "LONGEST", 0.3)
+    monkeypatch.setattr(making, "LONGEST", 0.3)
     with other(tmp_path) as (helper, preparer):
         assert helper.make(Kind.ROWS, wanted(preparer, b"x\n")) is not None
         (process,) = children() - before
         os.kill(int(process), signal.SIGSTOP)
         assert helper.make(Kind.ROWS, wanted(preparer, b"x\n")) is None
-        monkeypatch.setattr(helping, "LONGEST", 600.0)
+        monkeypatch.setattr(making, "LONGEST", 600.0)
         assert helper.make(Kind.ROWS, wanted(preparer, b"x\n")) is None
 
 
