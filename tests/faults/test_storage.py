@@ -383,7 +383,7 @@ def _other_content(session: WriteSession, prepared: Sealed) -> Sealed:
     """A well sealed chunk whose content is not the one that its id names."""
     other = b"x" * prepared.head.plain_length
     head = ChunkHead(prepared.head.repository, prepared.head.kind, RAW, prepared.head.id, len(other), len(other))
-    return Sealed(head, session._preparer.sealer.seal(head, other))
+    return Sealed(head, session.preparer.sealer.seal(head, other))
 
 
 def test_a_lying_writer_is_found_by_content_only(tmp_path: Path) -> None:
@@ -415,9 +415,9 @@ def test_lengths_that_lie_are_found_by_content(tmp_path: Path) -> None:
 
     def longer(session: WriteSession, prepared: Sealed) -> Sealed:
         old = prepared.head
-        payload = session._preparer.sealer.open(old, prepared.blob)
+        payload = session.preparer.sealer.open(old, prepared.blob)
         head = ChunkHead(old.repository, old.kind, old.codec, old.id, old.payload_length, old.plain_length + 1)
-        return Sealed(head, session._preparer.sealer.seal(head, payload))
+        return Sealed(head, session.preparer.sealer.seal(head, payload))
 
     kit = Kit(tmp_path)
     lie = write_by_hand(kit, longer, PIECES)
