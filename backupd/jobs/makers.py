@@ -7,18 +7,17 @@ sealed under keys and salts that follow from the chunk.
 """
 
 import contextlib
-import gc
 import mmap
 import os
-import signal
+import socket
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from backupd.crypto.chunks import BLOB_OVERHEAD, Kind
-from backupd.engines.children import die_with_us
 from backupd.engines.source import StreamInfo
-from backupd.jobs.processes import usable
+from backupd.jobs.processes import ended, forked, usable
 from backupd.repo.leaning import Candidates
 from backupd.repo.preparing import Made, Preparer, Wanted
 from backupd.repo.versions import Version
@@ -56,9 +55,10 @@ def helping(session: WriteSession, streams: Sequence[StreamInfo]) -> Iterator[in
     pays = warm and bool(rows) and (None in rows or sum(hint or 0 for hint in rows) >= ENOUGH)
     helpers: list[OtherProcess] = []
     try:
-        for _ in range(usable() - 1 if pays else 0):
-            helpers.append(OtherProcess(session.preparer))
-            session.preparer.take_help(helpers[-1])
+        with contextlib.suppress(OSError):  # no more memory, descriptors or processes: then the run does with fewer
+            for _ in range(usable() - 1 if pays else 0):
+                helpers.append(OtherProcess(session.preparer))
+                session.preparer.take_help(helpers[-1])
         yield len(helpers)
     finally:
         for helper in helpers:
@@ -73,10 +73,9 @@ class OtherProcess:
         from multiprocessing.connection import Pipe
 
         self._talk, theirs = Pipe()
-        self._gone = False
-        self._pid = os.fork()
-        if not self._pid:
-            _serve(preparer, self._memory, theirs)
+        _bound(self._talk.fileno())
+        self._pid = forked(lambda: _serve(preparer, self._memory, theirs))
+        self._gone = self._pid is None
         theirs.close()
 
     def make(self, kind: Kind, wanted: Sequence[Wanted]) -> list[Made] | None:
@@ -111,24 +110,22 @@ class OtherProcess:
         """Nobody asks any more."""
         self._gone = True
         self._talk.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
+        if self._pid is not None:
+            ended(self._pid)
         self._memory.close()
 
 
 def _serve(preparer: Preparer, memory: mmap.mmap, talk: "Connection") -> None:
-    """The other process, which never comes back."""
-    try:
-        if die := die_with_us():
-            die()
-        gc.disable()  # what belongs to the run is not closed here
-        _let_go(talk.fileno())
-        while True:
-            talk.send(_answer(preparer, memory, *talk.recv()))
-    finally:
-        os._exit(0)
+    """The other process."""
+    _let_go(talk.fileno())
+    while True:
+        talk.send(_answer(preparer, memory, *talk.recv()))
+
+
+def _bound(connection: int) -> None:
+    """What cannot be sent, because nobody takes it, is an error after a while."""
+    with socket.fromfd(connection, socket.AF_UNIX, socket.SOCK_STREAM) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(LONGEST), 0))
 
 
 def _let_go(mine: int) -> None:

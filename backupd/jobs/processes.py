@@ -8,6 +8,7 @@ of them holds would stay locked in the copy.
 import contextlib
 import gc
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MOST = 4
 """So many processes at most, this one among them: each has its own memory."""
 _PIPE_BYTES = 1 << 20
+_ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _Task = TypeVar("_Task")
 _T = TypeVar("_T")
 
@@ -52,6 +54,47 @@ def shared(tasks: Sequence[_Task], work: Callable[[_Task], _T], *, processes: in
     finally:
         for other in others:
             other.end()
+
+
+def forked(work: Callable[[], None]) -> int | None:
+    """Fork a process that does some work and comes to its end, whatever happens: it never goes on where this one does.
+
+    What ends a command is held back until the copy no longer has this process's handlers: it must not clean up after it.
+
+    Returns:
+        its number, which is to be waited for; None if there can be no more processes.
+    """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        pid = os.fork()
+        if not pid:
+            _work_and_end(work, held)
+        return pid
+    except OSError:
+        return None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _work_and_end(work: Callable[[], None], mask: "set[int | signal.Signals]") -> None:
+    try:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if ask := die_with_us():
+            ask()
+        gc.disable()  # what belongs to the other process is not closed here
+        work()
+    finally:  # whatever went wrong the other process finds as well, and tells
+        os._exit(0)
+
+
+def ended(pid: int) -> None:
+    """Kill a process that was forked, and wait for its end."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
 
 
 class _Other(Generic[_Task, _T]):

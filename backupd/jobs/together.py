@@ -6,7 +6,6 @@ every so many: nothing is held for a database of any size.
 """
 
 import contextlib
-import gc
 import mmap
 import os
 import select
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from typing import Generic, TypeVar
 
-from backupd.engines.children import die_with_us
+from backupd.jobs.processes import ended, forked
 
 LONGEST = 120.0
 """After so many seconds nothing more is expected of a process."""
@@ -60,8 +59,10 @@ class Share(Generic[_Task]):
         Raises:
             whatever `read` does.
         """
-        others = [_Other(self._own(n), self._fill, self._largest) for n in range(1, self._processes)]
+        others: list[_Other[_Task]] = []
         try:
+            for n in range(1, self._processes):
+                others.append(_Other(self._own(n), self._fill, self._largest))
             for batch, turn in zip(self._batches(), cycle(self._turns), strict=False):
                 if turn and (filled := others[turn - 1].next()) is not None:
                     cost, view = filled
@@ -95,28 +96,40 @@ class _Other(Generic[_Task]):
     def __init__(
         self, batches: Iterator[Sequence[_Task]], fill: Callable[[Sequence[_Task], memoryview], int], largest: int
     ) -> None:
-        self._memory = mmap.mmap(-1, SLOTS * largest)
-        whole = memoryview(self._memory)
-        self._slots = [whole[n * largest : (n + 1) * largest] for n in range(SLOTS)]
+        self._slots: list[memoryview] = []
+        self._mine: tuple[int, ...] = ()
+        self._pid: int | None = None
         self._taken = 0
-        self._silent = False
+        with contextlib.suppress(OSError):  # no more memory, descriptors or processes: then this process does all
+            self._begin(batches, fill, largest)
+        self._silent = self._pid is None
+
+    def _begin(
+        self, batches: Iterator[Sequence[_Task]], fill: Callable[[Sequence[_Task], memoryview], int], largest: int
+    ) -> None:
+        whole = memoryview(mmap.mmap(-1, SLOTS * largest))
+        self._slots = [whole[n * largest : (n + 1) * largest] for n in range(SLOTS)]
         done, tell = os.pipe()
-        wait, free = os.pipe()
-        self._pid = os.fork()
-        if not self._pid:
-            self._do(batches, fill, tell, wait, (done, free))
-        os.close(tell)
-        os.close(wait)
-        self._done, self._free = done, free
+        self._mine = (done,)
+        try:
+            wait, free = os.pipe()
+            self._mine = (done, free)
+            try:
+                self._pid = forked(lambda: self._do(batches, fill, tell, wait, (done, free)))
+            finally:
+                os.close(wait)
+        finally:
+            os.close(tell)
 
     def next(self) -> tuple[int, memoryview] | None:
         """The next batch: what it cost, and where it is until the next one is asked for; None if the process is no more."""
         if self._silent:
             return None
+        done, free = self._mine
         if self._taken:
             with contextlib.suppress(OSError):
-                os.write(self._free, b".")
-        told = os.read(self._done, _DONE.size) if select.select([self._done], [], [], LONGEST)[0] else b""
+                os.write(free, b".")
+        told = os.read(done, _DONE.size) if _comes(done) else b""
         if len(told) < _DONE.size:
             self._silent = True
             return None
@@ -126,14 +139,10 @@ class _Other(Generic[_Task]):
 
     def end(self) -> None:
         """Nobody wants more of it."""
-        import signal
-
-        os.close(self._done)
-        os.close(self._free)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
+        for fd in self._mine:
+            os.close(fd)
+        if self._pid is not None:
+            ended(self._pid)
         for slot in self._slots:
             slot.release()
 
@@ -145,16 +154,17 @@ class _Other(Generic[_Task]):
         wait: int,
         theirs: Sequence[int],
     ) -> None:
-        """In the forked process, which never comes back."""
-        try:
-            if ask := die_with_us():
-                ask()
-            gc.disable()  # what belongs to the other process is not closed here
-            for fd in theirs:
-                os.close(fd)
-            for n, batch in enumerate(batches):
-                if n >= SLOTS and not os.read(wait, 1):
-                    break
-                os.write(tell, _DONE.pack(fill(batch, self._slots[n % SLOTS])))
-        finally:  # whatever went wrong the other process finds as well, and tells
-            os._exit(0)
+        """In the forked process."""
+        for fd in theirs:
+            os.close(fd)
+        for n, batch in enumerate(batches):
+            if n >= SLOTS and not os.read(wait, 1):
+                break
+            os.write(tell, _DONE.pack(fill(batch, self._slots[n % SLOTS])))
+
+
+def _comes(pipe: int) -> bool:
+    """Whether there is something to read, or the end, before long."""
+    waiting = select.poll()
+    waiting.register(pipe, select.POLLIN)
+    return bool(waiting.poll(LONGEST * 1000))

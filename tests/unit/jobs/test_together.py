@@ -3,9 +3,12 @@
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -22,6 +25,7 @@ from tests.jobs_kit import Kit, damage_packs
 from tests.unit.jobs.test_nights import make_customers
 
 LARGEST = 100_000
+HERE = Path(__file__).resolve().parents[3]
 
 
 def piece(n: int) -> bytes:
@@ -97,6 +101,47 @@ def test_a_process_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Mo
         return piece(n)
 
     assert list(share(200, 2, read).run()) == [piece(n) for n in range(200)]
+
+
+def test_without_more_processes_this_one_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither forks nor descriptors may be had: nothing is different, and nothing stays open."""
+    before = sorted(os.listdir("/proc/self/fd"))
+
+    def refused(*_: object) -> NoReturn:
+        raise BlockingIOError("no more")
+
+    for name in ("fork", "pipe"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refused)
+            assert list(share(100, 3).run()) == [piece(n) for n in range(100)]
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_others_never_do_what_this_process_does_at_its_end() -> None:
+    """What asks a whole group of processes to end raises here only: a copy does not go on, nor clean up, where it was made."""
+    script = """
+import os, signal, sys
+from backupd.jobs.processes import forked
+def end(*_):
+    raise SystemExit(7)
+signal.signal(signal.SIGTERM, end)
+os.setsid()
+here = os.getpid()
+real = os.fork
+def fork():  # the signal comes at the worst moment: just before there are two
+    os.kill(0, signal.SIGTERM)
+    pid = real()
+    if not pid:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return pid
+os.fork = fork
+try:
+    forked(lambda: signal.pause())
+finally:
+    os.write(1, b"here " if os.getpid() == here else b"there ")
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=HERE, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (7, b"here ")
 
 
 def test_who_wants_no_more_leaves_no_process() -> None:
