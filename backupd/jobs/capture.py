@@ -369,8 +369,12 @@ def capture(view: View, session: WriteSession, threads: int, *, folder: Path, re
     what = next(iter(names)) if len(names) == 1 else f"{len(names)} tables and schemas"
     report.phase(f"reading {what}", _total(view.streams))
     with helping(session, view.streams) as helpers:
-        workers = ThreadPoolExecutor(threads + helpers * IN_LINE, thread_name_prefix="seal")
+        workers = ThreadPoolExecutor(threads + len(helpers) * IN_LINE, thread_name_prefix="seal")
         try:
             return _Capture(view, session, workers, folder).run(report)
+        except BaseException:
+            for helper in helpers:
+                helper.kill()
+            raise
         finally:
             workers.shutdown(wait=True, cancel_futures=True)

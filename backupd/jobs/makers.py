@@ -9,6 +9,7 @@ sealed under keys and salts that follow from the chunk.
 import contextlib
 import mmap
 import os
+import signal
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ _ROOM = 2 * LARGEST + LARGEST // 2
 
 
 @contextmanager
-def helping(session: WriteSession, streams: Sequence[StreamInfo]) -> Iterator[int]:
+def helping(session: WriteSession, streams: Sequence[StreamInfo]) -> Iterator[list["OtherProcess"]]:
     """Have helpers while a source is read: as many as there are processors left, where they pay, and none beside other threads.
 
     They pay where rows lean on versions before. To compress and to name takes long enough at a time for threads.
@@ -48,7 +49,7 @@ def helping(session: WriteSession, streams: Sequence[StreamInfo]) -> Iterator[in
         streams: what is read.
 
     Yields:
-        how many there are.
+        them.
     """
     rows = [stream.size_hint for stream in streams if stream.kind == "rows"]
     warm = session.versions is not None and session.versions.warm
@@ -59,7 +60,7 @@ def helping(session: WriteSession, streams: Sequence[StreamInfo]) -> Iterator[in
             for _ in range(usable() - 1 if pays else 0):
                 helpers.append(OtherProcess(session.preparer))
                 session.preparer.take_help(helpers[-1])
-        yield len(helpers)
+        yield helpers
     finally:
         for helper in helpers:
             helper.end()
@@ -105,6 +106,13 @@ class OtherProcess:
             made.append(Made(codec, length, self._memory[at:end], key, way))
             at = end
         return made
+
+    def kill(self) -> None:
+        """Have it answer nothing any more: who waits for it goes on at once."""
+        self._gone = True
+        if self._pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
 
     def end(self) -> None:
         """Nobody asks any more."""

@@ -46,11 +46,14 @@ def shared(tasks: Sequence[_Task], work: Callable[[_Task], _T], *, processes: in
     Raises:
         whatever the work does.
     """
-    others = [_Other(tasks[n::processes], work) for n in range(1, min(processes, len(tasks)))]
+    others: list[_Other[_Task, _T]] = []
     try:
+        with contextlib.suppress(OSError):  # no more memory, descriptors or processes: this one does what is left
+            for n in range(1, min(processes, len(tasks))):
+                others.append(_Other(tasks[n::processes], work))
         for n, task in enumerate(tasks):
             at = n % processes
-            yield others[at - 1].next(task) if at else work(task)
+            yield others[at - 1].next(task) if 0 < at <= len(others) else work(task)
     finally:
         for other in others:
             other.end()

@@ -29,7 +29,7 @@ BATCH = 16
 AHEAD_BATCHES = 10
 MANY_CHUNKS = 256
 """So many pay for other processes."""
-_BATCH_BYTES = MAX_CHUNK
+_BATCH_BYTES, _MOST = MAX_CHUNK, 256
 _PIECE = 4 * 1024 * 1024
 _T = TypeVar("_T")
 
@@ -194,11 +194,11 @@ def _chunks(root: StreamRoot, reader: ChunkReader, cache: PackCache) -> Iterator
 
 
 def _batches(refs: Iterator[ChunkRef]) -> Iterator[list[ChunkRef]]:
-    """Some chunks each, of no more bytes than the largest chunk has."""
+    """Some chunks each, of no more bytes than the largest chunk has; few, also where a hostile list names tiny ones."""
     batch: list[ChunkRef] = []
     size = 0
     for ref in refs:
-        if batch and size + ref.plain_length > _BATCH_BYTES:
+        if len(batch) >= _MOST or (batch and size + ref.plain_length > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(ref)

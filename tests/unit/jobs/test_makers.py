@@ -8,11 +8,13 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from backupd.crypto.chunks import Kind
 from backupd.crypto.keyfile import Role
+from backupd.errors import Terminated
 from backupd.jobs import makers as making
 from backupd.jobs.backup import open_index
 from backupd.jobs.makers import LARGEST, OtherProcess
@@ -153,6 +155,54 @@ def test_a_helper_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeyp
         assert helper.make(Kind.ROWS, wanted(preparer, b"x\n")) is None
 
 
+def test_who_is_ended_does_not_wait_for_a_helper(
+    tmp_path: Path, several: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that a signal ends is over at once, though its helpers have stopped."""
+    kit = Kit(tmp_path, FolderStore(tmp_path / "repository", create=True))
+    table = rows(20_000)
+    take(kit, TableSource({"t": table}))
+    here = threading.get_native_id()
+    before = children()
+    real = OtherProcess.make
+
+    def stopping(self: OtherProcess, kind: Kind, wanted: Sequence[Wanted]) -> list[Made] | None:
+        for process in children(here) - before:
+            os.kill(int(process), signal.SIGSTOP)
+        if not several:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        several.append(0)
+        return real(self, kind, wanted)
+
+    def end(*_: object) -> NoReturn:
+        raise Terminated("terminated")
+
+    monkeypatch.setattr(making, "LONGEST", 3600.0)
+    monkeypatch.setattr(OtherProcess, "make", stopping)
+    handler = signal.signal(signal.SIGUSR1, end)
+    try:
+        with pytest.raises(Terminated):
+            take(kit, TableSource({"t": churn_rows(table, random.Random(1), 0.01)}))
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    assert children() <= before
+
+
+def test_without_more_processes_the_run_does_all(
+    tmp_path: Path, several: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may refuse them."""
+    kit = Kit(tmp_path, FolderStore(tmp_path / "repository", create=True))
+
+    def refused() -> NoReturn:
+        raise BlockingIOError("no more")
+
+    monkeypatch.setattr(os, "fork", refused)
+    list(nights(kit))
+    assert set(several) <= {0}
+    assert kit.verify(Level.CONTENT).problems == []
+
+
 def test_a_helper_lets_go_of_what_is_the_runs(tmp_path: Path) -> None:
     """Who is at the other end of a connection or a pipe sees it when the run closes it; no process is left at the end."""
     one, two = socket.socketpair()
@@ -173,6 +223,6 @@ def test_a_helper_lets_go_of_what_is_the_runs(tmp_path: Path) -> None:
     os.close(into)
 
 
-def children() -> set[str]:
-    """Of this thread."""
-    return set(Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split())
+def children(thread: int | None = None) -> set[str]:
+    """The processes that a thread has begun; without one, this thread."""
+    return set(Path(f"/proc/self/task/{thread or threading.get_native_id()}/children").read_text().split())

@@ -61,6 +61,23 @@ def test_work_of_a_process_that_is_killed_is_done_here() -> None:
     assert [here for _, here in given] == [True, False, True, False] + [True] * 6
 
 
+def test_without_more_processes_this_one_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may refuse them."""
+    real, forks = os.fork, 0
+
+    def second_is_refused() -> int:
+        nonlocal forks
+        forks += 1
+        if forks > 1:
+            raise BlockingIOError("no more")
+        return real()
+
+    monkeypatch.setattr(os, "fork", second_is_refused)
+    before = _children()
+    assert list(shared(range(20), lambda n: n, processes=3)) == list(range(20))
+    assert _children() <= before
+
+
 def test_results_larger_than_a_pipe_come_whole() -> None:
     """A process waits until what it made is taken."""
     assert [len(data) for data in shared(range(6), lambda n: bytes(n * 300_000), processes=2)] == [
